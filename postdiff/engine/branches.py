@@ -1,0 +1,69 @@
+"""Computing one guidance branch of a batch instead of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.engine.cache import split_rows
+from postdiff.engine.state import State
+
+__all__ = ["compute_only", "condition_only", "only_branch"]
+
+
+def only_branch(branch: str, sample: Tensor, kwargs: dict[str, Any], state: State) -> tuple[Tensor, dict[str, Any]]:
+    """The arguments of a network call for one branch of those in `state.branches`.
+
+    Every tensor with as many rows as the sample is cut, nested ones too; tables without a batch
+    (`family.unbatched`) pass as they are, and tensors with several rows a sample (`family.multiples`) are cut in
+    proportion. Residuals of a ControlNet that has been cut already have fewer rows and pass as well.
+    """
+    position, parts = state.branches.index(branch), len(state.branches)
+
+    def cut(value: Any, multiple: bool = False) -> Any:
+        if isinstance(value, Tensor):
+            fits = value.ndim > 0 and (value.shape[0] == sample.shape[0] or (multiple and value.shape[0] % parts == 0))
+            return split_rows(value, parts)[position] if fits else value
+        if isinstance(value, dict):
+            return {key: cut(item) for key, item in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(cut(item) for item in value)
+        return value
+
+    family = state.family
+    arguments = {
+        name: value if name in family.unbatched else cut(value, name in family.multiples)
+        for name, value in kwargs.items()
+    }
+    return cut(sample), arguments
+
+
+def compute_only(
+    branch: str, forward: Callable[..., Tensor], sample: Tensor, kwargs: dict[str, Any], state: State
+) -> Tensor:
+    """Run the network for one branch and return its output in the place of every branch.
+
+    The pipeline's own guidance `u + w (c - u)` is then exactly `c`, whatever the scale.
+    """
+    wanted = state.branches
+    if wanted == (branch,):
+        return forward(sample, kwargs)
+    sample, kwargs = only_branch(branch, sample, kwargs, state)
+    state.branches = (branch,)
+    try:
+        output = forward(sample, kwargs)
+    finally:
+        state.branches = wanted
+    return torch.cat([output] * len(wanted))
+
+
+def condition_only(branch: str, forward: Callable[..., Any], kwargs: dict[str, Any], state: State) -> Any:
+    """Run a ControlNet for one branch; its residuals fit a denoiser cut by `compute_only` as they are."""
+    sample = kwargs["sample"]
+    if len(sample) != state.samples * len(state.all_branches) or len(state.all_branches) == 1:
+        return forward(kwargs)  # guess mode sends the conditional rows alone
+    _, kwargs = only_branch(branch, sample, kwargs, state)
+    return forward(kwargs)

@@ -1,0 +1,78 @@
+"""What differs between pipelines, as data: one row a pipeline class, so that no adapter class is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from postdiff.engine.errors import UsageError
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table of pipelines.
+
+    Attributes:
+        network: attribute of the pipeline that holds the denoiser.
+        cfg: the branches of a classifier-free-guidance batch, in their order along dimension 0. Empty where
+            guidance is embedded in the network and there is one branch only.
+        step_rows: what a row of `scheduler.step`'s tensors is. "samples": one row a sample; "frames": samples x
+            frames rows, frames innermost; "doubled": both guidance halves are stepped.
+        controlnet: attribute of a second network that runs before the denoiser, or None.
+        unbatched: arguments of the network without a batch dimension: never sliced along dimension 0.
+        multiples: arguments of the network with a whole multiple of the sample's rows.
+        resize: arguments that are tables over the token grid, (tokens, channels), and follow the latent size.
+        pixels: micro-conditioning in pixels inside `added_cond_kwargs`: it may follow the latent size.
+    """
+
+    network: Literal["unet", "transformer"]
+    cfg: tuple[str, ...] = ("uncond", "cond")
+    step_rows: Literal["samples", "frames", "doubled"] = "samples"
+    controlnet: str | None = None
+    unbatched: tuple[str, ...] = ()
+    multiples: tuple[str, ...] = ()
+    resize: tuple[str, ...] = ()
+    pixels: tuple[str, ...] = ()
+
+
+_UNET = Family(network="unet")
+_SDXL = replace(_UNET, pixels=("time_ids",))
+_TRANSFORMER = Family(network="transformer")
+_PIXART = replace(_TRANSFORMER, pixels=("resolution",))
+
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": _UNET,
+    "StableDiffusionImg2ImgPipeline": _UNET,
+    "StableDiffusionInpaintPipeline": _UNET,
+    "StableDiffusionControlNetPipeline": replace(_UNET, controlnet="controlnet"),
+    "StableDiffusionXLPipeline": _SDXL,
+    "StableDiffusionXLImg2ImgPipeline": _SDXL,
+    "StableDiffusionXLControlNetPipeline": replace(_SDXL, controlnet="controlnet"),
+    "LatentConsistencyModelPipeline": replace(_UNET, cfg=()),
+    "AnimateDiffPipeline": replace(_UNET, multiples=("encoder_hidden_states",)),
+    "TextToVideoSDPipeline": replace(_UNET, step_rows="frames"),
+    "IFPipeline": _UNET,
+    "PixArtAlphaPipeline": _PIXART,
+    "PixArtSigmaPipeline": _PIXART,
+    "DiTPipeline": replace(_TRANSFORMER, cfg=("cond", "uncond"), step_rows="doubled"),
+    "StableDiffusion3Pipeline": _TRANSFORMER,
+    "SanaPipeline": _TRANSFORMER,
+    "HunyuanDiTPipeline": replace(_TRANSFORMER, unbatched=("image_rotary_emb",), resize=("image_rotary_emb",)),
+}
+
+
+def family_of(pipe: Any) -> Family:
+    """The row of the pipeline's class, or of its nearest parent class.
+
+    Raises:
+        UsageError: neither the class nor a parent is in the table.
+    """
+    for cls in type(pipe).__mro__:
+        if cls.__name__ in FAMILIES:
+            return FAMILIES[cls.__name__]
+    raise UsageError(
+        f"{type(pipe).__name__} is not a pipeline this driver knows; pass accelerate(pipe, methods, family=Family(...)) "
+        f"or use one of: {', '.join(sorted(FAMILIES))}"
+    )

@@ -1,0 +1,57 @@
+"""Changing the size of latents, and of the arguments that must follow it.
+
+`nearest-exact` down after `nearest-exact` up is the identity for every ratio >= 1, integer or not, which is what
+lets a low-resolution run live inside full-size latents.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["conform", "resize", "scale_pixels", "shrink_control"]
+
+Size = tuple[int, int]
+
+
+def resize(value: Tensor, size: Size, mode: str = "nearest-exact") -> Tensor:
+    """Resize the last two dimensions of a tensor of any rank: (..., H, W) -> (..., *size)."""
+    if tuple(value.shape[-2:]) == tuple(size):
+        return value
+    planes = value.flatten(0, -3).unsqueeze(1)
+    align = {} if mode in ("nearest-exact", "area") else {"align_corners": False}
+    return F.interpolate(planes, size=size, mode=mode, **align).reshape(*value.shape[:-2], *size)
+
+
+def conform(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Size, patch: int) -> dict[str, Any]:
+    """Resample tables over the token grid, (tokens, channels) or tuples of such, from the full to the low grid."""
+
+    def table(value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(table(item) for item in value)
+        grid = value.reshape(full[0] // patch, full[1] // patch, -1).permute(2, 0, 1)
+        return resize(grid, (low[0] // patch, low[1] // patch)).permute(1, 2, 0).flatten(0, 1)
+
+    changed = {name: table(kwargs[name]) for name in names if kwargs.get(name) is not None}
+    return {**kwargs, **changed}
+
+
+def scale_pixels(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Size) -> dict[str, Any]:
+    """Scale micro-conditioning given in pixels by the ratio of the sides."""
+    conditions = kwargs.get("added_cond_kwargs") or {}
+    scaled = {name: conditions[name] * (low[0] / full[0]) for name in names if conditions.get(name) is not None}
+    return {**kwargs, "added_cond_kwargs": {**conditions, **scaled}} if scaled else kwargs
+
+
+def shrink_control(kwargs: dict[str, Any], full: Size, low: Size) -> dict[str, Any]:
+    """A ControlNet's arguments for the low phase: latents on the sub-grid, condition image averaged down."""
+
+    def image(value: Any) -> Any:
+        if isinstance(value, list):
+            return [image(item) for item in value]
+        height, width = value.shape[-2:]
+        return resize(value, (height * low[0] // full[0], width * low[1] // full[1]), "area")
+
+    return {**kwargs, "sample": resize(kwargs["sample"], low), "controlnet_cond": image(kwargs["controlnet_cond"])}

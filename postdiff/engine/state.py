@@ -1,0 +1,108 @@
+"""What methods may read while a pipeline runs: where the run stands, what is wanted now, and its only randomness."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.family import Family
+
+__all__ = ["State"]
+
+
+@dataclass
+class State:
+    """One pipeline call. "Step" means solver call: PNDM makes T+1 of them and Heun 2T-1 for T inference steps.
+
+    Attributes:
+        family: the pipeline's row in the table.
+        scheduler: the pipeline's scheduler.
+        generators: one generator a sample, or one for the whole batch, or None if the caller gave none.
+        guidance_scale: the caller's guidance scale.
+        index: the current step, from 0.
+        start: where the run begins in `scheduler.timesteps` (image-to-image starts late).
+        steps: number of steps of this run.
+        timesteps: `scheduler.timesteps` from `start` on, shape (steps,).
+        all_branches: guidance branches in the batch that the pipeline sends, in order along dimension 0.
+        branches: those of them that the network computes now.
+        full_size: latent size (height, width) of the pipeline's own latents.
+        size: latent size (height, width) at which the network runs now.
+        boundaries: planned steps at which the size or the branches change; known from the start.
+        counts: what really ran: network calls, and hits and misses of every cache.
+        first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
+    """
+
+    family: Family
+    scheduler: Any
+    generators: list[torch.Generator] | torch.Generator | None = None
+    guidance_scale: float = 1.0
+    index: int = 0
+    start: int = 0
+    steps: int = 0
+    timesteps: Tensor = field(default_factory=lambda: torch.empty(0))
+    all_branches: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
+    full_size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] = (0, 0)
+    boundaries: set[int] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+    first_rows: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def samples(self) -> int:
+        """Number of samples in the batch."""
+        return len(self._initial_rows())
+
+    def step_of(self, when: int | float, option: str) -> int:
+        """Turn an option into a step: an int is a step, a float in [0, 1] a fraction of the run, rounded half up.
+
+        Raises:
+            UsageError: the step is not within 0..steps.
+        """
+        step = math.floor(when * self.steps + 0.5) if isinstance(when, float) else when
+        if not 0 <= step <= self.steps:
+            raise UsageError(f"{option}={when} is outside this run of {self.steps} steps; use 0..{self.steps}")
+        return step
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Standard normal noise of the shape of `like` (rows as `scheduler.step` sees them).
+
+        Every sample draws from its own generator, so a sample does not depend on its batch. Without generators
+        each sample's noise is derived from its own initial latents: still reproducible after
+        `torch.manual_seed`, and the global generator is left alone.
+        """
+        rows = (
+            like.shape[0] // 2 if self.family.step_rows == "doubled" and len(self.all_branches) == 2 else like.shape[0]
+        )
+        if isinstance(self.generators, torch.Generator):
+            drawn = _draw(self.generators, like[:rows])
+        else:
+            generators = self.generators or [_generator_from(row) for row in self._initial_rows()]
+            self.generators = generators
+            if rows % len(generators):
+                raise UsageError(f"{len(generators)} generators do not fit a batch of {rows} rows; give one per image")
+            drawn = torch.cat(
+                [_draw(g, part) for g, part in zip(generators, like[:rows].chunk(len(generators)), strict=True)]
+            )
+        return drawn if rows == like.shape[0] else torch.cat([drawn, drawn])
+
+    def _initial_rows(self) -> Tensor:
+        assert self.first_rows is not None, "asked for before the first network call"
+        return self.first_rows
+
+
+def _draw(generator: torch.Generator, like: Tensor) -> Tensor:
+    # Drawn where the generator lives, as diffusers does: a CPU generator gives one image on every device.
+    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+
+
+def _generator_from(row: Tensor) -> torch.Generator:
+    digest = hashlib.blake2b(row.detach().float().cpu().numpy().tobytes(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))

@@ -1,0 +1,50 @@
+"""Checking a method's options against their annotations, so that a typo in a YAML file is told at once."""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import fields
+from typing import Any
+
+from postdiff.engine.errors import UsageError, unknown
+
+__all__ = ["check_types", "require"]
+
+
+def check_types(method: Any) -> None:
+    """Compare every field of a dataclass with its annotation.
+
+    Raises:
+        UsageError: a value does not fit; the method, the option, the value and what was expected are named.
+    """
+    hints = typing.get_type_hints(type(method))
+    for option in fields(method):
+        value, hint = getattr(method, option.name), hints[option.name]
+        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+            raise unknown(f"{option.name} of {type(method).__name__}", value, map(str, typing.get_args(hint)))
+        if not _fits(value, hint):
+            raise UsageError(f"{type(method).__name__}: {option.name}={value!r} must be {_spell(hint)}")
+
+
+def require(method: Any, condition: bool, option: str, rule: str) -> None:
+    """Raise a `UsageError` naming the option, its value and the rule, unless `condition` holds."""
+    if not condition:
+        raise UsageError(f"{type(method).__name__}: {option}={getattr(method, option)!r} must be {rule}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in arguments)
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (list, tuple):
+        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

@@ -1,0 +1,93 @@
+"""Operating points: `configs/methods/<name>.yaml` names an ordered stack of methods with their settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import yaml
+
+from postdiff import catalog, methods
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.methods.base import Method
+
+__all__ = ["Preset", "build_methods", "describe", "preset"]
+
+Spec = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One YAML file.
+
+    Attributes:
+        label: how tables call it.
+        reference: the publication whose setting it is.
+        methods: specs of the stack, first outermost.
+        identity: the same stack in a setting that must reproduce the baseline; tests use it.
+        saves: whether it lowers the MACs; tests check it.
+    """
+
+    label: str
+    reference: str
+    methods: tuple[Spec, ...]
+    identity: tuple[Spec, ...]
+    saves: bool = True
+
+
+def preset(name: str) -> Preset:
+    """Read one preset.
+
+    Raises:
+        UsageError: no such preset, or keys that do not belong there.
+    """
+    file = catalog.path("methods", name)
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    allowed = [field.name for field in fields(Preset)]
+    for key in content or {}:
+        if key not in allowed:
+            raise unknown(f"key in {file.name}", key, allowed)
+    missing = [key for key in allowed[:4] if key not in (content or {})]
+    if missing:
+        raise UsageError(f"{file} lacks: {', '.join(missing)}")
+    stacks = {key: tuple(content[key] or ()) for key in ("methods", "identity")}
+    return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=bool(content.get("saves", True)))
+
+
+def build_methods(specs: Sequence[Spec]) -> list[Method]:
+    """Instances of a stack.
+
+    Args:
+        specs: each one the name of a preset, or a mapping {method name: {option: value}} with one key.
+
+    Raises:
+        UsageError: unknown preset, method or option, or a value out of range.
+    """
+    built: list[Method] = []
+    for spec in specs:
+        if isinstance(spec, str):
+            built.extend(build_methods(preset(spec).methods))
+        elif isinstance(spec, Mapping) and len(spec) == 1:
+            [(name, options)] = spec.items()
+            built.append(_build(name, options or {}))
+        else:
+            raise UsageError(f"a method is written as a preset's name or as {{name: {{option: value}}}}, not {spec!r}")
+    return built
+
+
+def _build(name: str, options: Mapping[str, Any]) -> Method:
+    cls = methods.find(name)
+    allowed = [field.name for field in fields(cls)]
+    for option in options:
+        if option not in allowed:
+            raise unknown(f"option of {name}", option, allowed)
+    return cls(**options)
+
+
+def describe(stack: Sequence[Method]) -> list[dict[str, Any]]:
+    """A stack as data, every option spelt out: [{method name: {option: value}}, ...]."""
+    return [{type(method).__module__.rpartition(".")[2]: asdict(method)} for method in stack]

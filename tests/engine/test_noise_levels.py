@@ -1,0 +1,63 @@
+"""Levels and x0 against what the schedulers say themselves."""
+
+import pytest
+import torch
+
+from postdiff.engine import noise_levels
+from tests.support.tiny import SCHEDULERS
+
+X0 = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+NOISE = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddim_v", "euler", "euler_v", "euler_ancestral", "ddpm", "dpm++", "unipc"])
+def test_x0_equals_the_schedulers_own(name):
+    scheduler = SCHEDULERS[name]()
+    scheduler.set_timesteps(10)
+    t = scheduler.timesteps[4]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(4)
+    sample = noise_levels.add_noise(scheduler, X0, NOISE, t)
+    ours = noise_levels.predict_x0(scheduler, NOISE, t, sample)
+    if hasattr(scheduler, "convert_model_output"):
+        scheduler._init_step_index(t)
+        theirs = scheduler.convert_model_output(NOISE, t, sample=sample)
+    else:
+        if hasattr(scheduler, "is_scale_input_called"):
+            scheduler.is_scale_input_called = True
+        theirs = scheduler.step(NOISE, t, sample).pred_original_sample
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_level_after_a_step_is_that_of_the_next_step(name):
+    scheduler = SCHEDULERS[name]()
+    scheduler.set_timesteps(10)
+    t, following = scheduler.timesteps[0], scheduler.timesteps[getattr(scheduler, "order", 1)]
+    sample = X0 * scheduler.init_noise_sigma
+    for i in range(getattr(scheduler, "order", 1)):
+        scheduler.scale_model_input(sample, scheduler.timesteps[i])
+        sample = scheduler.step(NOISE, scheduler.timesteps[i], sample, return_dict=False)[0]
+    alpha, sigma = noise_levels.level(scheduler, following)
+    fresh = SCHEDULERS[name]()
+    fresh.set_timesteps(10)
+    if hasattr(fresh, "set_begin_index"):
+        fresh.set_begin_index(getattr(scheduler, "order", 1))
+    expected = noise_levels.level(fresh, following)
+    assert (alpha, sigma) == expected
+    assert 0 < alpha <= 1
+    assert sigma > 0
+    assert t > following
+
+
+def test_flow_level_and_velocity():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(10)
+    scheduler.set_begin_index(3)
+    t = scheduler.timesteps[3]
+    alpha, sigma = noise_levels.level(scheduler, t)
+    assert alpha + sigma == pytest.approx(1.0)
+    sample = noise_levels.add_noise(scheduler, X0, NOISE, t)
+    torch.testing.assert_close(noise_levels.predict_x0(scheduler, NOISE - X0, t, sample), X0, rtol=1e-5, atol=1e-5)

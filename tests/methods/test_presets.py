@@ -1,0 +1,128 @@
+"""Names, options and stacks from YAML; a private method from a folder of one's own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from postdiff import catalog, methods
+from postdiff.engine.errors import UsageError
+from postdiff.methods import DeepCache, MixedResolution
+from postdiff.presets import build_methods, describe, preset
+
+ROOT = Path(__file__).parents[2]
+METHOD = '''
+"""Adds a constant to every prediction."""
+
+from dataclasses import dataclass
+
+from postdiff.methods.base import Method
+
+
+@dataclass
+class Nudge(Method):
+    """Add `amount` to every prediction."""
+
+    amount: float = 0.01
+
+    def denoise(self, forward, sample, kwargs, state):
+        return forward(sample, kwargs) + self.amount
+'''
+PRESET = """
+label: nudge
+reference: none
+methods: [{nudge: {amount: 0.05}}]
+identity: [{nudge: {amount: 0.0}}]
+saves: false
+"""
+
+
+def test_stack_is_built_in_order_with_every_option():
+    stack = build_methods(["deepcache", {"mixed_resolution": {"beta": 0.75}}])
+    assert stack == [DeepCache(interval=2, branch=1), MixedResolution(beta=0.75)]
+    assert describe(stack)[1]["mixed_resolution"]["history"] == "bilinear"
+
+
+@pytest.mark.parametrize("name", catalog.names("methods"))
+def test_every_preset_builds(name):
+    one = preset(name)
+    assert build_methods(one.methods)
+    assert build_methods(one.identity)
+    assert one.label
+    assert one.reference
+
+
+def test_every_method_has_an_operating_point_of_its_name():
+    assert set(methods.names()) <= set(catalog.names("methods"))
+
+
+@pytest.mark.parametrize(
+    ("specs", "message"),
+    [
+        (["deepcash"], "unknown method 'deepcash'; did you mean 'deepcache'"),
+        ([{"deepcash": {}}], "unknown method 'deepcash'; did you mean 'deepcache'"),
+        ([{"deepcache": {"intervall": 2}}], "unknown option of deepcache 'intervall'; did you mean 'interval'"),
+        ([{"deepcache": {"interval": "two"}}], "DeepCache: interval='two' must be int"),
+        ([{"a": {}, "b": {}}], "a method is written as"),
+        (
+            [{"mixed_resolution": {"history": "rest"}}],
+            "unknown history of MixedResolution 'rest'; did you mean 'reset'",
+        ),
+    ],
+)
+def test_mistakes_are_named(specs, message):
+    with pytest.raises(UsageError, match=message):
+        build_methods(specs)
+
+
+@pytest.fixture
+def private_folder(tmp_path):
+    (tmp_path / "methods").mkdir()
+    (tmp_path / "configs" / "methods").mkdir(parents=True)
+    (tmp_path / "methods" / "nudge.py").write_text(METHOD)
+    (tmp_path / "configs" / "methods" / "nudge.yaml").write_text(PRESET)
+    return tmp_path
+
+
+def run(folder, *arguments):
+    environment = {**os.environ, "POSTDIFF_PATH": str(folder)}
+    return subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_one_file_and_one_yaml_make_a_method(private_folder):
+    """It is listed, and the property tests take it up, with no other edit."""
+    listed = run(private_folder, "-m", "postdiff", "list", "methods")
+    assert "nudge" in listed.stdout, listed.stderr
+    tests = run(private_folder, "-m", "pytest", "-q", "tests/methods/test_properties.py", "-k", "nudge and sd_ddim")
+    assert tests.returncode == 0, tests.stdout
+    assert "passed" in tests.stdout
+
+
+def test_a_broken_identity_is_caught(private_folder):
+    file = private_folder / "configs" / "methods" / "nudge.yaml"
+    file.write_text(PRESET.replace("amount: 0.0}", "amount: 0.1}"))
+    tests = run(private_folder, "-m", "pytest", "-q", "tests/methods/test_properties.py", "-k", "nudge and sd_ddim")
+    assert tests.returncode == 1, tests.stdout
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("label: x", "lacks: reference, methods, identity"),
+        (PRESET + "lable: y", "unknown key in nudge.yaml 'lable'; did you mean 'label'"),
+        ("label: [", "is not valid YAML"),
+    ],
+)
+def test_broken_preset_files(private_folder, monkeypatch, yaml, message):
+    (private_folder / "configs" / "methods" / "nudge.yaml").write_text(yaml)
+    monkeypatch.setenv("POSTDIFF_PATH", str(private_folder))
+    with pytest.raises(UsageError, match=message):
+        preset("nudge")
+
+
+def test_missing_private_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="POSTDIFF_PATH names .*nowhere"):
+        catalog.names("methods")

@@ -1,0 +1,131 @@
+"""What must hold for every operating point in `configs/methods`, on every family: nothing to edit for a new method."""
+
+import itertools
+
+import pytest
+import torch
+
+from postdiff import accelerate, catalog
+from postdiff.cost.macs import count_macs
+from postdiff.engine.errors import UsageError
+from postdiff.presets import build_methods, preset
+from tests.support.snapshot import scheduler_keys, snapshot
+from tests.support.tiny import CASES, FAMILY_CASES
+
+PRESETS = catalog.names("methods")
+TRANSFORMERS = {"pixart_alpha", "pixart_alpha_sized", "pixart_sigma", "dit", "sd3", "sana", "hunyuan"}
+NO_CROSS_ATTENTION = {"dit", "sd3", "deepfloyd_if"}
+REFUSED = {
+    "mixed_resolution": set(),
+    "deepcache": TRANSFORMERS,
+    "cfg_cutoff": {"lcm"},
+    "cross_attention_cache": NO_CROSS_ATTENTION,
+    "postdiff": TRANSFORMERS | NO_CROSS_ATTENTION,
+}
+
+
+def accelerated(one, name, which="methods"):
+    """A driver under the preset; skips where the family is known to be refused, with the reason."""
+    try:
+        driver = accelerate(one.pipe, build_methods(getattr(preset(name), which)))
+        one.call(driver)
+    except UsageError as reason:
+        pytest.skip(f"refused: {reason}")
+    return driver
+
+
+@pytest.mark.parametrize("family", FAMILY_CASES)
+@pytest.mark.parametrize("name", sorted(REFUSED))
+def test_refused_exactly_where_it_cannot_work(case, name, family):
+    one = case(family)
+    before = snapshot(one.pipe)
+    if family in REFUSED[name]:
+        with pytest.raises(UsageError, match="needs a U-Net|no separate cross-attention|no guidance"):
+            one.call(accelerate(one.pipe, build_methods([name])))
+        assert snapshot(one.pipe) == before
+    else:
+        one.call(accelerate(one.pipe, build_methods([name])))
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_one_preset_on_one_pipeline(case, baseline, name, family):
+    """Identity setting equals the baseline; the real one differs, repeats itself, is finite and leaves no trace."""
+    one = case(family)
+    before = snapshot(one.pipe)
+    driver = accelerated(one, name)
+    first, second = one.call(driver), one.call(driver)
+    assert torch.isfinite(first).all()
+    assert not torch.equal(first, baseline(family)), "the method did nothing"
+    assert torch.equal(first, second), "the second call depends on the first"
+    assert torch.equal(one.call(accelerated(one, name, "identity")), baseline(family))
+    assert snapshot(one.pipe) == before
+    assert not scheduler_keys(one.pipe.scheduler)[1]
+    assert torch.equal(one.call(one.pipe), baseline(family)), "the bare pipeline changed"
+
+
+@pytest.mark.parametrize("family", ["sd", "controlnet", "sdxl", "pixart_alpha", "dit", "text_to_video"])
+@pytest.mark.parametrize("name", PRESETS)
+def test_macs_fall(case, name, family):
+    one = case(family)
+    driver = accelerated(one, name)
+    full = count_macs(one.pipe, lambda: one.call(one.pipe))["denoiser"]
+    less = count_macs(one.pipe, lambda: one.call(driver))["denoiser"]
+    for convention in full:
+        assert (less[convention] < full[convention]) == preset(name).saves
+
+
+@pytest.mark.parametrize("family", ["sd_dpm++", "controlnet", "sdxl", "pixart_alpha", "animatediff"])
+@pytest.mark.parametrize("names", list(itertools.combinations(PRESETS, 2)), ids="+".join)
+def test_pairs_compose_or_are_refused(case, baseline, names, family):
+    one = case(family)
+    before = snapshot(one.pipe)
+    try:
+        driver = accelerate(one.pipe, build_methods(names))
+        first = one.call(driver)
+    except UsageError as reason:
+        assert snapshot(one.pipe) == before
+        pytest.skip(f"refused: {reason}")
+    assert torch.isfinite(first).all()
+    assert torch.equal(first, one.call(driver))
+    assert torch.equal(one.call(accelerate(one.pipe, build_methods(names[::-1]))), first), "order matters for this pair"
+    assert snapshot(one.pipe) == before
+    assert torch.equal(one.call(one.pipe), baseline(family))
+
+
+@pytest.mark.parametrize("family", FAMILY_CASES)
+@pytest.mark.parametrize("name", [None, *PRESETS])
+def test_an_image_does_not_depend_on_its_batch(case, name, family):
+    one = case(family)
+    driver = accelerated(one, name) if name else accelerate(one.pipe)
+    together, alone = one.call(driver, [0, 1, 2, 3])[2:3], one.call(driver, [2])
+    # DeepFloyd-IF thresholds by quantiles, which magnifies float error.
+    tolerance = 1e-4 if family == "deepfloyd_if" else 1e-5
+    assert (together - alone).abs().max() <= tolerance * alone.abs().max()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_global_generator_is_left_alone(case, name):
+    one = case("sd_euler_ancestral")
+    driver = accelerated(one, name)
+    before = torch.get_rng_state()
+    one.call(driver)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_one_method_instance_serves_two_pipelines(case):
+    stack = build_methods(["postdiff"])
+    ddim, euler = case("sd_ddim"), case("sd_euler")
+    first, second = accelerate(ddim.pipe, stack), accelerate(euler.pipe, stack)
+    alone = ddim.call(first), euler.call(second)
+    assert torch.equal(ddim.call(first), alone[0])
+    assert torch.equal(euler.call(second), alone[1])
+    assert all(set(vars(method)) == set(method.__dataclass_fields__) for method in stack), "a call left notes behind"
+
+
+@pytest.mark.parametrize(
+    "names", [("deepcache", "deepcache"), ("postdiff", "mixed_resolution"), ("postdiff", "deepcache")]
+)
+def test_two_methods_on_the_same_modules_are_refused_before_anything_runs(case, names):
+    with pytest.raises(UsageError, match=r"both act on '.+'; use one of them"):
+        accelerate(case("sd").pipe, build_methods(names))

@@ -1,0 +1,72 @@
+"""Arrows point one way: cli -> lab -> metrics, cost, methods -> engine; a base install needs torch and diffusers alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "postdiff"
+# What each layer may import of ours. Anything else points the wrong way.
+ALLOWED = {
+    "engine": {"engine"},
+    "catalog": {"engine"},
+    "methods": {"engine", "catalog", "methods"},
+    "presets": {"engine", "catalog", "methods"},
+    "cost": {"engine", "methods", "cost"},
+    "metrics": {"engine", "metrics"},
+    "zoo": {"zoo"},
+    "lab": {"engine", "catalog", "methods", "presets", "cost", "metrics", "zoo", "lab"},
+    "cli": {"engine", "catalog", "lab"},
+    "__init__": {"engine"},
+    "__main__": {"cli"},
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(file):
+    """Every module of ours that a file imports, at the top or inside a function."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(name):
+    """'postdiff.engine.state' -> 'engine'; names that are not ours or name no layer -> None."""
+    parts = name.split(".")
+    return parts[1] if parts[0] == "postdiff" and len(parts) > 1 and parts[1] in ALLOWED else None
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_point_one_way(file):
+    own = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imports(file):
+        if (target := layer(name)) is not None:
+            assert target in ALLOWED[own], f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+def test_methods_do_not_know_each_other():
+    plumbing = {"base", "options"}
+    for file in (PACKAGE / "methods").glob("*.py"):
+        for name in imports(file):
+            if name.startswith("postdiff.methods.") and file.stem != "__init__":
+                assert name.split(".")[2] in plumbing, f"{file.name} imports {name}"
+
+
+def test_no_file_grows_too_large():
+    for file in FILES:
+        lines = len(file.read_text().splitlines())
+        assert lines < 350, f"{file.relative_to(PACKAGE)} has {lines} lines"
+
+
+def test_the_base_import_is_light():
+    script = "import sys, postdiff, postdiff.methods, postdiff.presets; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[0] for name in result.stdout.split()}
+    assert "diffusers" not in loaded or "torch" in loaded
+    assert not loaded & {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "omegaconf", "torchvision"}
