@@ -44,7 +44,9 @@ def test_restarts_force_full_steps(case):
     one = case("sd_ddim")
     driver = accelerate(one.pipe, [DeepCache(interval=3, branch=1, restarts=[4, 5])])
     full = []
-    handle = one.pipe.unet.mid_block.resnets[0].register_forward_hook(lambda *_: full.append(driver.counts["network calls"] - 1))
+    handle = one.pipe.unet.mid_block.resnets[0].register_forward_hook(
+        lambda *_: full.append(driver.counts["network calls"] - 1)
+    )
     try:
         one.call(driver)
     finally:

@@ -95,9 +95,9 @@ def test_one_file_and_one_yaml_make_a_method(private_folder):
     """It is listed, and the property tests take it up, with no other edit."""
     listed = run(private_folder, "-m", "postdiff", "list", "methods")
     assert "nudge" in listed.stdout, listed.stderr
-    tests = run(private_folder, "-m", "pytest", "-q", "tests/methods/test_properties.py", "-k", "nudge and sd_ddim")
+    tests = run(private_folder, "-m", "pytest", "-v", "tests/methods/test_properties.py", "-k", "nudge and sd_ddim")
     assert tests.returncode == 0, tests.stdout
-    assert "passed" in tests.stdout
+    assert " passed" in tests.stdout, "no test took it up"
 
 
 def test_a_broken_identity_is_caught(private_folder):
