@@ -14,7 +14,7 @@ from postdiff.engine.errors import UsageError, unknown
 
 __all__ = ["KINDS", "extra_roots", "names", "path"]
 
-KINDS = ("experiments", "models", "methods", "data")
+KINDS = ("experiments", "models", "methods", "data", "structures")
 
 
 def extra_roots() -> list[Path]:

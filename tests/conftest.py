@@ -15,12 +15,12 @@ from tests.support import tiny
 diffusers.logging.set_verbosity_error()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _case(name):
     return tiny.build(name)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _baseline(name):
     case = _case(name)
     return case.call(case.pipe)

@@ -1,4 +1,4 @@
-"""Arrows point one way: cli -> lab -> metrics, cost, methods -> engine; a base install needs torch and diffusers alone."""
+"""Arrows point one way: cli -> lab -> metrics, cost, methods -> engine; `import postdiff` loads no lab library."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ ALLOWED = {
     "catalog": {"engine"},
     "methods": {"engine", "catalog", "methods"},
     "presets": {"engine", "catalog", "methods"},
-    "cost": {"engine", "methods", "cost"},
+    "cost": {"engine", "catalog", "methods", "cost"},
     "metrics": {"engine", "metrics"},
     "zoo": {"zoo"},
     "lab": {"engine", "catalog", "methods", "presets", "cost", "metrics", "zoo", "lab"},

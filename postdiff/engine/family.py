@@ -64,15 +64,19 @@ FAMILIES: dict[str, Family] = {
 
 
 def family_of(pipe: Any) -> Family:
-    """The row of the pipeline's class, or of its nearest parent class.
+    """The row of a pipeline's class, or of its nearest parent class.
+
+    Args:
+        pipe: a pipeline, or a pipeline class.
 
     Raises:
         UsageError: neither the class nor a parent is in the table.
     """
-    for cls in type(pipe).__mro__:
+    own = pipe if isinstance(pipe, type) else type(pipe)
+    for cls in own.__mro__:
         if cls.__name__ in FAMILIES:
             return FAMILIES[cls.__name__]
     raise UsageError(
-        f"{type(pipe).__name__} is not a pipeline this driver knows; pass accelerate(pipe, methods, family=Family(...)) "
+        f"{own.__name__} is not a pipeline this driver knows; pass accelerate(pipe, methods, family=Family(...)) "
         f"or use one of: {', '.join(sorted(FAMILIES))}"
     )

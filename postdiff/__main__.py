@@ -1,0 +1,5 @@
+"""`python -m postdiff` is `postdiff`."""
+
+from postdiff.cli import entry
+
+entry()

@@ -1,0 +1,116 @@
+"""Records as flat rows of figures: what tables print, and what other programs read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab import results
+from postdiff.lab.experiment import Experiment
+from postdiff.lab.results import Record
+
+__all__ = ["Row", "flat_rows"]
+
+Row = dict[str, Any]
+
+# Settings that change where and how a row is run, not what comes out.
+ASIDE = ("bench", "device", "wandb")
+
+
+def flat_rows(experiment: Experiment) -> list[Row]:
+    """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
+
+    Keys: row, label, steps, network_calls, the metrics (with `_spread`), macs_g (denoiser, dense convention, 10^9 a
+    picture), macs_saving (of the file's first row over this one's), time_s, time_q25_s, time_q75_s (a picture),
+    speedup, n_done, n_asked, device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null.
+
+    Raises:
+        UsageError: no row has a record.
+    """
+    records = results.load(experiment.name, [row.name for row in experiment.rows])
+    if not records:
+        raise UsageError(
+            f"experiment {experiment.name} has no records in {results.fresh_path(experiment.name, '').parent}; "
+            f"make them with 'postdiff run {experiment.name}'"
+        )
+    first = results.load(experiment.name, [experiment.baseline]).get(experiment.baseline, {})
+    found = []
+    for row in experiment.rows:
+        own = records.get(row.name, {})
+        figures: Row = {"row": row.name, "label": row.label, "steps": row.config.steps}
+        figures |= _quality(own.get("quality"), first.get("quality")) | _speed(own.get("speed"), first.get("speed"))
+        figures["notes"] = "; ".join(_notes(own, first))
+        for name, value in row.reported.items():
+            ours = figures.get(name)
+            figures[f"reported_{name}"] = value
+            figures[f"gap_{name}"] = None if ours is None else ours - value
+        found.append(figures)
+    return found
+
+
+def _quality(record: Record | None, first: Record | None) -> Row:
+    if record is None:
+        return {}
+    macs = _macs(record)
+    figures: Row = {"steps": record.config.get("steps"), "network_calls": record.counts.get("network calls")}
+    for name, value in record.metrics.items():
+        figures[name] = value.value
+        figures[f"{name}_spread"] = value.spread
+    return figures | {
+        "macs_g": None if macs is None else macs / 1e9,
+        "macs_saving": _ratio(_macs(first) if first else None, macs),
+        "n_done": record.n_done,
+        "n_asked": record.n_asked,
+        "seeds": len(record.seeds),
+        "device": record.device,
+        "commit": record.git.get("commit"),
+    }
+
+
+def _speed(record: Record | None, first: Record | None) -> Row:
+    if record is None:
+        return {}
+    time = record.latency
+    together = first is not None and first.latency.get("session") == time["session"]
+    return {
+        "time_s": time["median_s"],
+        "time_q25_s": time["q25_s"],
+        "time_q75_s": time["q75_s"],
+        # A ratio of times taken at different moments would measure the machine's mood.
+        "speedup": _ratio(first.latency["median_s"], time["median_s"]) if first and together else None,
+        "time_batch_size": time["batch_size"],
+        "time_device": record.device,
+    }
+
+
+def _notes(own: dict[str, Record], first: dict[str, Record]) -> list[str]:
+    quality, baseline = own.get("quality"), first.get("quality")
+    if quality is None:
+        return ["speed alone" if "speed" in own else "no record"]
+    notes = []
+    if changed := [f"{key}={_short(value)}" for key, value in quality.changed.items() if key not in ASIDE]:
+        notes.append(f"not as in the experiment file, {', '.join(changed)}")
+    if not quality.full:
+        notes.append(f"partial, {quality.n_done} of {quality.n_asked} pictures")
+    if any(record.dirty for record in own.values()):
+        notes.append("uncommitted code")
+    if len({record.device.partition(",")[0] for record in (*own.values(), *first.values())}) > 1:
+        notes.append("mixed devices")
+    if baseline and (quality.prompts, quality.seeds) != (baseline.prompts, baseline.seeds):
+        notes.append("other prompts or seeds than the first row")
+    if "speed" in own and "speed" in first and own["speed"].latency["session"] != first["speed"].latency["session"]:
+        notes.append("not timed together with the first row")
+    return notes
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value).replace('"', "")
+
+
+def _macs(record: Record) -> int | None:
+    return record.macs.get("denoiser", {}).get("dense")
+
+
+def _ratio(first: float | None, own: float | None) -> float | None:
+    return first / own if first and own else None

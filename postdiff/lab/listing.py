@@ -1,0 +1,60 @@
+"""What there is: models, methods, experiments, data sets and metrics, each with one line about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from postdiff import catalog, methods, presets
+from postdiff.engine.errors import unknown
+from postdiff.lab.schema import read_yaml
+from postdiff.metrics import METRICS
+
+__all__ = ["KINDS", "listing"]
+
+Entry = dict[str, str]
+
+
+def listing(kind: str) -> list[Entry]:
+    """Entries of one kind, each with `kind`, `name` and `summary`.
+
+    Raises:
+        UsageError: unknown kind, or a broken file.
+    """
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS)
+    return KINDS[kind]()
+
+
+def _cards(kind: str) -> list[Entry]:
+    entries = []
+    for name in catalog.names(kind):
+        summary = read_yaml(catalog.path(kind, name)).get("summary", "")
+        entries.append({"kind": kind, "name": name, "summary": str(summary)})
+    return entries
+
+
+def _methods() -> list[Entry]:
+    entries = []
+    for name in methods.names():
+        summary = (methods.find(name).__doc__ or "").strip().splitlines()
+        entries.append({"kind": "methods", "name": name, "summary": summary[0] if summary else ""})
+    known = {entry["name"] for entry in entries}
+    for name in catalog.names("methods"):
+        # A preset may bear its method's name; specs mean the preset then, and one line says both.
+        if name not in known:
+            summary_line = f"preset: {presets.preset(name).label}"
+            entries.append({"kind": "methods", "name": name, "summary": summary_line})
+    return sorted(entries, key=lambda entry: entry["name"])
+
+
+def _metrics() -> list[Entry]:
+    return [{"kind": "metrics", "name": name, "summary": info.summary} for name, info in METRICS.items()]
+
+
+KINDS: dict[str, Callable[[], list[Entry]]] = {
+    "models": lambda: _cards("models"),
+    "methods": _methods,
+    "experiments": lambda: _cards("experiments"),
+    "data": lambda: _cards("data"),
+    "metrics": _metrics,
+}

@@ -1,0 +1,96 @@
+"""An experiment from start to end: quality row by row, then speed of all rows in turns."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab import folders, grid, quality, results, speed
+from postdiff.lab.data import Shard
+from postdiff.lab.experiment import Experiment
+from postdiff.lab.job import Job, prepare
+from postdiff.lab.results import Record
+from postdiff.lab.sampling import Pipelines
+
+__all__ = ["bench", "run"]
+
+Say = Callable[[str], None]
+
+
+def run(experiment: Experiment, say: Say, shard: Shard | None = None, fresh: bool = False) -> Path | None:
+    """Run the rows whose records are not there yet, then draw the grid.
+
+    Args:
+        experiment: the rows to run.
+        say: told what is skipped and why.
+        shard: make only this part of the pictures, and time nothing.
+        fresh: make records and pictures again.
+
+    Returns:
+        The grid's file, or None while pictures are missing.
+
+    Raises:
+        UsageError: a mistake in the experiment, or a folder that cannot be written.
+    """
+    folders.writable_outputs()
+    jobs, pipelines = prepare(experiment), Pipelines()
+    todo = [job for job in jobs if fresh or not _done(job, "quality", job.run_id)]
+    for job in jobs:
+        if job not in todo:
+            say(f"{job.name}: done already (run {job.run_id}); --fresh makes it again")
+            continue
+        if fresh and shard is None:
+            # References are no result of a row; they go only when what they are made of changes.
+            shutil.rmtree(quality.pictures(job).folder, ignore_errors=True)
+        record = quality.measure(job, pipelines, shard)
+        if not record.full:
+            missing = record.n_asked - record.n_done
+            say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
+    if shard is None:
+        _speed(jobs, pipelines, fresh)
+    return _grid(experiment, jobs)
+
+
+def bench(experiment: Experiment) -> None:
+    """Time all rows in turns.
+
+    Raises:
+        UsageError: a mistake in the experiment, or nothing to time.
+    """
+    folders.writable_outputs()
+    jobs = prepare(experiment)
+    if not any(job.config.bench.repeats for job in jobs):
+        raise UsageError("bench.repeats=0 leaves nothing to time; use bench.repeats=5")
+    speed.measure(jobs, Pipelines())
+
+
+def _speed(jobs: Sequence[Job], pipelines: Pipelines, fresh: bool) -> None:
+    # Times are comparable only when taken in turns, so one missing row means timing all of them again.
+    wanted = [job for job in jobs if job.config.bench.repeats]
+    if fresh or not all(_done(job, "speed", job.speed_id) for job in wanted):
+        speed.measure(wanted, pipelines)
+
+
+def _done(job: Job, kind: str, run_id: str) -> bool:
+    file = results.fresh_path(job.experiment, job.name, kind)
+    if not file.is_file():
+        return False
+    try:
+        record = Record.read(file)
+    except UsageError:
+        return False  # damaged or of another version: it is written anew
+    on_gpu = [name.startswith("cuda") for name in (record.config.get("device", ""), job.config.device)]
+    return record.full and record.run_id == run_id and on_gpu[0] == on_gpu[1]
+
+
+def _grid(experiment: Experiment, jobs: Sequence[Job]) -> Path | None:
+    rows = [(job.row.label, quality.pictures(job)) for job in jobs]
+    seed = jobs[0].config.seeds[0]
+    samples = [sample for sample in jobs[0].samples if sample.seed == seed][: grid.COLUMNS]
+    if not all(folder.has(sample) for _, folder in rows for sample in samples):
+        return None
+    file = folders.outputs() / "grids" / f"{experiment.name}.png"
+    grid.draw(rows, samples, file)
+    return file

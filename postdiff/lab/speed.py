@@ -1,0 +1,76 @@
+"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from postdiff.cost.latency import measure as time_calls
+from postdiff.lab import provenance, results
+from postdiff.lab.job import Job, same_model
+from postdiff.lab.progress import bar
+from postdiff.lab.results import Record
+from postdiff.lab.sampling import Pipelines
+
+__all__ = ["measure"]
+
+
+def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
+    """Time all jobs whose `bench.repeats` is not 0 and write their speed records.
+
+    Rows on the same weights run in turns; rows on other weights follow, since two models may not fit in memory.
+    """
+    records = []
+    for group in same_model([job for job in jobs if job.config.bench.repeats]):
+        records += _measure(group, pipelines)
+    return records
+
+
+def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    repeats = max(job.config.bench.repeats for job in jobs)
+    warmup = max(job.config.bench.warmup for job in jobs)
+    calls = {}
+    for job in jobs:
+        batch = list(itertools.islice(itertools.cycle(job.samples), job.config.bench.batch_size))
+        calls[job.name] = partial(pipelines.sampler(job).call, batch)
+    with bar("speed", len(calls) * (warmup + repeats), "call") as shown:
+        found = time_calls(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update())
+    records = []
+    for job in jobs:
+        latency, size = found[job.name], job.config.bench.batch_size
+        record = Record(
+            kind="speed",
+            experiment=job.experiment,
+            row=job.name,
+            label=job.row.label,
+            run_id=job.speed_id,
+            config=job.resolved(),
+            changed=dict(job.row.changed),
+            checkpoint=job.checkpoint,
+            seeds=list(job.config.seeds),
+            prompts=job.prompts_hash,
+            references=None,
+            n_asked=repeats,
+            n_done=latency.repeats,
+            latency={
+                "median_s": latency.median_s / size,
+                "q25_s": latency.q25_s / size,
+                "q75_s": latency.q75_s / size,
+                "repeats": latency.repeats,
+                "warmup": warmup,
+                "batch_size": size,
+                "session": f"{started} {provenance.device_name(job.config.device)}",
+            },
+            device=provenance.device_name(job.config.device),
+            dtype=str(job.config.dtype),
+            started=started,
+            ended=datetime.now(UTC).isoformat(timespec="seconds"),
+            git=provenance.git(),
+            versions=provenance.versions(),
+        )
+        record.write(results.fresh_path(job.experiment, job.name, "speed"))
+        records.append(record)
+    return records

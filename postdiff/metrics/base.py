@@ -1,0 +1,45 @@
+"""A metric that is the mean of one figure per picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+__all__ = ["PerImageMetric"]
+
+
+class PerImageMetric(Metric):
+    """Mean over pictures, summed in float64; the figures of the last batch stay readable for the per-image CSV.
+
+    Attributes:
+        last: figures of the last `update`, shape (B,), on the CPU.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.last = torch.empty(0)
+
+    def add(self, figures: Tensor) -> None:
+        """Take in one figure per picture, shape (B,)."""
+        figures = figures.detach()
+        self.last = figures.cpu()
+        self.total += figures.double().sum()
+        self.count += figures.numel()
+
+    def compute(self) -> Tensor:
+        """The mean, a float64 scalar; NaN when there was no picture."""
+        return self.total / self.count
+
+    def identity(self) -> dict[str, Any]:
+        """What a reader must know to compare the value with another one."""
+        raise NotImplementedError

@@ -1,0 +1,93 @@
+"""Distances to the picture that the reference run made from the same prompt and seed.
+
+They need no data set and show small changes at once. They also punish harmless ones: a method that draws other
+noise on the way (mixed resolution) gives another picture, not necessarily a worse one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from postdiff.metrics.base import PerImageMetric
+from postdiff.metrics.encoder import DualEncoder
+
+__all__ = ["PSNR_CAP", "PairedFeatureDistance", "PairedPSNR", "PairedSSIM", "psnr"]
+
+# Equal pictures have an infinite PSNR, which would swallow a mean; one grey level in one pixel of a
+# 512 x 512 picture is 107 dB, so nothing that the eye could see is above this.
+PSNR_CAP = 100.0
+
+
+def psnr(images: Tensor, references: Tensor) -> Tensor:
+    """PSNR of each picture in dB, capped at 100.
+
+    Args:
+        images: (B, 3, H, W), uint8.
+        references: the same shape, uint8.
+
+    Returns:
+        (B,), float64.
+    """
+    error = (images.double() - references.double()).square().flatten(1).mean(1)
+    return (10 * torch.log10(255.0**2 / error)).clamp(max=PSNR_CAP)
+
+
+class PairedPSNR(PerImageMetric):
+    """Mean over pictures of each one's PSNR (not the PSNR of the mean error)."""
+
+    higher_is_better = True
+
+    def update(self, images: Tensor, references: Tensor) -> None:
+        """Take in pictures and references, (B, 3, H, W), uint8."""
+        self.add(psnr(images, references))
+
+    def identity(self) -> dict[str, Any]:
+        return {"unit": "dB", "cap": PSNR_CAP, "mean": "of per-image values", "resize": "none", "dtype": "uint8"}
+
+
+class PairedSSIM(PerImageMetric):
+    """Mean structural similarity of 8-bit RGB: Gaussian window of 11 pixels, sigma 1.5, borders mirrored."""
+
+    higher_is_better = True
+
+    def update(self, images: Tensor, references: Tensor) -> None:
+        """Take in pictures and references, (B, 3, H, W), uint8."""
+        found = structural_similarity_index_measure(
+            images.double() / 255, references.double() / 255, data_range=1.0, reduction="none"
+        )
+        assert isinstance(found, Tensor)
+        self.add(found.reshape(-1))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "window": "gaussian 11, sigma 1.5, borders mirrored",
+            "data_range": 1.0,
+            "resize": "none",
+            "dtype": "uint8",
+        }
+
+
+class PairedFeatureDistance(PerImageMetric):
+    """Mean of 1 - cosine between the encoder's features of a picture and of its reference; 0 to 2."""
+
+    higher_is_better = False
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def update(self, images: Tensor, references: Tensor) -> None:
+        """Take in pictures and references, (B, 3, H, W), uint8."""
+        # References first: the pictures' features then stay remembered for the next metric.
+        expected, found = self.encoder(references), self.encoder(images)
+        # |u - v|^2 / 2 of unit vectors is 1 - cosine without the rounding of a difference of nearly equal numbers.
+        apart = functional.normalize(found.double()) - functional.normalize(expected.double())
+        self.add(apart.square().sum(1) / 2)
+
+    def identity(self) -> dict[str, Any]:
+        return {"distance": "1 - cosine", **self.encoder.identity()}

@@ -1,0 +1,194 @@
+"""`postdiff run` from start to end, on a tiny model and on the shipped one."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from postdiff.lab import experiment, job, models, quality, run, speed
+from postdiff.lab.results import Record
+from postdiff.lab.sampling import Sampler
+
+
+def read(outputs, row, kind=""):
+    return Record.read(outputs / "records" / "tiny" / f"{row}{kind}.json")
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many pictures each row drew."""
+    drawn = {}
+    call = Sampler.__call__
+
+    def counting(self, samples):
+        drawn[self.job.name] = drawn.get(self.job.name, 0) + len(samples)
+        return call(self, samples)
+
+    monkeypatch.setattr(Sampler, "__call__", counting)
+    return drawn
+
+
+def test_a_run_leaves_records_pictures_and_a_table(tiny, outputs, command, counted):
+    code, out, _ = command("run", "tiny")
+    assert code == 0
+    assert counted == {"reference": 6, "plain": 6, "cached": 6}
+    assert "Plain" in out and "Cached" in out and str(outputs / "grids" / "tiny.png") in out
+    assert max(map(len, out.splitlines())) <= 120 + len(str(outputs))
+    plain, cached = read(outputs, "plain"), read(outputs, "cached")
+    assert plain.full and plain.n_done == 6 and plain.seeds == [0, 1]
+    assert set(plain.metrics) == set(plain.config["metrics"])
+    assert plain.metrics["paired_psnr"].identity["reference"] == plain.references == cached.references
+    assert all(value.spread is not None and len(value.per_seed) == 2 for value in plain.metrics.values())
+    assert plain.counts["network calls"] == 4 and cached.counts["deepcache hits"] > 0
+    assert cached.macs["denoiser"]["dense"] < plain.macs["denoiser"]["dense"] <= plain.macs["denoiser"]["all"]
+    times = [read(outputs, row, ".speed") for row in ("plain", "cached")]
+    assert times[0].latency["session"] == times[1].latency["session"] and times[0].latency["repeats"] == 2
+    with (outputs / "records" / "tiny" / "cached.csv").open() as stream:
+        pictures = list(csv.DictReader(stream))
+    assert len(pictures) == 6 and {picture["seed"] for picture in pictures} == {"0", "1"}
+    assert len({picture["sha256"] for picture in pictures}) == 6
+    mean = sum(float(picture["paired_psnr"]) for picture in pictures) / 6
+    assert mean == pytest.approx(cached.metrics["paired_psnr"].value)
+
+
+def test_the_second_run_does_nothing_and_fresh_does_all(tiny, outputs, command, counted):
+    command("run", "tiny", "bench.repeats=0")
+    counted.clear()
+    code, out, err = command("run", "tiny", "bench.repeats=0")
+    assert code == 0 and counted == {} and err.count("done already") == 2 and "Plain" in out
+    command("run", "tiny", "bench.repeats=0", "--rows", "cached", "--fresh")
+    assert counted == {"cached": 6}
+    counted.clear()
+    command("run", "tiny", "bench.repeats=0", "steps=3", "--rows", "plain")
+    assert counted == {"plain": 6}, "other settings are another run, with the same references"
+
+
+def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch):
+    write = quality.PictureFolder.write
+
+    def interrupted(self, samples, images):
+        write(self, samples, images)
+        if "cached" in str(self.folder):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(quality.PictureFolder, "write", interrupted)
+    code, _, err = command("run", "tiny", "bench.repeats=0")
+    assert code == 130 and err.splitlines()[-1].startswith("postdiff: interrupted")
+    assert read(outputs, "plain").full and not (outputs / "records" / "tiny" / "cached.json").exists()
+    monkeypatch.setattr(quality.PictureFolder, "write", write)
+    assert counted["cached"] == 2
+    code, _, err = command("run", "tiny", "bench.repeats=0")
+    assert code == 0 and counted["cached"] == 6, "the two finished pictures were made again"
+    assert read(outputs, "cached").full
+
+
+def test_parts_add_up(tiny, outputs, command, counted):
+    words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
+    code, out, err = command(*words, "--shard", "1/2")
+    part = read(outputs, "plain")
+    assert code == 0 and not part.full and part.n_done == 3 and "3 of 6" in err and "partial" in out
+    command(*words, "--shard", "2/2")
+    both = read(outputs, "plain")
+    assert both.full and counted == {"reference": 6, "plain": 6}
+    assert command(*words)[0] == 0 and counted == {"reference": 6, "plain": 6}
+    command(*words, "--fresh")
+    whole = read(outputs, "plain")
+    for name, value in whole.metrics.items():
+        assert both.metrics[name].value == pytest.approx(value.value, rel=1e-4), name
+
+
+def test_a_late_part_does_not_undo_a_full_record(tiny, outputs, command):
+    words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
+    command(*words)
+    [one] = job.prepare(experiment.load("tiny", {"bench": {"repeats": 0}}).select(["plain"]))
+    quality.pictures(one).file(one.samples[-1]).unlink()
+    quality.measure(one, run.Pipelines(), quality.Shard(1, 6))
+    assert read(outputs, "plain").full
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_numbers_do_not_depend_on_the_batch(tiny, outputs, command, batch_size):
+    command("run", "tiny", "--rows", "cached", "bench.repeats=0")
+    two = read(outputs, "cached").metrics
+    command("run", "tiny", "--rows", "cached", "bench.repeats=0", f"batch_size={batch_size}", "--fresh")
+    for name, value in read(outputs, "cached").metrics.items():
+        assert value.value == pytest.approx(two[name].value, rel=1e-3), name
+
+
+def test_no_methods_and_as_many_steps_is_the_reference_itself(tiny, outputs, command):
+    command("run", "tiny", "--rows", "plain", "steps=6", "bench.repeats=0")
+    found = read(outputs, "plain").metrics
+    assert found["paired_psnr"].value == 100 and found["paired_psnr"].spread == 0
+    assert found["paired_ssim"].value == pytest.approx(1)
+    assert found["paired_feature_distance"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_pictures_with_nan_are_refused(tiny, outputs, refused, monkeypatch):
+    load = models.load
+
+    def poisoned(*given):
+        pipe = load(*given)
+        torch.nn.init.constant_(pipe.vae.decoder.conv_out.bias, float("nan"))
+        return pipe
+
+    monkeypatch.setattr(models, "load", poisoned)
+    line = refused("run", "tiny", "metrics=[emoji_text_score]")
+    assert "row 'plain'" in line and "picture 0 ('a heart', seed 0) holds NaN" in line
+
+
+def test_settings_that_the_pipeline_refuses_are_told(tiny, refused):
+    assert "divisible by 8" in refused("run", "tiny", "height=33")
+
+
+def test_rows_may_use_different_schedulers(tiny, outputs, command):
+    command("run", "tiny", "--rows", "plain", "bench.repeats=0", "scheduler=ddim")
+    ddim = read(outputs, "plain")
+    command("run", "tiny", "--rows", "plain", "bench.repeats=0", "scheduler=euler")
+    assert ddim.run_id != read(outputs, "plain").run_id
+    assert ddim.config["scheduler"]["name"] == "ddim" and list(ddim.changed) == ["scheduler", "bench"]
+
+
+def test_bench_measures_speed_alone(tiny, outputs, command, counted):
+    code, out, _ = command("bench", "tiny", "bench.repeats=1", "bench.batch_size=4")
+    assert code == 0 and "batch size 4" in out and "speed alone" in out
+    assert not counted and not (outputs / "records" / "tiny" / "plain.json").exists()
+
+
+def test_rows_are_timed_together_again_when_one_is_missing(tiny, outputs, command, monkeypatch):
+    command("run", "tiny", "--rows", "plain")
+    alone = read(outputs, "plain", ".speed").latency["session"]
+    times = []
+    measure = speed.time_calls
+    monkeypatch.setattr(speed, "time_calls", lambda calls, **kw: times.append(sorted(calls)) or measure(calls, **kw))
+    command("run", "tiny")
+    command("run", "tiny")
+    assert times == [["cached", "plain"]]
+    assert read(outputs, "plain", ".speed").latency["session"] == read(outputs, "cached", ".speed").latency["session"]
+    assert alone is not None
+
+
+def test_wandb_offline_writes_a_run(tiny, outputs, command):
+    pytest.importorskip("wandb")
+    code, _, err = command("run", "tiny", "--rows", "plain", "bench.repeats=0", "wandb=offline", "count=2")
+    assert code == 0, err
+    [folder] = (outputs / "wandb").rglob("offline-run-*")
+    assert list(folder.glob("run-*.wandb"))
+
+
+def test_nothing_but_json_on_stdout(tiny, outputs, command):
+    command("run", "tiny", "bench.repeats=1")
+    rows = json.loads(command("table", "tiny", "--format", "json")[1])
+    assert [row["row"] for row in rows] == ["plain", "cached"]
+    assert rows[0]["gap_paired_psnr"] == pytest.approx(rows[0]["paired_psnr"] - 20)
+    assert rows[0]["speedup"] == 1 and rows[1]["macs_saving"] > 1
+    entries = json.loads(command("list", "--format", "json")[1])
+    assert {"kind", "name", "summary"} == set(entries[0])
+    assert {entry["kind"] for entry in entries} == {"models", "methods", "experiments", "data", "metrics"}
+
+
+def test_the_shipped_model_runs(outputs, command):
+    words = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0"]
+    code, out, err = command("run", "--rows", "steps_20,postdiff", *words)
+    assert code == 0, err
+    assert "PostDiff" in out and (outputs / "records" / "demo" / "postdiff.json").is_file()

@@ -1,0 +1,115 @@
+"""A pipeline folder with random weights, as small as diffusers allows, with dual encoder, prompts and statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import save_file
+from tokenizers import pre_tokenizers
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tests.support import tiny
+
+PROMPTS = ["a heart", "an apple", "a dog", "a cat", "a car"]
+START, END = "<|startoftext|>", "<|endoftext|>"
+FEATURES = 8
+
+
+def tokenizer() -> CLIPTokenizer:
+    """Letters only."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(letter + "</w>" for letter in letters), START, END]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], pad_token=END, model_max_length=16)
+
+
+def clip() -> CLIPModel:
+    """A dual encoder of 32-pixel pictures."""
+    words = tokenizer()
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
+    ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    text = {**shape, **ends, "vocab_size": len(words), "max_position_embeddings": 16}
+    torch.manual_seed(3)
+    return CLIPModel(
+        CLIPConfig(
+            text_config=text, vision_config={**shape, "image_size": 32, "patch_size": 8}, projection_dim=FEATURES
+        )
+    ).eval()
+
+
+def save_encoder(folder: Path) -> None:
+    """A CLIPModel folder with tokenizer and preprocessor."""
+    clip().save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    size = {"height": 32, "width": 32}
+    CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
+        folder
+    )
+
+
+def save_pipeline(folder: Path, safe: bool = True) -> None:
+    """A StableDiffusionPipeline folder of 32-pixel pictures."""
+    words = tokenizer()
+    torch.manual_seed(2)
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=tiny.CROSS,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=16,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+        )
+    )
+    StableDiffusionPipeline(
+        vae=tiny.vae(),
+        unet=tiny.unet(layers=1),
+        text_encoder=text,
+        tokenizer=words,
+        scheduler=DPMSolverMultistepScheduler(**tiny.BETAS),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder, safe_serialization=safe)
+
+
+def save_configs(root: Path) -> None:
+    """A folder for POSTDIFF_PATH: model, data and experiment named `tiny`."""
+    model = root / "model"
+    save_pipeline(model)
+    save_encoder(model / "dual_encoder")
+    (root / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    statistics = {
+        "mean": torch.zeros(FEATURES, dtype=torch.float64),
+        "covariance": torch.eye(FEATURES, dtype=torch.float64),
+        "count": torch.tensor(50),
+    }
+    save_file(statistics, root / "statistics.safetensors")
+    data = {"prompts": str(root / "prompts.jsonl"), "reference_statistics": str(root / "statistics.safetensors")}
+    card = {
+        "pipeline": "StableDiffusionPipeline",
+        "folder": str(model),
+        "height": 32,
+        "width": 32,
+        "guidance_scale": 3.0,
+        "dual_encoder": str(model / "dual_encoder"),
+    }
+    base = {"model": "tiny", "data": "tiny", "steps": 4, "count": 3, "seeds": [0, 1], "batch_size": 2}
+    experiment = {
+        "summary": "two rows",
+        "base": {**base, "reference_steps": 6, "bench": {"repeats": 2, "warmup": 0}},
+        "rows": {
+            "plain": {"label": "Plain", "reported": {"paired_psnr": 20.0}},
+            "cached": {"label": "Cached", "methods": [{"deepcache": {"interval": 2}}]},
+        },
+    }
+    for kind, content in {"data": data, "models": card, "experiments": experiment}.items():
+        file = root / "configs" / kind / "tiny.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content, sort_keys=False))

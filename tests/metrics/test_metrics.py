@@ -1,0 +1,221 @@
+"""Each metric against a formula written out here; the same input is zero; batches do not matter."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from scipy.ndimage import correlate1d
+
+from postdiff import metrics
+from postdiff.engine.errors import UsageError
+from postdiff.metrics.encoder import DualEncoder
+from postdiff.metrics.frechet import EmojiFrechetDistance, Statistics
+from postdiff.metrics.paired import PSNR_CAP, PairedFeatureDistance, PairedPSNR, PairedSSIM, psnr
+from postdiff.metrics.text_score import EmojiTextScore
+from tests.lab import tiny_folder
+
+N = 12
+
+
+def pictures(seed, n=N, size=32):
+    return torch.randint(256, (n, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def near(images, seed=5, by=9):
+    noise = torch.randint(-by, by + 1, images.shape, generator=torch.Generator().manual_seed(seed))
+    return (images.int() + noise).clamp(0, 255).to(torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoder") / "dual_encoder"
+    tiny_folder.save_encoder(folder)
+    return DualEncoder.load(folder)
+
+
+def statistics(encoder, images):
+    features = encoder(images).double()
+    return Statistics(features.mean(0), torch.from_numpy(np.cov(features.numpy(), rowvar=False)), len(images))
+
+
+@pytest.fixture
+def every(encoder):
+    """Makes all metrics anew, by name, with the keywords that each is updated with."""
+
+    def make():
+        real = statistics(encoder, pictures(9, 40))
+        return {
+            "paired_psnr": (PairedPSNR(), ("images", "references")),
+            "paired_ssim": (PairedSSIM(), ("images", "references")),
+            "paired_feature_distance": (PairedFeatureDistance(encoder), ("images", "references")),
+            "emoji_frechet_distance": (EmojiFrechetDistance(encoder, real), ("images",)),
+            "emoji_text_score": (EmojiTextScore(encoder), ("images", "prompts")),
+        }
+
+    return make
+
+
+def given(n=N):
+    images = pictures(0, n)
+    return {"images": images, "references": near(images), "prompts": [f"a number {i}" for i in range(n)]}
+
+
+def value(metric, keywords, batches):
+    for batch in batches:
+        metric.update(**{keyword: batch[keyword] for keyword in keywords})
+    return float(metric.compute())
+
+
+def test_the_table_of_metrics_says_what_the_classes_say(every):
+    made = every()
+    assert set(made) == set(metrics.METRICS)
+    for name, (metric, _) in made.items():
+        info = metrics.find(name)
+        assert info.load() is type(metric) and info.higher_is_better == metric.higher_is_better
+        assert metric.identity(), name
+    with pytest.raises(UsageError, match="did you mean 'paired_ssim'"):
+        metrics.find("paired_sim")
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_batches_do_not_matter(every, name):
+    whole = given()
+    parts = [{key: item[start : start + 5] for key, item in whole.items()} for start in range(0, N, 5)]
+    one, keywords = every()[name]
+    other, _ = every()[name]
+    assert value(one, keywords, [whole]) == pytest.approx(value(other, keywords, parts), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", metrics.METRICS)
+def test_reset_forgets_the_pictures_and_only_them(every, name):
+    metric, keywords = every()[name]
+    first = value(metric, keywords, [given()])
+    metric.reset()
+    assert value(metric, keywords, [given()]) == pytest.approx(first, rel=1e-5)
+
+
+def test_psnr_is_the_mean_of_each_pictures_psnr():
+    batch = given()
+    expected = []
+    for image, reference in zip(batch["images"].numpy(), batch["references"].numpy(), strict=True):
+        error = np.mean((image.astype(float) - reference.astype(float)) ** 2)
+        expected.append(20 * math.log10(255 / math.sqrt(error)))
+    metric = PairedPSNR()
+    assert value(metric, ("images", "references"), [batch]) == pytest.approx(np.mean(expected))
+    assert metric.last.tolist() == pytest.approx(expected)
+
+
+def test_equal_pictures_have_the_capped_psnr_and_do_not_spoil_a_mean():
+    images = pictures(0, 2)
+    assert psnr(images, images).tolist() == [PSNR_CAP, PSNR_CAP]
+    mixed = torch.stack([images[0], near(images)[1]])
+    assert torch.isfinite(psnr(mixed, images)).all() and psnr(mixed, images)[0] == PSNR_CAP
+
+
+def ssim_by_hand(image, reference):
+    """Wang et al. 2004 on one picture (3, H, W) in [0, 1]; borders mirrored."""
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+
+    def blur(channel):
+        return correlate1d(correlate1d(channel, window, axis=0, mode="mirror"), window, axis=1, mode="mirror")
+
+    found = []
+    for x, y in zip(image, reference, strict=True):
+        mx, my = blur(x), blur(y)
+        vx, vy, cov = blur(x * x) - mx * mx, blur(y * y) - my * my, blur(x * y) - mx * my
+        c1, c2 = 0.01**2, 0.03**2
+        found.append(((2 * mx * my + c1) * (2 * cov + c2)) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))
+    return np.mean(found)
+
+
+def test_ssim_equals_the_written_out_formula():
+    batch = given(4)
+    images, references = batch["images"].double().numpy() / 255, batch["references"].double().numpy() / 255
+    metric = PairedSSIM()
+    metric.update(batch["images"], batch["references"])
+    expected = [ssim_by_hand(x, y) for x, y in zip(images, references, strict=True)]
+    assert metric.last.tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_pictures_are_at_distance_zero(encoder):
+    images = pictures(0)
+    ssim, feature = PairedSSIM(), PairedFeatureDistance(encoder)
+    assert value(ssim, ("images", "references"), [{"images": images, "references": images}]) == pytest.approx(1)
+    assert value(feature, ("images", "references"), [{"images": images, "references": images}]) == 0
+    same = EmojiFrechetDistance(encoder, statistics(encoder, images))
+    assert value(same, ("images",), [{"images": images}]) == pytest.approx(0, abs=1e-3)
+
+
+def test_feature_distance_is_one_minus_cosine(encoder):
+    batch = given()
+    x, y = (
+        encoder.clip.get_image_features(pixel_values=batch[key].float() / 127.5 - 1) for key in ("images", "references")
+    )
+    x, y = (features.pooler_output.double() for features in (x, y))
+    expected = 1 - (x * y).sum(1) / x.norm(dim=1) / y.norm(dim=1)
+    metric = PairedFeatureDistance(encoder)
+    metric.update(batch["images"], batch["references"])
+    assert metric.last.tolist() == pytest.approx(expected.tolist(), rel=1e-3, abs=1e-8)
+
+
+def test_frechet_distance_equals_the_written_out_formula(encoder):
+    real, fake = pictures(1, 60), near(pictures(2, 50), by=60)
+    metric = EmojiFrechetDistance(encoder, statistics(encoder, real))
+    found = value(metric, ("images",), [{"images": fake}])
+    a, b = (encoder(images).double().numpy() for images in (real, fake))
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    cross = np.trace(linalg.sqrtm(ca @ cb).real)
+    expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(ca) + np.trace(cb) - 2 * cross
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert metric.identity()["real_pictures"] == 60
+
+
+def test_frechet_distance_of_one_picture_is_refused(encoder):
+    metric = EmojiFrechetDistance(encoder, statistics(encoder, pictures(1)))
+    metric.update(pictures(0, 1))
+    with pytest.raises(RuntimeError, match="More than one sample"):
+        metric.compute()
+
+
+def test_statistics_of_another_encoder_are_refused(encoder):
+    good = statistics(encoder, pictures(1))
+    with pytest.raises(UsageError, match="another encoder"):
+        EmojiFrechetDistance(encoder, Statistics(good.mean, good.covariance, good.count, "0" * 64))
+    with pytest.raises(UsageError, match="another encoder"):
+        EmojiFrechetDistance(encoder, Statistics(torch.zeros(3), torch.eye(3), 9))
+
+
+def test_text_score_is_a_hundred_cosines(encoder):
+    batch = given()
+    tokens = encoder.tokenizer(batch["prompts"], padding="max_length", max_length=16, return_tensors="pt")
+    text = encoder.clip.get_text_features(**tokens).pooler_output
+    image = encoder.clip.get_image_features(pixel_values=batch["images"].float() / 127.5 - 1).pooler_output
+    expected = 100 * torch.nn.functional.cosine_similarity(image, text)
+    metric = EmojiTextScore(encoder)
+    metric.update(batch["images"], batch["prompts"])
+    assert metric.last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+def test_features_have_one_length_and_take_any_size(encoder):
+    for size in (16, 32, 80):
+        features = encoder(pictures(0, 3, size))
+        assert features.shape == (3, encoder.num_features)
+        assert features.norm(dim=1).tolist() == pytest.approx([10.0] * 3, rel=1e-5)
+
+
+def test_a_batch_is_encoded_once_for_several_metrics(encoder, monkeypatch):
+    calls = []
+    monkeypatch.setattr(encoder, "_image_features", lambda images: calls.append(images) or torch.ones(len(images), 8))
+    images, references = pictures(0, 2), pictures(1, 2)
+    PairedFeatureDistance(encoder).update(images, references)
+    EmojiTextScore(encoder).update(images, ["a", "b"])
+    assert len(calls) == 2, "one call for the references and one for the pictures"
+
+
+def test_an_encoder_folder_that_lacks_a_file(tmp_path):
+    with pytest.raises(UsageError, match=r"no model\.safetensors"):
+        DualEncoder.load(tmp_path)
