@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     table = command("table", _table, "print the table of an experiment from its records")
     on_experiment(table)
     _add_format(table, ("text", "markdown", "latex", "csv", "json"))
+    macs = command("macs", _macs, "count multiply-accumulates of an experiment's rows, without weights")
+    on_experiment(macs)
+    macs.set_defaults(takes_overrides=True)
+    macs.add_argument("--convention", default="dense", choices=("dense", "fvcore", "all"), help="default: dense")
+    _add_format(macs, ("text", "markdown", "latex", "csv", "json"))
     listing = command("list", _list, "list what there is")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics")
     _add_format(listing, ("text", "json"))
@@ -135,6 +140,13 @@ def _table(given: argparse.Namespace) -> None:
     from postdiff.lab import tables
 
     print(tables.render(_experiment(given), given.format))
+
+
+def _macs(given: argparse.Namespace) -> None:
+    from postdiff.lab import counting, quiet
+
+    quiet.quiet()
+    print(counting.render(_experiment(given), given.convention, given.format))
 
 
 def _list(given: argparse.Namespace) -> None:

@@ -82,4 +82,6 @@ def real_size(name: str, scheduler: Any) -> Twin:
             f"{file} does not fit this diffusers ({error}); compare it with the published config"
         ) from error
     pipe.set_progress_bar_config(disable=True)
+    # Without a VAE a pipeline assumes a factor of 8 between pixels and latents.
+    pipe.vae_scale_factor = content.get("vae_scale_factor", 8)
     return Twin(pin_to_cpu(pipe), content["conditions"], content.get("arguments", {}))

@@ -35,6 +35,13 @@ class Refresh:
             scheduled.update(range(begin, end, interval))
         self.scheduled = frozenset(scheduled)
 
+    @classmethod
+    def at(cls, steps: Iterable[int]) -> Refresh:
+        """Schedule exactly these steps."""
+        refresh = cls(0, 1)
+        refresh.scheduled = frozenset(steps)
+        return refresh
+
     def due(self, written: int, now: int) -> bool:
         """Whether an entry written at step `written` must be computed again at step `now`."""
         return any(written < step <= now for step in self.scheduled)

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import cast
 
 from torch import nn
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["cross_attentions", "layer_count", "unet_blocks", "unet_layers"]
+__all__ = [
+    "TokenBlock",
+    "cross_attentions",
+    "layer_count",
+    "self_attentions",
+    "token_blocks",
+    "unet_blocks",
+    "unet_layers",
+]
+
+Size = tuple[int, int]
 
 
 def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
@@ -31,6 +42,72 @@ def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
             f"{type(network).__name__} has no separate cross-attention (no module 'attn2'); leave this method out"
         )
     return found
+
+
+def self_attentions(network: nn.Module) -> dict[str, nn.Module]:
+    """Self-attention modules that stand beside a text cross-attention, {dotted name: module}.
+
+    That neighbour tells attention among image tokens from attention along time, which video networks call the same.
+
+    Raises:
+        UsageError: the network has no separate cross-attention.
+    """
+    names = [name.removesuffix("attn2") + "attn1" for name in cross_attentions(network)]
+    return {name: network.get_submodule(name) for name in names}
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """A transformer block whose tokens are a grid over the latents.
+
+    Attributes:
+        module: has children `attn1` (self-attention), `attn2` (text, or None) and `ff`.
+        level: 0 where the network's token grid is finest; each level below halves the sides, rounding up.
+        patch: side of a token of level 0 in latent pixels.
+    """
+
+    module: nn.Module
+    level: int
+    patch: int
+
+    def grid(self, size: Size) -> Size:
+        """Tokens (down, across) at this block for latents of `size`."""
+        height, width = (-(-(side // self.patch) // 2**self.level) for side in size)
+        return height, width
+
+
+def token_blocks(network: nn.Module, method: str) -> dict[str, TokenBlock]:
+    """Transformer blocks with self-attention among image tokens, {dotted name: block}.
+
+    They are diffusers' `BasicTransformerBlock`, in U-Nets, DiT and PixArt. Blocks along time are told by a second
+    self-attention under the name `attn2`. Other transformer blocks rotate their queries by position (Hunyuan-DiT),
+    mix in text tokens (SD3) or have no quadratic attention (Sana).
+
+    Raises:
+        UsageError: the network has none.
+    """
+    depth = len(cast(nn.ModuleList, getattr(network, "down_blocks", ())))
+    patch = getattr(network.config, "patch_size", None) or 1
+    found: dict[str, TokenBlock] = {}
+    for name, module in network.named_modules():
+        if type(module).__name__ != "BasicTransformerBlock" or getattr(module.attn1, "is_cross_attention", False):
+            continue
+        if module.attn2 is None or getattr(module.attn2, "is_cross_attention", False):
+            found[name] = TokenBlock(module, _level(name, depth), patch)
+    if not found:
+        raise UsageError(
+            f"{method} needs transformer blocks on a plain grid of image tokens; {type(network).__name__} has none"
+        )
+    return found
+
+
+def _level(name: str, depth: int) -> int:
+    part, *rest = name.split(".")
+    if part == "down_blocks":
+        return int(rest[0])
+    if part == "up_blocks":
+        return depth - 1 - int(rest[0])
+    return depth - 1 if part == "mid_block" else 0
 
 
 def unet_blocks(network: nn.Module, method: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -55,7 +55,7 @@ class RunConfig:
         batch_size: pictures made at once in the quality run.
         dtype: float32, float16 or bfloat16; null means the model card's.
         device: auto, cpu, cuda or cuda:N.
-        metrics: names of metrics.
+        metrics: names of metrics; null means all that the model and the data can serve.
         reference_steps: steps of the run without methods that the paired metrics compare with.
         bench: how speed is measured.
         wandb: off, offline or online.
@@ -74,7 +74,7 @@ class RunConfig:
     batch_size: int = 16
     dtype: str | None = None
     device: str = "auto"
-    metrics: list[str] = field(default_factory=lambda: list(metrics.METRICS))
+    metrics: list[str] | None = None
     reference_steps: int = 50
     bench: BenchConfig = field(default_factory=BenchConfig)
     wandb: str = "off"
@@ -132,9 +132,10 @@ def _check(config: RunConfig) -> None:
         raise unknown("wandb mode", config.wandb, WANDB)
     if config.device not in ("auto", "cpu", "cuda") and not config.device.removeprefix("cuda:").isdigit():
         raise UsageError(f"unknown device '{config.device}'; use auto, cpu, cuda or cuda:N")
-    if len(set(config.metrics)) != len(config.metrics):
-        raise UsageError(f"metrics={config.metrics} names a metric twice; name it once")
-    for name in config.metrics:
+    chosen = config.metrics or []
+    if len(set(chosen)) != len(chosen):
+        raise UsageError(f"metrics={chosen} names a metric twice; name it once")
+    for name in chosen:
         metrics.find(name)
     if config.scheduler.name is not None:
         schedulers.find(config.scheduler.name)

@@ -60,9 +60,14 @@ class Job:
         return data.pairs(self.prompts, self.config.seeds)
 
     @property
+    def metrics(self) -> list[str]:
+        """Names of the metrics to measure."""
+        return list(self.config.metrics or [])
+
+    @property
     def paired(self) -> bool:
         """Whether a metric needs the reference pictures."""
-        return any("references" in metrics.find(name).needs for name in self.config.metrics)
+        return any("references" in metrics.find(name).needs for name in self.metrics)
 
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
@@ -105,13 +110,13 @@ def _prepare(experiment: str, row: Row) -> Job:
         count=count,
         dtype=row.config.dtype or card.dtype,
         device=provenance.resolve_device(row.config.device),
+        metrics=_chosen_metrics(row.config, count, card, data_card),
         **{
             name: value if (value := getattr(row.config, name)) is not None else getattr(card, name)
             for name in ("guidance_scale", "height", "width")
         },
     )
     checkpoint = models.checkpoint(card)
-    _check_metrics(config, card, data_card)
     prompts = tuple(available[:count])
     made_of = {
         "checkpoint": checkpoint,
@@ -145,28 +150,33 @@ def _prepare(experiment: str, row: Row) -> Job:
     )
 
 
-def _check_metrics(config: RunConfig, card: models.ModelCard, data_card: data.DataCard) -> None:
+def _chosen_metrics(config: RunConfig, count: int, card: models.ModelCard, data_card: data.DataCard) -> list[str]:
+    """The metrics asked for, or else all that model and data can serve."""
     available: dict[str, object] = {
         "references": True,
         "encoder": card.dual_encoder,
         "statistics": data_card.reference_statistics,
     }
-    missing = {name: need for name in config.metrics for need in metrics.find(name).needs if not available[need]}
-    if config.count == 1 and "statistics" in {need for name in config.metrics for need in metrics.find(name).needs}:
+    names = list(metrics.METRICS) if config.metrics is None else config.metrics
+    missing = {name: need for name in names for need in metrics.find(name).needs if not available[need]}
+    possible = [name for name in names if name not in missing]
+    if count == 1 and any("statistics" in metrics.find(name).needs for name in possible):
         raise UsageError("count=1: a Frechet distance needs at least two pictures a seed; use count=2 or more")
+    if config.metrics is None:
+        return possible
     if missing:
         name, need = next(iter(missing.items()))
-        possible = [other for other in config.metrics if other not in missing]
         card_kind = f"model '{config.model}'" if need == "encoder" else f"data '{config.data}'"
         raise UsageError(
             f"metric {name} needs {'a dual encoder' if need == 'encoder' else 'reference statistics'}, "
             f"which {card_kind} does not name; use metrics=[{','.join(possible)}]"
         )
+    return list(names)
 
 
 def _measured_with(config: RunConfig, card: models.ModelCard, data_card: data.DataCard) -> list[str | None]:
     """Hashes of the files that the metrics rest on; their paths are nobody's business."""
-    needs = {need for name in config.metrics for need in metrics.find(name).needs}
+    needs = {need for name in config.metrics or [] for need in metrics.find(name).needs}
     files = []
     if "encoder" in needs:
         files.append(models.package_file(str(card.dual_encoder)) / "model.safetensors")

@@ -37,6 +37,7 @@ class ModelCard:
         scheduler: laid over the scheduler that the folder holds.
         guidance_scale: usual guidance; null means the pipeline's default.
         dual_encoder: CLIPModel folder for features and text scores, relative to the package; null if there is none.
+        structure: file of `configs/structures` with the network's shapes, for counting MACs without weights.
     """
 
     summary: str = ""
@@ -51,6 +52,7 @@ class ModelCard:
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     guidance_scale: float | None = None
     dual_encoder: str | None = None
+    structure: str | None = None
 
 
 def card(name: str) -> ModelCard:

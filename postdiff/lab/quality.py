@@ -110,7 +110,7 @@ def _test(job: Job, evaluation: Evaluation, own: PictureFolder, references: Pict
 
 def _metrics(job: Job) -> dict[int, dict[str, Metric]]:
     """For each seed its own metrics around one shared encoder."""
-    infos = {name: metrics.find(name) for name in job.config.metrics}
+    infos = {name: metrics.find(name) for name in job.metrics}
     given: dict[str, Any] = {}
     if job.card.dual_encoder is not None:
         given["encoder"] = _encoder(models.package_file(job.card.dual_encoder))

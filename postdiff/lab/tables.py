@@ -13,7 +13,7 @@ from postdiff.lab.experiment import Experiment
 from postdiff.lab.figures import Row, flat_rows
 from postdiff.metrics import METRICS
 
-__all__ = ["FORMATS", "render"]
+__all__ = ["Column", "FORMATS", "draw", "plain", "render"]
 
 WIDTH = 120
 
@@ -36,32 +36,42 @@ def render(experiment: Experiment, style: str = "text") -> str:
     Raises:
         UsageError: no records yet, or an unknown format.
     """
+    rows = flat_rows(experiment)
+    return draw(rows, _columns(rows), _explanations(rows), style)
+
+
+def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -> str:
+    """Rows in one of `FORMATS`; csv and json hold every figure of the rows, whatever the columns.
+
+    Raises:
+        UsageError: an unknown format.
+    """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
-    return FORMATS[style](flat_rows(experiment))
+    return FORMATS[style](rows, columns, notes)
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     present = {key for row in rows for key, value in row.items() if value is not None}
     columns = [Column("Row", lambda row: row["label"] + ("*" if row["notes"] else ""))]
-    columns += [Column(title, _plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
+    columns += [Column(title, plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
     for name, info in METRICS.items():
         if name in present:
             arrow = "↑" if info.higher_is_better else "↓"
             columns.append(Column(f"{info.title} {arrow}", _spread(name, info.digits)))
     if "macs_g" in present:
-        columns += [Column("MACs (G) ↓", _plain("macs_g", 2)), Column("saving ↑", _plain("macs_saving", 2, "x"))]
+        columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
     if "time_s" in present:
-        columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", _plain("speedup", 2, "x"))]
+        columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
     reported = (key for row in rows for key in row if key.startswith("reported_"))
     for name in dict.fromkeys(key.removeprefix("reported_") for key in reported):
         digits = METRICS[name].digits if name in METRICS else 2
-        columns.append(Column(f"{name}, reported", _plain(f"reported_{name}", digits)))
-        columns.append(Column("gap", _plain(f"gap_{name}", digits, signed=True)))
+        columns.append(Column(f"{name}, reported", plain(f"reported_{name}", digits)))
+        columns.append(Column("gap", plain(f"gap_{name}", digits, signed=True)))
     return columns
 
 
-def _plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[Row], str]:
+def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = row.get(key)
         return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}{unit}"
@@ -110,8 +120,7 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _text(rows: list[Row]) -> str:
-    columns = _columns(rows)
+def _text(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     cells = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
     widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
     blocks, used = [[0]], widths[0]
@@ -126,26 +135,24 @@ def _text(rows: list[Row]) -> str:
     for block in blocks:
         lines = ["  ".join(_aligned(line[place], widths[place], place) for place in block).rstrip() for line in cells]
         drawn.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
-    return "\n\n".join(drawn) + "\n\n" + "\n".join(_explanations(rows))
+    return "\n\n".join(drawn) + "\n\n" + "\n".join(notes)
 
 
 def _aligned(text: str, width: int, place: int) -> str:
     return text.ljust(width) if place == 0 else text.rjust(width)
 
 
-def _markdown(rows: list[Row]) -> str:
-    columns = _columns(rows)
+def _markdown(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     lines = [[column.heading for column in columns], ["---", *("---:" for _ in columns[1:])]]
     lines += [[column.cell(row).replace("|", r"\|").replace("*", r"\*") for column in columns] for row in rows]
-    notes = [line.replace("*", r"\*") for line in _explanations(rows)]
+    notes = [line.replace("*", r"\*") for line in notes]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "  \n".join(notes)
 
 
-def _latex(rows: list[Row]) -> str:
-    columns = _columns(rows)
+def _latex(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     lines = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
     head, *body = [" & ".join(_latex_text(cell) for cell in line) + r" \\" for line in lines]
-    notes = [f"% {line}" for line in _explanations(rows)]
+    notes = [f"% {line}" for line in notes]
     table = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
     return "\n".join([*notes, *table, r"\bottomrule", r"\end{tabular}"])
 
@@ -158,7 +165,7 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def _csv(rows: list[Row]) -> str:
+def _csv(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -166,11 +173,11 @@ def _csv(rows: list[Row]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _json(rows: list[Row]) -> str:
+def _json(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     return json.dumps(rows, indent=1)
 
 
-FORMATS: dict[str, Callable[[list[Row]], str]] = {
+FORMATS: dict[str, Callable[[list[Row], list[Column], list[str]], str]] = {
     "text": _text,
     "markdown": _markdown,
     "latex": _latex,

@@ -12,7 +12,7 @@ from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import require_moment
 
 __all__ = ["CFGCutoff"]
 
@@ -36,7 +36,7 @@ class CFGCutoff(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.gate >= 0, "gate", "a step from 0 on, or a fraction from 0.0 to 1.0")
+        require_moment(self, "gate")
 
     def start(self, state: State) -> None:
         if len(state.all_branches) == 1:

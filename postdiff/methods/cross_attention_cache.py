@@ -15,7 +15,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import cross_attentions
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import require, require_moment
 
 __all__ = ["CrossAttentionCache"]
 
@@ -44,7 +44,7 @@ class CrossAttentionCache(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.gate >= 0, "gate", "a step from 0 on, or a fraction from 0.0 to 1.0")
+        require_moment(self, "gate")
         require(self, self.cutoff or self.fill == "cond", "fill", "'cond' when cutoff is off: both branches go on")
 
     def claims(self, network: nn.Module) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import layer_count, unet_blocks, unet_layers
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import require, require_moment
 
 __all__ = ["DeepCache"]
 
@@ -34,6 +35,10 @@ class DeepCache(Method):
         numbering: "helper", or "paper" (the authors' paper code), whose branch b is the helper's b + 1.
         restarts: steps (or fractions of the run) at which a full step is forced and the interval begins anew;
             PostDiff restarts at the last guided step and at the first one without guidance.
+        schedule: "nonuniform" makes as many full steps as the interval would, denser around `center`; `restarts`
+            then only add full steps.
+        center: a step or a fraction of the run; read by the non-uniform schedule alone, as is `power`.
+        power: above 1; the larger, the denser around the centre. It is lowered where rounding leaves fewer steps.
 
     Reference:
         Ma, Fang, Wang, "DeepCache: Accelerating Diffusion Models for Free", CVPR 2024, arXiv:2312.00858, Sec. 3.
@@ -43,11 +48,16 @@ class DeepCache(Method):
     branch: int = 1
     numbering: Literal["helper", "paper"] = "helper"
     restarts: list[int | float] = field(default_factory=list)
+    schedule: Literal["uniform", "nonuniform"] = "uniform"
+    center: int | float = 0.3
+    power: float = 1.4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, self.interval >= 1, "interval", "1 or more")
         require(self, self.branch >= 0, "branch", "0 or more")
+        require_moment(self, "center")
+        require(self, self.power > 1, "power", "above 1")
 
     def claims(self, network: nn.Module) -> list[str]:
         return list(self._deep(network))
@@ -59,7 +69,11 @@ class DeepCache(Method):
 
     def start(self, state: State) -> None:
         restarts = [state.step_of(when, "restarts") for when in self.restarts]
-        self._refresh = Refresh(state.steps, self.interval, restarts)
+        if self.schedule == "uniform" or self.interval == 1:
+            self._refresh = Refresh(state.steps, self.interval, restarts)
+        else:
+            center = state.step_of(self.center, "center")
+            self._refresh = Refresh.at([*_nonuniform(state.steps, self.interval, center, self.power), *restarts])
 
     def _deep(self, network: nn.Module) -> dict[str, nn.Module]:
         """Modules that a cheap step leaves out: whole blocks below the branch's level, single layers on it."""
@@ -86,3 +100,22 @@ class DeepCache(Method):
             if from_shallow_end > layer:
                 deep[f"up_blocks.{len(up) - 1 - level}.{name}"] = module
         return deep
+
+
+def _nonuniform(steps: int, interval: int, center: int, power: float) -> list[int]:
+    """Full steps that crowd around `center`: points equally far apart under a root, then raised to its power."""
+    count = math.ceil(steps / interval)
+    while power > 1:
+        # Left of the centre the root is that of a negative number: complex, and so is its power on the way back, of
+        # which the published schedules keep the real part. The curve that the formula suggests, with the sign taken
+        # out of the root, gives other steps (0, 6, 11, 14, 15, ... instead of 0, 5, 9, 13, 17, ... of 50).
+        first, last = complex(-center) ** (1 / power), complex(steps - center) ** (1 / power)
+        offsets = sorted({int(((first + i * (last - first) / count) ** power).real) for i in range(count + 1)})
+        full = [0, *(center + offset for offset in offsets[1:-1])]
+        if len(full) == count:
+            return full
+        power -= 0.02
+    raise UsageError(
+        f"DeepCache: no non-uniform schedule has {count} full steps of {steps} around center={center}; "
+        "use another center or interval"
+    )

@@ -19,7 +19,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import require, require_moment
 
 __all__ = ["MixedResolution"]
 
@@ -57,7 +57,7 @@ class MixedResolution(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, 0 < self.beta < 1, "beta", "between 0 and 1, both excluded")
-        require(self, self.switch >= 0, "switch", "a step from 0 on, or a fraction from 0 to below 1")
+        require_moment(self, "switch")
 
     def claims(self, network: nn.Module) -> tuple[str, ...]:
         return ("latent size",)

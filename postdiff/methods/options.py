@@ -9,7 +9,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["check_types", "require"]
+__all__ = ["check_types", "require", "require_moment"]
 
 
 def check_types(method: Any) -> None:
@@ -31,6 +31,13 @@ def require(method: Any, condition: bool, option: str, rule: str) -> None:
     """Raise a `UsageError` naming the option, its value and the rule, unless `condition` holds."""
     if not condition:
         raise UsageError(f"{type(method).__name__}: {option}={getattr(method, option)!r} must be {rule}")
+
+
+def require_moment(method: Any, option: str) -> None:
+    """Require an option to be a moment of a run: a step from 0 on (int) or a fraction of its steps (float)."""
+    value = getattr(method, option)
+    fits = 0 <= value <= 1 if isinstance(value, float) else value >= 0
+    require(method, fits, option, "a step (a whole number from 0 on) or a fraction of the run (0.0 to 1.0)")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,0 +1,1 @@
+"""Training of the small emoji model that ships in `postdiff/zoo/emoji`."""
