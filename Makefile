@@ -11,7 +11,7 @@ demo: install
 	$(BIN)/postdiff run
 
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
+# Tiny tensors: a second thread only waits, and two test processes share two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import functools
 
