@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.errors import UsageError
@@ -37,6 +37,10 @@ class CFGCutoff(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_moment(self, "gate")
+
+    def claims(self, network: nn.Module) -> tuple[str, ...]:
+        # The branch that goes on after the cut is one method's to choose.
+        return ("guidance",)
 
     def start(self, state: State) -> None:
         if len(state.all_branches) == 1:

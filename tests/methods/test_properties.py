@@ -21,6 +21,11 @@ REFUSED = {
     "cfg_cutoff": {"lcm"},
     "cross_attention_cache": NO_CROSS_ATTENTION,
     "postdiff": TRANSFORMERS | NO_CROSS_ATTENTION,
+    "deepcache_nonuniform": TRANSFORMERS,
+    "tgate": NO_CROSS_ATTENTION,
+    "tgate_v1": NO_CROSS_ATTENTION,
+    "tome": {"sd3", "sana", "hunyuan", "deepfloyd_if"},
+    "todo": TRANSFORMERS | {"deepfloyd_if"},
 }
 
 
@@ -41,7 +46,7 @@ def test_refused_exactly_where_it_cannot_work(case, baseline, name, family):
     baseline(family)  # a pipeline notes things about itself at its first call
     before = snapshot(one.pipe)
     if family in REFUSED[name]:
-        with pytest.raises(UsageError, match="needs a U-Net|no separate cross-attention|no guidance"):
+        with pytest.raises(UsageError, match="needs a U-Net|no separate cross-attention|no guidance|plain grid of image tokens"):
             one.call(accelerate(one.pipe, build_methods([name])))
         assert snapshot(one.pipe) == before
     else:

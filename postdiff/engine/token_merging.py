@@ -1,0 +1,90 @@
+"""Merging similar tokens of a grid and putting them apart again: the arithmetic of ToMe, without a network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["TokenMerging"]
+
+
+class TokenMerging:
+    """One bipartite soft matching, to be used for any tensor over the same tokens.
+
+    The grid is split into cells. One token of each is a destination, all others are sources; every source belongs
+    to the destination most like it (cosine similarity), and the most similar sources are merged into theirs.
+    Tokens right of or below the last whole cell are sources.
+
+    Args:
+        metric: what similarity is measured on, shape (rows, H * W, channels).
+        grid: (H, W) in tokens.
+        cell: (height, width) of a cell in tokens.
+        ratio: share of the H * W tokens to be merged away; at most that of the sources.
+        generator: draws each cell's destination, the same one in every row; without it it is the first token.
+
+    Attributes:
+        merged: number of tokens merged away, 0 where the grid is smaller than a cell.
+    """
+
+    def __init__(
+        self,
+        metric: Tensor,
+        grid: tuple[int, int],
+        cell: tuple[int, int],
+        ratio: float,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        rows, tokens, _ = metric.shape
+        assert tokens == grid[0] * grid[1], f"{tokens} tokens do not make a grid of {grid}"
+        sources, destinations = (index.to(metric.device) for index in _partition(grid, cell, generator))
+        self.merged = min(int(tokens * ratio), len(sources)) if len(destinations) else 0
+        if not self.merged:
+            return
+        self._sources, self._destinations = sources, destinations
+        unit = metric / metric.norm(dim=-1, keepdim=True)
+        similarity, nearest = (unit[:, sources] @ unit[:, destinations].transpose(-1, -2)).max(dim=-1)
+        by_similarity = similarity.argsort(dim=-1, descending=True)
+        self._gone, self._kept = by_similarity[:, : self.merged], by_similarity[:, self.merged :]
+        self._into = nearest.gather(1, self._gone)
+        # Where each token is found after merging: kept sources come first, destinations after them.
+        kept = self._kept.shape[1]
+        self._place = torch.empty(rows, tokens, dtype=torch.long, device=metric.device)
+        self._place[:, destinations] = kept + torch.arange(len(destinations), device=metric.device)
+        self._place.scatter_(1, sources[self._kept], torch.arange(kept, device=metric.device).expand(rows, -1))
+        self._place.scatter_(1, sources[self._gone], kept + self._into)
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        """(rows, H * W, C) -> (rows, H * W - merged, C); a destination becomes the mean of itself and its sources."""
+        if not self.merged:
+            return tokens
+        sources, destinations = tokens[:, self._sources], tokens[:, self._destinations]
+        kept, gone = _rows_of(sources, self._kept), _rows_of(sources, self._gone)
+        into = self._into[..., None].expand_as(gone)
+        return torch.cat([kept, destinations.scatter_reduce(1, into, gone, reduce="mean")], dim=1)
+
+    def unmerge(self, tokens: Tensor) -> Tensor:
+        """(rows, H * W - merged, C) -> (rows, H * W, C); a merged source receives a copy of its destination."""
+        return _rows_of(tokens, self._place) if self.merged else tokens
+
+
+def _partition(
+    grid: tuple[int, int], cell: tuple[int, int], generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Indices of sources and of destinations; made on the CPU, where a seed means one thing on every device."""
+    (height, width), (tall, wide) = grid, cell
+    cells = (height // tall, width // wide)
+    inside = torch.zeros(cells, dtype=torch.long)
+    if generator is not None:
+        inside = torch.randint(tall * wide, cells, generator=generator)
+    down = torch.arange(cells[0])[:, None] * tall + inside // wide
+    across = torch.arange(cells[1]) * wide + inside % wide
+    rank = torch.zeros(height * width, dtype=torch.long)
+    rank[(down * width + across).flatten()] = -1
+    # Sorted as tomesd sorts it, not stably: tokens are then summed in the same order, which makes the last bit equal.
+    order = rank.argsort()
+    return order[cells[0] * cells[1] :], order[: cells[0] * cells[1]]
+
+
+def _rows_of(tokens: Tensor, index: Tensor) -> Tensor:
+    """Pick tokens by (rows, n) indices: (rows, N, C) -> (rows, n, C)."""
+    return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))

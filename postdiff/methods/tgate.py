@@ -1,0 +1,104 @@
+"""T-GATE: self-attention is replayed while the layout forms, cross-attention ever after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from postdiff.engine.branches import compute_only, condition_only
+from postdiff.engine.cache import ModuleCache, Refresh
+from postdiff.engine.intercept import intercept
+from postdiff.engine.selectors import cross_attentions, self_attentions
+from postdiff.engine.state import State
+from postdiff.methods.base import Method
+from postdiff.methods.options import require, require_moment
+
+__all__ = ["TGATE"]
+
+
+@dataclass
+class TGATE(Method):
+    """Before `gate`, self-attention is computed now and then; from it on, cross-attention never again, unguided.
+
+    At step gate - 1 both are computed and the mean of the two guidance branches is what is replayed afterwards.
+    Version 1 has no self-attention caching: both intervals 1. A latent size that is new after the gate recomputes
+    cross-attention once, with the one text that goes on.
+
+    Args:
+        gate: number of guided steps; a step or a fraction of the run. 1.0 means never.
+        self_attention_interval: before the gate, self-attention is computed at its multiples and replayed between.
+        fidelity_interval: the same from the gate on.
+        warmup: up to this step, inclusive, self-attention is always computed.
+        text: the branch that goes on after the gate. "uncond", the negative prompt, is what the authors pass,
+            since cross-attention no longer reads it.
+
+    Reference:
+        Zhang et al., "Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models" (version 1);
+        Liu et al., "Faster Diffusion via Temporal Attention Decomposition", TMLR 2025 (version 2); both are
+        arXiv:2404.02747.
+    """
+
+    gate: int | float = 0.4
+    self_attention_interval: int = 5
+    fidelity_interval: int = 1
+    warmup: int = 2
+    text: Literal["uncond", "cond"] = "uncond"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_moment(self, "gate")
+        require(self, self.self_attention_interval >= 1, "self_attention_interval", "1 or more")
+        require(self, self.fidelity_interval >= 1, "fidelity_interval", "1 or more")
+        require(self, self.warmup >= 0, "warmup", "0 or more")
+
+    def claims(self, network: nn.Module) -> list[str]:
+        return [*cross_attentions(network), *self._self_attentions(network), "guidance"]
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        # A mean is stored at every guided step: where DeepCache leaves a block out at gate - 1, the latest counts.
+        cross = ModuleCache("tgate cross-attention", lambda written, now: now < self._gate, self._mean)
+        for name, module in cross_attentions(network).items():
+            yield intercept(module, "forward", cross.around(name, state))
+        own = ModuleCache("tgate self-attention", lambda written, now: self._refresh.due(written, now), self._at_gate)
+        for name, module in self._self_attentions(network).items():
+            yield intercept(module, "forward", own.around(name, state))
+
+    def start(self, state: State) -> None:
+        self._gate = state.step_of(self.gate, "gate")
+        state.boundaries.add(self._gate)
+        self._refresh = Refresh.at(step for step in range(state.steps) if self._computes_self_attention(step))
+
+    def _computes_self_attention(self, step: int) -> bool:
+        if step >= self._gate:
+            return step % self.fidelity_interval == 0
+        return step <= self.warmup or step == self._gate - 1 or step % self.self_attention_interval == 0
+
+    def _self_attentions(self, network: nn.Module) -> dict[str, nn.Module]:
+        never_replayed = self.self_attention_interval == self.fidelity_interval == 1
+        return {} if never_replayed else self_attentions(network)
+
+    def _mean(self, fresh: dict[str, Any], step: int) -> dict[str, Any]:
+        return {self.text: (fresh["uncond"] + fresh["cond"]) / 2} if len(fresh) == 2 else fresh
+
+    def _at_gate(self, fresh: dict[str, Any], step: int) -> dict[str, Any]:
+        return self._mean(fresh, step) if step == self._gate - 1 else fresh
+
+    def denoise(
+        self,
+        forward: Callable[[Tensor, dict[str, Any]], Tensor],
+        sample: Tensor,
+        kwargs: dict[str, Any],
+        state: State,
+    ) -> Tensor:
+        if state.index < self._gate or self.text not in state.branches:
+            return forward(sample, kwargs)
+        return compute_only(self.text, forward, sample, kwargs, state)
+
+    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
+        if state.index < self._gate or self.text not in state.branches:
+            return forward(kwargs)
+        return condition_only(self.text, forward, kwargs, state)
