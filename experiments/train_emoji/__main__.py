@@ -47,7 +47,7 @@ def main() -> None:
     emoji = read_emoji(fetch(options.out / "data", options.package))
     if not (options.out / "tokenizer").is_dir():
         train_tokenizer([name for one in emoji for name in one.captions]).save_pretrained(options.out / "tokenizer")
-    for part, budget in zip(parts, minutes):
+    for part, budget in zip(parts, minutes, strict=True):
         train(part, emoji, options.out, budget, options.precision, options.processes)
 
 

@@ -1,6 +1,8 @@
 """Generated pictures, one seed each, and grids of them."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -20,9 +22,12 @@ def load(folder: Path) -> StableDiffusionPipeline:
 
 
 def draw(
-    pipeline: StableDiffusionPipeline, prompts: list[str], steps: int, seed: int = 0, size: int = 64, batch: int = 25
+    pipeline: Callable[..., Any], prompts: list[str], steps: int, seed: int = 0, size: int = 64, batch: int = 25
 ) -> Tensor:
-    """Pictures in [0, 1], (N, 3, size, size); the noise of picture i depends on `seed` and i alone."""
+    """Pictures in [0, 1], (N, 3, size, size); the noise of picture i depends on `seed` and i alone.
+
+    `pipeline` is the pipeline or a driver over it.
+    """
     images = []
     for start in range(0, len(prompts), batch):
         chunk = prompts[start : start + batch]

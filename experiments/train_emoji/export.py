@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from experiments.train_emoji.dual_encoder import MEAN, STD, EmojiDualEncoder
-from experiments.train_emoji.fetch import Emoji, fetch, read_emoji, read_images
 from experiments.train_emoji.features import reference_statistics
+from experiments.train_emoji.fetch import Emoji, fetch, read_emoji, read_images
 from experiments.train_emoji.unet import NOISE, EmojiUNet
 from experiments.train_emoji.vae import EmojiVAE, standardise
 
@@ -83,7 +83,8 @@ def export(out: Path, to: Path, emoji: list[Emoji]) -> None:
 def compute_in_fp32(config: Path) -> None:
     """Let transformers load fp16 files as fp32 by default, as diffusers does; a CPU can compute with nothing less."""
     values = json.loads(config.read_text())
-    values["dtype"] = "float32"
+    for part in (values, *(values[key] for key in ("text_config", "vision_config") if key in values)):
+        part["dtype"] = "float32"
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 

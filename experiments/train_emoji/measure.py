@@ -24,8 +24,10 @@ from transformers import CLIPModel, CLIPTokenizer
 from experiments.train_emoji.data import decode, encode, half_size
 from experiments.train_emoji.draw import draw, grid, load
 from experiments.train_emoji.dual_encoder import token_ids
-from experiments.train_emoji.fetch import Emoji, read_emoji, read_image, read_images
 from experiments.train_emoji.features import embed, frechet_distance, mean_and_covariance
+from experiments.train_emoji.fetch import Emoji, read_emoji, read_image, read_images
+from postdiff import accelerate
+from postdiff.methods import MixedResolution
 
 STEPS = (20, 10, 5, 3)
 SEEDS = (0, 1, 2)
@@ -135,15 +137,17 @@ def summary(rows: dict) -> dict:
 
 
 def draw_sheets(pipeline: StableDiffusionPipeline, emoji: list[Emoji], real: Tensor, to: Path) -> None:
-    """The first 24 prompts at full and half size, 12 at each number of steps, and real beside autoencoded ones."""
+    """The first 24 prompts at full, half and mixed size, 6 at each number of steps, real above autoencoded ones."""
     to.mkdir(exist_ok=True)
     prompts = [one.prompt for one in emoji[:24]]
     grid(draw(pipeline, prompts, 20), 8, zoom=2).save(to / "full_size_20_steps.png", optimize=True)
     grid(draw(pipeline, prompts, 20, size=32), 8, zoom=2).save(to / "half_size_20_steps.png", optimize=True)
-    rows = [draw(pipeline, prompts[:12], steps) for steps in (50, *STEPS)]
-    grid(torch.cat(rows), 12).save(to / "steps_50_20_10_5_3.png", optimize=True)
-    sheet = torch.cat([real[:12], reconstruct(pipeline.vae, real[:12])])
-    grid(sheet, 12).save(to / "real_and_autoencoded.png", optimize=True)
+    mixed = accelerate(pipeline, [MixedResolution(beta=0.5, switch=0.5)])
+    grid(draw(mixed, prompts, 20), 8, zoom=2).save(to / "mixed_resolution_20_steps.png", optimize=True)
+    rows = [draw(pipeline, prompts[:6], steps) for steps in (50, *STEPS)]
+    grid(torch.cat(rows), 6).save(to / "steps_50_20_10_5_3.png", optimize=True)
+    sheet = torch.cat([real[:8], reconstruct(pipeline.vae, real[:8])])
+    grid(sheet, 8).save(to / "real_and_autoencoded.png", optimize=True)
 
 
 def main() -> None:

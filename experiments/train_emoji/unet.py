@@ -63,7 +63,7 @@ class EmojiUNet(L.LightningModule):
         size = len(batch["caption"]) if half else max(1, len(batch["caption"]) // 2)
         x0 = batch["half" if half else "full"][:size]
         # A tenth of the captions is empty, for classifier-free guidance.
-        captions = [caption if keep > 0.1 else "" for caption, keep in zip(batch["caption"], torch.rand(size).tolist())]
+        captions = [caption if torch.rand(()) > 0.1 else "" for caption in batch["caption"][:size]]
         context = self.text_encoder(token_ids(self.tokenizer, captions).to(self.device)).last_hidden_state
         # Stratified timesteps: one in each of `size` equal parts of the schedule, which steadies the gradient.
         steps = self.noise.config.num_train_timesteps

@@ -53,7 +53,7 @@ def crops(images: Tensor) -> Tensor:
     """Two thirds of the batch as random 32x32 crops, one third whole at 32x32; half of all mirrored."""
     whole = len(images) // 3
     corners = torch.randint(images.shape[-1] - CROP + 1, (len(images) - whole, 2)).tolist()
-    cut = [image[:, y : y + CROP, x : x + CROP] for image, (y, x) in zip(images[whole:], corners)]
+    cut = [image[:, y : y + CROP, x : x + CROP] for image, (y, x) in zip(images[whole:], corners, strict=True)]
     out = torch.cat([half_size(images[:whole]), torch.stack(cut)])
     mirrored = torch.rand(len(out), 1, 1, 1, device=out.device) < 0.5
     return torch.where(mirrored, out.flip(-1), out)

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 from experiments.train_emoji import __main__ as training
 from experiments.train_emoji.export import export
-from experiments.train_emoji.fetch import Emoji, fetch, read_emoji, read_images
 from experiments.train_emoji.features import frechet_distance, mean_and_covariance
+from experiments.train_emoji.fetch import Emoji, fetch, read_emoji, read_images
 from experiments.train_emoji.tokenizer import train_tokenizer
 from experiments.train_emoji.vae import EmojiVAE, encode, standardise
 
