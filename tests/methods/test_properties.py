@@ -46,7 +46,9 @@ def test_refused_exactly_where_it_cannot_work(case, baseline, name, family):
     baseline(family)  # a pipeline notes things about itself at its first call
     before = snapshot(one.pipe)
     if family in REFUSED[name]:
-        with pytest.raises(UsageError, match="needs a U-Net|no separate cross-attention|no guidance|plain grid of image tokens"):
+        with pytest.raises(
+            UsageError, match="needs a U-Net|no separate cross-attention|no guidance|plain grid of image tokens"
+        ):
             one.call(accelerate(one.pipe, build_methods([name])))
         assert snapshot(one.pipe) == before
     else:
