@@ -71,8 +71,8 @@ def export(out: Path, to: Path, emoji: list[Emoji]) -> None:
         processor.from_pretrained(out / "dual_encoder").save_pretrained(to / "dual_encoder")
     lines = [{"id": one.id, "prompt": one.prompt, "captions": list(one.captions)} for one in emoji]
     (to / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for folder in ("text_encoder", "dual_encoder"):
-        compute_in_fp32(to / folder / "config.json")
+    for folder in ("text_encoder", "dual_encoder", "unet", "vae"):
+        clean(to / folder / "config.json")
     # From the fp16 weights as shipped, so that others find exactly these numbers.
     tensors, metadata = reference_statistics(to / "dual_encoder", read_images(emoji))
     save_file(tensors, to / "reference_statistics.safetensors", metadata)
@@ -80,11 +80,16 @@ def export(out: Path, to: Path, emoji: list[Emoji]) -> None:
         file.chmod(0o644)  # they are written readable by their owner only
 
 
-def compute_in_fp32(config: Path) -> None:
-    """Let transformers load fp16 files as fp32 by default, as diffusers does; a CPU can compute with nothing less."""
+def clean(config: Path) -> None:
+    """Remove the path that a part was loaded from, and let transformers load fp16 files as fp32 by default.
+
+    diffusers does the latter anyway; a CPU can compute with nothing less.
+    """
     values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
     for part in (values, *(values[key] for key in ("text_config", "vision_config") if key in values)):
-        part["dtype"] = "float32"
+        if "dtype" in part:
+            part["dtype"] = "float32"
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 

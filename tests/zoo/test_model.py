@@ -113,3 +113,5 @@ def test_folder_is_small_and_carries_its_notices() -> None:
         assert (EMOJI / name).stat().st_size > 1000
     weights = [file for file in files if file.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
     assert not weights, f"weights outside of safetensors: {weights}"
+    paths = [file for file in files if file.suffix == ".json" and "_name_or_path" in file.read_text()]
+    assert not paths, f"paths of the machine that trained: {paths}"
