@@ -83,6 +83,8 @@ def _build(name: str, options: Mapping[str, Any]) -> Method:
     cls = methods.find(name)
     allowed = [field.name for field in fields(cls)]
     for option in options:
+        if ":" in str(option):
+            raise UsageError(f"option '{option}' of {name} has no value; YAML wants a space after the colon")
         if option not in allowed:
             raise unknown(f"option of {name}", option, allowed)
     return cls(**options)

@@ -97,6 +97,7 @@ def prepare(experiment: Experiment) -> list[Job]:
 
 def _prepare(experiment: str, row: Row) -> Job:
     card, data_card = models.card(row.config.model), data.card(row.config.data)
+    checkpoint = models.checkpoint(card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
         if solver.name is not None:
@@ -116,7 +117,6 @@ def _prepare(experiment: str, row: Row) -> Job:
             for name in ("guidance_scale", "height", "width")
         },
     )
-    checkpoint = models.checkpoint(card)
     prompts = tuple(available[:count])
     made_of = {
         "checkpoint": checkpoint,

@@ -45,13 +45,14 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
     started = _now()
     # First of all: an encoder that does not fit must not be found out after an hour of drawing.
     by_seed = _metrics(job)
+    # So must methods that exclude each other or do not fit the network, before the reference pictures are made.
+    own, sampler = pictures(job), pipelines.sampler(job)
     references = None
     if job.paired:
         references = reference_pictures(job)
         reference = job.reference()
         if not all(references.has(sample) for sample in reference.samples):
             _make(reference, pipelines.sampler(reference), references, shard)
-    own, sampler = pictures(job), pipelines.sampler(job)
     _make(job, sampler, own, shard)
     evaluation = Evaluation(own, None, references, by_seed, job.reference_id)
     _test(job, evaluation, own, references)

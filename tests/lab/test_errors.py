@@ -7,6 +7,7 @@ import pytest
 
 from postdiff import cli
 from postdiff.lab import models
+from postdiff.lab.sampling import Sampler
 from tests.lab import tiny_folder
 
 
@@ -45,6 +46,12 @@ def test_mistakes_end_in_one_line(tiny, refused, words, told, monkeypatch):
     assert told in refused(*words)
 
 
+def test_methods_that_exclude_each_other(tiny, refused, monkeypatch):
+    """Told before the reference pictures are drawn, which may take an hour."""
+    monkeypatch.setattr(Sampler, "__call__", lambda *_: pytest.fail("pictures were drawn before the mistake was told"))
+    assert "TGATE and CFGCutoff both act on 'guidance'" in refused("run", "tiny", "methods=[tgate,cfg_cutoff]")
+
+
 def test_a_folder_without_a_pipeline(tiny, refused, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -79,7 +86,8 @@ def test_a_model_on_the_hub_without_network(tiny, refused, tmp_path, monkeypatch
 def test_a_model_without_dual_encoder(tiny, refused, tmp_path):
     folder = tmp_path / "bare"
     shutil.copytree(tiny / "model", folder, ignore=shutil.ignore_patterns("dual_encoder"))
-    assert "use metrics=[paired_psnr,paired_ssim]" in refused("run", "tiny", f"model={folder}")
+    asked = "metrics=[paired_psnr,emoji_text_score]"
+    assert "use metrics=[paired_psnr]" in refused("run", "tiny", f"model={folder}", asked)
 
 
 def test_an_output_folder_that_cannot_be_written(tiny, refused, tmp_path, monkeypatch):

@@ -61,6 +61,7 @@ def test_every_method_has_an_operating_point_of_its_name():
 @pytest.mark.parametrize(
     ("specs", "message"),
     [
+        ([{"deepcache": {"interval:2": None}}], "has no value; YAML wants a space after the colon"),
         (["deepcash"], "unknown method 'deepcash'; did you mean 'deepcache'"),
         ([{"deepcash": {}}], "unknown method 'deepcash'; did you mean 'deepcache'"),
         ([{"deepcache": {"intervall": 2}}], "unknown option of deepcache 'intervall'; did you mean 'interval'"),
