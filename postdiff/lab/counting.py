@@ -44,10 +44,11 @@ def render(experiment: Experiment, convention: str, style: str) -> str:
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     rows = count(experiment)
+    firsts: dict[str, Row] = {}  # a saving compares settings of one model
     for row in rows:
         row["convention"] = convention
         row["macs_t"] = row[f"macs_t_{convention}"]
-        row["macs_saving"] = rows[0]["macs_t"] / row["macs_t"] if row["model"] == rows[0]["model"] else None
+        row["macs_saving"] = firsts.setdefault(row["model"], row)["macs_t"] / row["macs_t"]
         reported = row.get("reported_macs_t")
         row["gap_percent"] = None if reported is None else 100 * (row["macs_t"] / reported - 1)
     # A small model's work would vanish behind three decimals of 10^12.
