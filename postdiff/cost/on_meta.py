@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.base import Method, NetworkCall
 
 __all__ = ["OnMeta", "pin_to_cpu"]
 
@@ -22,13 +21,7 @@ class OnMeta(Method):
     Scheduler and pipeline go on with real numbers; caches of other methods hold meta tensors.
     """
 
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
+    def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample.to("meta"), _to_meta(kwargs))
         return torch.zeros(output.shape, dtype=output.dtype)
 

@@ -27,20 +27,16 @@ class Refresh:
     Not "step modulo interval": after a miss between two scheduled steps the schedule keeps its phase.
     """
 
-    def __init__(self, steps: int, interval: int, restarts: Iterable[int] = ()) -> None:
-        """Schedule steps 0, interval, 2 interval, ...; the count begins anew at each of `restarts`."""
-        scheduled: set[int] = set()
-        begins = sorted({0, *restarts})
-        for begin, end in zip(begins, [*begins[1:], steps], strict=True):
-            scheduled.update(range(begin, end, interval))
+    def __init__(self, scheduled: Iterable[int]) -> None:
+        """Schedule exactly these steps."""
         self.scheduled = frozenset(scheduled)
 
     @classmethod
-    def at(cls, steps: Iterable[int]) -> Refresh:
-        """Schedule exactly these steps."""
-        refresh = cls(0, 1)
-        refresh.scheduled = frozenset(steps)
-        return refresh
+    def every(cls, interval: int, steps: int, restarts: Iterable[int] = ()) -> Refresh:
+        """Schedule 0, interval, 2 interval, ... up to `steps`; the count begins anew at each of `restarts`."""
+        begins = sorted({0, *restarts})
+        ends = [*begins[1:], steps]
+        return cls(step for begin, end in zip(begins, ends, strict=True) for step in range(begin, end, interval))
 
     def due(self, written: int, now: int) -> bool:
         """Whether an entry written at step `written` must be computed again at step `now`."""

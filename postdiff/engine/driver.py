@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family, family_of
 from postdiff.engine.intercept import intercept
@@ -161,6 +162,7 @@ class _Run:
             self.step_open = True
             # A pipeline callback may switch guidance off in mid-run, so this is read at every step.
             state.all_branches = state.branches = self._branches_sent()
+            state.only = None
             for method in self.methods:
                 method.step_start(state)
 
@@ -179,7 +181,11 @@ class _Run:
             raw[:] = [forward(**{name: sample}, **kwargs)]
             return raw[0][0] if isinstance(raw[0], tuple) else raw[0].sample
 
-        output = _chain([method.denoise for method in self.methods], innermost, state)(sample, kwargs)
+        network = _chain([method.denoise for method in self.methods], innermost, state)
+        if state.only in state.branches:
+            output = compute_only(state.only, network, sample, kwargs, state)
+        else:
+            output = network(sample, kwargs)
         if not kwargs.get("return_dict", True):
             return (output,)
         return type(raw[0])(sample=output) if raw else SimpleNamespace(sample=output)
@@ -191,7 +197,10 @@ class _Run:
             self.state.counts["controlnet calls"] += 1
             return forward(**kwargs)
 
-        return _chain([method.condition for method in self.methods], innermost, self.state)(kwargs)
+        controlnet = _chain([method.condition for method in self.methods], innermost, self.state)
+        if self.state.only in self.state.branches:
+            return condition_only(self.state.only, controlnet, kwargs, self.state)
+        return controlnet(kwargs)
 
     def step(self, forward: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """The chain of `step` hooks around the real solver step; then the state moves on."""

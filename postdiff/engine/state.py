@@ -32,6 +32,8 @@ class State:
         timesteps: `scheduler.timesteps` from `start` on, shape (steps,).
         all_branches: guidance branches in the batch that the pipeline sends, in order along dimension 0.
         branches: those of them that the network computes now.
+        only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
+            driver forgets it after every step, and passes over a branch that the pipeline does not send.
         full_size: latent size (height, width) of the pipeline's own latents.
         size: latent size (height, width) at which the network runs now.
         boundaries: planned steps at which the size or the branches change; known from the start.
@@ -49,6 +51,7 @@ class State:
     timesteps: Tensor = field(default_factory=lambda: torch.empty(0))
     all_branches: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
+    only: str | None = None
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     boundaries: set[int] = field(default_factory=set)

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from postdiff.engine.state import State
 from postdiff.methods.options import check_types
 
-__all__ = ["Method"]
+__all__ = ["ControlNetCall", "Method", "NetworkCall", "StepCall"]
+
+# What a hook is handed as `forward`: the rest of the chain down to the real thing.
+NetworkCall = Callable[[Tensor, dict[str, Any]], Tensor]
+ControlNetCall = Callable[[dict[str, Any]], Any]
+StepCall = Callable[[Tensor, Any, Tensor], Tensor]
 
 
 @dataclass
@@ -47,29 +52,16 @@ class Method:
         """Once, before the first network call: check options against `state.steps`, plan `state.boundaries`."""
 
     def step_start(self, state: State) -> None:
-        """Before the first network call of every step."""
+        """Before the first network call of every step; `state.only` may be set here."""
 
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
+    def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         """Around the network. `sample` (rows, C, H, W) or (rows, C, F, H, W); `kwargs`: its other arguments."""
         return forward(sample, kwargs)
 
-    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
+    def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
         """Around a ControlNet's forward; `kwargs`: all its arguments by name."""
         return forward(kwargs)
 
-    def step(
-        self,
-        forward: Callable[[Tensor, Any, Tensor], Tensor],
-        output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        state: State,
-    ) -> Tensor:
+    def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         """Around `scheduler.step`: prediction after guidance and latents in, latents of the next step out."""
         return forward(output, timestep, sample)

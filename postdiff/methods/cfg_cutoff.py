@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
@@ -48,18 +45,6 @@ class CFGCutoff(Method):
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
 
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
-        if state.index < self._gate:
-            return forward(sample, kwargs)
-        return compute_only("cond", forward, sample, kwargs, state)
-
-    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
-        if state.index < self._gate:
-            return forward(kwargs)
-        return condition_only("cond", forward, kwargs, state)
+    def step_start(self, state: State) -> None:
+        if state.index >= self._gate:
+            state.only = "cond"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.cache import ModuleCache
 from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import cross_attentions
@@ -62,24 +61,12 @@ class CrossAttentionCache(Method):
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
 
+    def step_start(self, state: State) -> None:
+        if self.cutoff and state.index >= self._gate:
+            state.only = "cond"
+
     def _merge(self, fresh: dict[str, Any], guidance_scale: float) -> dict[str, Any]:
         if self.fill == "cond" or len(fresh) == 1:
             return fresh
         u, c = fresh["uncond"], fresh["cond"]
         return {"cond": (u + c) / 2 if self.fill == "ave" else u + guidance_scale * (c - u)}
-
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
-        if state.index < self._gate or not self.cutoff:
-            return forward(sample, kwargs)
-        return compute_only("cond", forward, sample, kwargs, state)
-
-    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
-        if state.index < self._gate or not self.cutoff:
-            return forward(kwargs)
-        return condition_only("cond", forward, kwargs, state)

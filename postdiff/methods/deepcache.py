@@ -70,10 +70,10 @@ class DeepCache(Method):
     def start(self, state: State) -> None:
         restarts = [state.step_of(when, "restarts") for when in self.restarts]
         if self.schedule == "uniform" or self.interval == 1:
-            self._refresh = Refresh(state.steps, self.interval, restarts)
+            self._refresh = Refresh.every(self.interval, state.steps, restarts)
         else:
             center = state.step_of(self.center, "center")
-            self._refresh = Refresh.at([*_nonuniform(state.steps, self.interval, center, self.power), *restarts])
+            self._refresh = Refresh([*_nonuniform(state.steps, self.interval, center, self.power), *restarts])
 
     def _deep(self, network: nn.Module) -> dict[str, nn.Module]:
         """Modules that a cheap step leaves out: whole blocks below the branch's level, single layers on it."""

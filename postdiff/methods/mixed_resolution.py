@@ -7,7 +7,6 @@ evolves exactly as a run at the low size would, and masks, image latents and cal
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from postdiff.engine import history, noise_levels
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
 from postdiff.methods.options import require, require_moment
 
 __all__ = ["MixedResolution"]
@@ -83,13 +82,7 @@ class MixedResolution(Method):
         self._low = (height, width)
         state.boundaries.add(self._switch)
 
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
+    def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         if state.index >= self._switch:
             return forward(sample, kwargs)
         kwargs = conform(kwargs, state.family.resize, state.full_size, self._low, self._patch)
@@ -97,19 +90,12 @@ class MixedResolution(Method):
             kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, self._low)
         return resize(forward(resize(sample, self._low), kwargs), state.full_size)
 
-    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
+    def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
         if state.index >= self._switch:
             return forward(kwargs)
         return forward(shrink_control(kwargs, state.full_size, self._low))
 
-    def step(
-        self,
-        forward: Callable[[Tensor, Any, Tensor], Tensor],
-        output: Tensor,
-        timestep: Any,
-        sample: Tensor,
-        state: State,
-    ) -> Tensor:
+    def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         if state.index == 0 and self.noise == "shared":
             self._first_noise = sample / state.scheduler.init_noise_sigma
         if state.index >= self._switch:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
-from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import cross_attentions, self_attentions
@@ -70,7 +69,11 @@ class TGATE(Method):
     def start(self, state: State) -> None:
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
-        self._refresh = Refresh.at(step for step in range(state.steps) if self._computes_self_attention(step))
+        self._refresh = Refresh(step for step in range(state.steps) if self._computes_self_attention(step))
+
+    def step_start(self, state: State) -> None:
+        if state.index >= self._gate:
+            state.only = self.text
 
     def _computes_self_attention(self, step: int) -> bool:
         if step >= self._gate:
@@ -86,19 +89,3 @@ class TGATE(Method):
 
     def _at_gate(self, fresh: dict[str, Any], step: int) -> dict[str, Any]:
         return self._mean(fresh, step) if step == self._gate - 1 else fresh
-
-    def denoise(
-        self,
-        forward: Callable[[Tensor, dict[str, Any]], Tensor],
-        sample: Tensor,
-        kwargs: dict[str, Any],
-        state: State,
-    ) -> Tensor:
-        if state.index < self._gate or self.text not in state.branches:
-            return forward(sample, kwargs)
-        return compute_only(self.text, forward, sample, kwargs, state)
-
-    def condition(self, forward: Callable[[dict[str, Any]], Any], kwargs: dict[str, Any], state: State) -> Any:
-        if state.index < self._gate or self.text not in state.branches:
-            return forward(kwargs)
-        return condition_only(self.text, forward, kwargs, state)

@@ -10,7 +10,7 @@ from postdiff.engine.state import State
 
 def full_steps(steps, interval, restarts=(), misses=()):
     """The steps at which one module is computed; `misses` are forced from outside."""
-    refresh, written, computed = Refresh(steps, interval, restarts), None, []
+    refresh, written, computed = Refresh.every(interval, steps, restarts), None, []
     for now in range(steps):
         if written is None or now in misses or refresh.due(written, now):
             computed.append(now)
