@@ -11,6 +11,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from postdiff.engine.errors import UsageError
+
 __all__ = ["conform", "resize", "scale_pixels", "shrink_control"]
 
 Size = tuple[int, int]
@@ -39,10 +41,18 @@ def conform(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Siz
 
 
 def scale_pixels(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Size) -> dict[str, Any]:
-    """Scale micro-conditioning given in pixels by the ratio of the sides."""
+    """Scale micro-conditioning given in pixels by the ratio of the sides.
+
+    Raises:
+        UsageError: the network is told no size.
+    """
     conditions = kwargs.get("added_cond_kwargs") or {}
     scaled = {name: conditions[name] * (low[0] / full[0]) for name in names if conditions.get(name) is not None}
-    return {**kwargs, "added_cond_kwargs": {**conditions, **scaled}} if scaled else kwargs
+    if not scaled:
+        raise UsageError(
+            "MixedResolution: micro_conditioning='low', but this network is told no size in pixels; use 'full'"
+        )
+    return {**kwargs, "added_cond_kwargs": {**conditions, **scaled}}
 
 
 def shrink_control(kwargs: dict[str, Any], full: Size, low: Size) -> dict[str, Any]:

@@ -10,6 +10,7 @@ functions before `scheduler.step` for the level of the current sample, and after
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["add_noise", "level", "predict_x0"]
+__all__ = ["Estimate", "estimate", "level", "predict_x0"]
 
 
 def level(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,22 @@ def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Ten
     )
 
 
-def add_noise(scheduler: Any, x0: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-    """Noise `x0` to the level of `timestep`: alpha * x0 + sigma * noise, shapes as given."""
-    alpha, sigma = (value.to(x0.dtype) for value in level(scheduler, timestep))
-    return alpha * x0 + sigma * noise
+@dataclass(frozen=True)
+class Estimate:
+    """A noisy sample taken apart, `x = alpha * x0 + sigma * noise`; alpha and sigma are scalars."""
+
+    x0: Tensor
+    noise: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+def estimate(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor) -> Estimate:
+    """Take `sample` apart by the network's prediction; arguments as those of `predict_x0`.
+
+    A prediction with fewer rows than the sample stands for all of its copies (DiT steps both guidance halves).
+    """
+    prediction = prediction.repeat(len(sample) // len(prediction), *[1] * (sample.ndim - 1))
+    x0 = predict_x0(scheduler, prediction, timestep, sample)
+    alpha, sigma = level(scheduler, timestep)
+    return Estimate(x0, (sample - alpha * x0) / sigma, alpha, sigma)

@@ -21,15 +21,20 @@ __all__ = ["CrossAttentionCache"]
 
 @dataclass
 class CrossAttentionCache(Method):
-    """From step `gate` on, every cross-attention replays its output of step `gate - 1`, and guidance is off.
+    """From step `gate` on, every cross-attention replays an earlier output, and guidance is off.
 
     The whole module is skipped: query, key, value and output projection. A change of latent size after the gate
     recomputes once at the new size.
 
     Args:
         gate: number of guided steps = first step that replays; a step or a fraction of the run. 1.0 means never.
-        fill: what is stored at step gate - 1, u and c being the two branches' outputs and w the guidance scale:
-            "cond" c (the paper's choice), "ave" (u + c) / 2 (T-GATE's), "cfg" u + w (c - u).
+        fill: what is stored, u and c being the two branches' outputs and w the guidance scale: "cond" c (the
+            paper's choice), "ave" (u + c) / 2 (T-GATE's), "cfg" u + w (c - u).
+        fill_step: "last_guided" stores at step gate - 1, as T-GATE does; the paper does not say. "first_unguided"
+            computes cross-attention once more at step gate, for the conditional branch alone.
+        text: the branch whose text goes on after the gate, "cond" or, as in T-GATE, "uncond". With all
+            cross-attention replayed it matters where a network reads text elsewhere, as SDXL reads its pooled
+            text, and to a recomputation at a new size.
         cutoff: drop the unconditional branch after the gate, as PostDiff does. Without it each branch replays its
             own output, and only fill="cond" is meaningful.
 
@@ -39,12 +44,19 @@ class CrossAttentionCache(Method):
 
     gate: int | float = 0.75
     fill: Literal["cond", "ave", "cfg"] = "cond"
+    fill_step: Literal["last_guided", "first_unguided"] = "last_guided"
+    text: Literal["cond", "uncond"] = "cond"
     cutoff: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_moment(self, "gate")
         require(self, self.cutoff or self.fill == "cond", "fill", "'cond' when cutoff is off: both branches go on")
+        require(self, self.cutoff or self.text == "cond", "text", "'cond' when cutoff is off: both texts go on")
+        if self.fill_step == "first_unguided":
+            for option in ("fill", "text"):
+                alone = getattr(self, option) == "cond"
+                require(self, alone, option, "'cond' with fill_step='first_unguided': no other branch is left then")
 
     def claims(self, network: nn.Module) -> list[str]:
         return list(cross_attentions(network))
@@ -53,7 +65,10 @@ class CrossAttentionCache(Method):
         def merge(fresh: dict[str, Any], step: int) -> dict[str, Any]:
             return self._merge(fresh, state.guidance_scale)
 
-        cache = ModuleCache("cross_attention_cache", lambda written, now: now < self._gate, merge)
+        def due(written: int, now: int) -> bool:
+            return now < self._gate + (self.fill_step == "first_unguided")
+
+        cache = ModuleCache("cross_attention_cache", due, merge)
         for name, module in cross_attentions(network).items():
             yield intercept(module, "forward", cache.around(name, state))
 
@@ -63,10 +78,11 @@ class CrossAttentionCache(Method):
 
     def step_start(self, state: State) -> None:
         if self.cutoff and state.index >= self._gate:
-            state.only = "cond"
+            state.only = self.text
 
     def _merge(self, fresh: dict[str, Any], guidance_scale: float) -> dict[str, Any]:
-        if self.fill == "cond" or len(fresh) == 1:
+        if not self.cutoff or len(fresh) == 1:
             return fresh
         u, c = fresh["uncond"], fresh["cond"]
-        return {"cond": (u + c) / 2 if self.fill == "ave" else u + guidance_scale * (c - u)}
+        filling = {"cond": lambda: c, "ave": lambda: (u + c) / 2, "cfg": lambda: u + guidance_scale * (c - u)}
+        return {self.text: filling[self.fill]()}

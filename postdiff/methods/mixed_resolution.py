@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine import history, noise_levels
+from postdiff.engine.cache import split_rows
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.state import State
@@ -28,17 +29,21 @@ class MixedResolution(Method):
     """Run the first steps at a fraction of the latent size, then go on at full size.
 
     At the switch the clean estimate x0 of the last low step is upsampled and noised to the level of the next step:
-    x_t = alpha_t up(x0) + sigma_t eps. No extra network call is made. x0 comes from the guided prediction.
+    x_t = alpha_t up(x0) + sigma_t eps. No extra network call is made. Where the paper is silent there is an option.
 
     Args:
         beta: low side over full side, in (0, 1); the low size is rounded to the network's patch size.
         switch: first step at full size, as a step or as the fraction of the run spent low. 0 means never low.
             Second-order solvers switch on a multiple of their order, rounded down.
         upsampling: how x0 is enlarged.
-        noise: "fresh" draws eps from the per-sample generators; "shared" takes the run's initial noise again.
+        x0: from the "guided" prediction, which the solver sees, or from the "conditional" branch's alone, which
+            guidance has not pushed away from likely pictures.
+        noise: "fresh" draws eps from the per-sample generators; "shared" takes the run's initial noise again;
+            "upsampled" enlarges the noise in the last low latents, pixel by pixel, and so draws nothing.
+        renoise: the level x0 is noised to: that of the "next" step, which the network is told then, or of the
+            "current" one, the last low step's, which leaves more noise than the network is told.
         history: what a multistep solver remembers of the low phase: "keep" it replicated, resample it
-            "bilinear", or "reset" it. The paper is silent; bilinear agrees with the upsampled x0 and serves every
-            solver.
+            "bilinear", or "reset" it. Bilinear agrees with the upsampled x0 and serves every solver.
         micro_conditioning: sizes in pixels told to the network (SDXL, PixArt) in the low phase: "full" or "low".
 
     Reference:
@@ -49,7 +54,9 @@ class MixedResolution(Method):
     beta: float = 0.5
     switch: float | int = 0.5
     upsampling: Literal["bilinear", "bicubic", "nearest-exact"] = "bilinear"
-    noise: Literal["fresh", "shared"] = "fresh"
+    x0: Literal["guided", "conditional"] = "guided"
+    noise: Literal["fresh", "shared", "upsampled"] = "fresh"
+    renoise: Literal["next", "current"] = "next"
     history: Literal["keep", "bilinear", "reset"] = "bilinear"
     micro_conditioning: Literal["full", "low"] = "full"
 
@@ -88,7 +95,9 @@ class MixedResolution(Method):
         kwargs = conform(kwargs, state.family.resize, state.full_size, self._low, self._patch)
         if self.micro_conditioning == "low":
             kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, self._low)
-        return resize(forward(resize(sample, self._low), kwargs), state.full_size)
+        output = forward(resize(sample, self._low), kwargs)
+        self._conditional = split_rows(output, len(state.branches))[state.branches.index("cond")]
+        return resize(output, state.full_size)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
         if state.index >= self._switch:
@@ -100,16 +109,18 @@ class MixedResolution(Method):
             self._first_noise = sample / state.scheduler.init_noise_sigma
         if state.index >= self._switch:
             return forward(output, timestep, sample)
-        output, sample = resize(output, self._low), resize(sample, self._low)
-        last = state.index == self._switch - 1
-        if last:  # before the solver moves on: sigma-based schedulers answer for their current step
-            now = torch.as_tensor(timestep, device=sample.device)
-            x0 = noise_levels.predict_x0(state.scheduler, output, now, sample)
         full = state.full_size
+        output, sample = resize(output, self._low), resize(sample, self._low)
+        low = None
+        if state.index == self._switch - 1:
+            # Before the solver moves on: sigma-based schedulers answer for their current step.
+            wanted = self._conditional if self.x0 == "conditional" else output
+            now = torch.as_tensor(timestep, device=sample.device)
+            low = noise_levels.estimate(state.scheduler, wanted, now, sample)
         moved = forward(resize(output, full), timestep, resize(sample, full))
-        return self._enter_full_size(x0, state) if last else moved
+        return moved if low is None else self._enter_full_size(low, state)
 
-    def _enter_full_size(self, x0: Tensor, state: State) -> Tensor:
+    def _enter_full_size(self, low: noise_levels.Estimate, state: State) -> Tensor:
         """Upsample x0, noise it to the level of the next step, and bring the solver's memory along."""
         scheduler, full = state.scheduler, state.full_size
         if self.history == "reset":
@@ -117,6 +128,12 @@ class MixedResolution(Method):
         elif self.history == "bilinear":
             history.resample(scheduler, lambda past: resize(resize(past, self._low), full, "bilinear"))
         history.forget_last_sample(scheduler)
-        x0 = resize(x0, full, self.upsampling)
-        noise = self._first_noise if self.noise == "shared" else state.noise(x0)
-        return noise_levels.add_noise(scheduler, x0, noise, state.timesteps[state.index + 1])
+        x0 = resize(low.x0, full, self.upsampling)
+        if self.noise == "upsampled":
+            noise = resize(low.noise, full)
+        else:
+            noise = self._first_noise if self.noise == "shared" else state.noise(x0)
+        alpha, sigma = low.alpha, low.sigma
+        if self.renoise == "next":
+            alpha, sigma = noise_levels.level(scheduler, state.timesteps[state.index + 1])
+        return (alpha * x0 + sigma * noise).to(x0.dtype)

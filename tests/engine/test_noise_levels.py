@@ -10,6 +10,11 @@ X0 = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
 NOISE = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
+def noisy(scheduler, timestep):
+    alpha, sigma = noise_levels.level(scheduler, timestep)
+    return alpha * X0 + sigma * NOISE
+
+
 @pytest.mark.parametrize("name", ["ddim", "ddim_v", "euler", "euler_v", "euler_ancestral", "ddpm", "dpm++", "unipc"])
 def test_x0_equals_the_schedulers_own(name):
     scheduler = SCHEDULERS[name]()
@@ -17,8 +22,10 @@ def test_x0_equals_the_schedulers_own(name):
     t = scheduler.timesteps[4]
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(4)
-    sample = noise_levels.add_noise(scheduler, X0, NOISE, t)
-    ours = noise_levels.predict_x0(scheduler, NOISE, t, sample)
+    sample = noisy(scheduler, t)
+    estimate = noise_levels.estimate(scheduler, NOISE, t, sample)
+    ours = estimate.x0
+    torch.testing.assert_close(estimate.alpha * ours + estimate.sigma * estimate.noise, sample, rtol=1e-5, atol=1e-5)
     if hasattr(scheduler, "convert_model_output"):
         scheduler._init_step_index(t)
         theirs = scheduler.convert_model_output(NOISE, t, sample=sample)
@@ -59,5 +66,5 @@ def test_flow_level_and_velocity():
     t = scheduler.timesteps[3]
     alpha, sigma = noise_levels.level(scheduler, t)
     assert alpha + sigma == pytest.approx(1.0)
-    sample = noise_levels.add_noise(scheduler, X0, NOISE, t)
+    sample = noisy(scheduler, t)
     torch.testing.assert_close(noise_levels.predict_x0(scheduler, NOISE - X0, t, sample), X0, rtol=1e-5, atol=1e-5)

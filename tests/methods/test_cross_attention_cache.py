@@ -18,17 +18,18 @@ MERGE = {
 }
 
 
-def slow_reference(one, gate, fill):
-    """DDIM by hand; forward hooks keep the outputs of every attn2 at gate - 1 and put them in place afterwards."""
+def slow_reference(one, gate, fill="cond", fill_step="last_guided", text="cond"):
+    """DDIM by hand; forward hooks keep the outputs of every attn2 at the fill step and put them in place afterwards."""
     arguments, scheduler, x = one.arguments([0, 1]), copy.deepcopy(one.pipe.scheduler), NOISE
     scheduler.set_timesteps(STEPS)
     u_text, c_text = arguments["negative_prompt_embeds"], arguments["prompt_embeds"]
     kept, now = {}, {"step": 0}
 
     def hook(module, args, output):
-        if now["step"] == gate - 1:
-            kept[module] = MERGE[fill](*output.chunk(2))
-        return kept[module] if now["step"] >= gate else None
+        late = fill_step == "first_unguided"
+        if now["step"] == gate - 1 + late:
+            kept[module] = output if late else MERGE[fill](*output.chunk(2))
+        return kept[module] if now["step"] >= gate + late else None
 
     hooks = [m.register_forward_hook(hook) for name, m in one.pipe.unet.named_modules() if name.endswith("attn2")]
     with torch.no_grad():
@@ -40,7 +41,8 @@ def slow_reference(one, gate, fill):
                 ).sample.chunk(2)
                 prediction = u + 5.0 * (c - u)
             else:
-                prediction = one.pipe.unet(x, t, encoder_hidden_states=c_text).sample
+                alone = c_text if text == "cond" else u_text
+                prediction = one.pipe.unet(x, t, encoder_hidden_states=alone).sample
             x = scheduler.step(prediction, t, x).prev_sample
     for handle in hooks:
         handle.remove()
@@ -54,6 +56,25 @@ def test_equals_a_slow_reference(fill, gate):
     one.pipe.set_progress_bar_config(disable=True)
     ours = one.call(accelerate(one.pipe, [CrossAttentionCache(gate=gate, fill=fill)]), latents=NOISE)
     torch.testing.assert_close(ours, slow_reference(one, gate, fill), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"fill_step": "first_unguided"}, {"text": "uncond"}], ids=str)
+def test_other_options_equal_a_slow_reference(options):
+    one = sd("ddim")
+    one.pipe.set_progress_bar_config(disable=True)
+    ours = one.call(accelerate(one.pipe, [CrossAttentionCache(gate=3, **options)]), latents=NOISE)
+    torch.testing.assert_close(ours, slow_reference(one, 3, **options), rtol=1e-5, atol=1e-5)
+
+
+def test_which_text_goes_on_matters_where_text_is_read_elsewhere(case):
+    """Stable Diffusion reads text in cross-attention alone; SDXL also adds pooled text to the time embedding."""
+
+    def pictures(name, text):
+        one = case(name)
+        return one.call(accelerate(one.pipe, [CrossAttentionCache(gate=3, text=text)]))
+
+    assert torch.equal(pictures("sd", "cond"), pictures("sd", "uncond"))
+    assert not torch.equal(pictures("sdxl", "cond"), pictures("sdxl", "uncond"))
 
 
 def runs_of_attn2(one, methods, **changes):
@@ -70,6 +91,10 @@ def runs_of_attn2(one, methods, **changes):
 
 def test_nothing_is_computed_after_the_gate(case):
     assert runs_of_attn2(case("sd"), [CrossAttentionCache(gate=3)]) == [4, 4, 4]
+
+
+def test_the_first_unguided_step_computes_one_branch_more(case):
+    assert runs_of_attn2(case("sd"), [CrossAttentionCache(gate=3, fill_step="first_unguided")]) == [4, 4, 4, 2]
 
 
 def test_a_later_switch_recomputes_once_for_one_branch(case):
@@ -110,7 +135,16 @@ def test_refused_where_cross_attention_is_not_apart(case, name):
 
 
 @pytest.mark.parametrize(
-    "options", [{"fill": "mean"}, {"fill": "ave", "cutoff": False}, {"gate": -1}, {"cutoff": "no"}]
+    "options",
+    [
+        {"fill": "mean"},
+        {"fill": "ave", "cutoff": False},
+        {"text": "uncond", "cutoff": False},
+        {"fill": "ave", "fill_step": "first_unguided"},
+        {"text": "uncond", "fill_step": "first_unguided"},
+        {"gate": -1},
+        {"cutoff": "no"},
+    ],
 )
 def test_bad_options(options):
     with pytest.raises(UsageError, match=next(iter(options))):
