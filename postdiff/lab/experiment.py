@@ -8,6 +8,9 @@ rows:
     label: DeepCache
     methods: [{deepcache: {interval: 2}}]
     reported: {macs_g: 17770}
+    note: what to know when reading the reported figures
+
+Many rows of one kind are written once; see `postdiff.lab.sweep`.
 """
 
 from __future__ import annotations
@@ -19,12 +22,13 @@ from typing import Any
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab import sweep
 from postdiff.lab.config import RunConfig, resolve
 from postdiff.lab.schema import read_yaml
 
 __all__ = ["Experiment", "Row", "load"]
 
-ROW_KEYS = ("label", "reported", *(field.name for field in dataclasses.fields(RunConfig)))
+ROW_KEYS = ("label", "reported", "note", *(field.name for field in dataclasses.fields(RunConfig)))
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Row:
         config: base, row and command line merged.
         changed: what the command line changed in it.
         reported: figures that a paper gives, by the name of our figure.
+        note: one sentence that tables print about the row; empty if there is none.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Row:
     config: RunConfig
     changed: Mapping[str, Any]
     reported: Mapping[str, float]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,8 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     base, rows = content.get("base") or {}, content.get("rows")
     if not isinstance(base, dict) or not isinstance(rows, dict) or not rows:
         raise UsageError(f"{file}: 'base' and 'rows' must be mappings, with at least one row")
-    parsed = [_row(name, str(key), values or {}, base, overrides or {}) for key, values in rows.items()]
+    rows = sweep.expand({str(key): values for key, values in rows.items()}, str(file))
+    parsed = [_row(name, key, values or {}, base, overrides or {}) for key, values in rows.items()]
     return Experiment(name, str(content.get("summary", "")), parsed[0].name, tuple(parsed))
 
 
@@ -104,6 +111,7 @@ def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overr
             raise UsageError(f"{where}: {unknown('key', key, ROW_KEYS)}")
     values = dict(values)
     label, reported = str(values.pop("label", name)), values.pop("reported", None) or {}
+    note = " ".join(str(values.pop("note", "")).split())
     if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
         raise UsageError(f"{where}: 'reported' must be a mapping of names to numbers")
     layers = [(f"base of experiment {experiment}", base), (where, values)]
@@ -111,7 +119,7 @@ def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overr
     config = resolve([*layers, ("command line", overrides)]) if overrides else written
     before = written.as_dict()
     changed = {key: value for key, value in config.as_dict().items() if value != before[key]}
-    return Row(name, label, config, changed, {str(key): float(value) for key, value in reported.items()})
+    return Row(name, label, config, changed, {str(key): float(value) for key, value in reported.items()}, note)
 
 
 def _is_number(value: Any) -> bool:

@@ -21,9 +21,10 @@ ASIDE = ("bench", "device", "wandb")
 def flat_rows(experiment: Experiment) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
-    Keys: row, label, steps, network_calls, the metrics (with `_spread`), macs_g (denoiser, dense convention, 10^9 a
-    picture), macs_saving (of the file's first row over this one's), time_s, time_q25_s, time_q75_s (a picture),
-    speedup, n_done, n_asked, device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null.
+    Keys: row, label, model, steps, network_calls, the metrics (with `_spread`), macs_g and macs_t (denoiser, dense
+    convention, 10^9 and 10^12 a picture), macs_saving (of the file's first row over this one's), time_s, time_q25_s,
+    time_q75_s (a picture), speedup, n_done, n_asked, device, commit, notes, and `reported_` and `gap_` figures. What
+    was not measured is null. Figures reported for another model than the record's are left out.
 
     Raises:
         UsageError: no row has a record.
@@ -38,10 +39,11 @@ def flat_rows(experiment: Experiment) -> list[Row]:
     found = []
     for row in experiment.rows:
         own = records.get(row.name, {})
-        figures: Row = {"row": row.name, "label": row.label, "steps": row.config.steps}
+        figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         figures |= _quality(own.get("quality"), first.get("quality")) | _speed(own.get("speed"), first.get("speed"))
-        figures["notes"] = "; ".join(_notes(own, first))
-        for name, value in row.reported.items():
+        figures["notes"] = "; ".join([*_notes(own, first), *([row.note] if row.note else [])])
+        comparable = row.reported if figures["model"] == row.config.model else {}
+        for name, value in comparable.items():
             ours = figures.get(name)
             figures[f"reported_{name}"] = value
             figures[f"gap_{name}"] = None if ours is None else ours - value
@@ -53,12 +55,17 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     if record is None:
         return {}
     macs = _macs(record)
-    figures: Row = {"steps": record.config.get("steps"), "network_calls": record.counts.get("network calls")}
+    figures: Row = {
+        "model": record.config.get("model"),
+        "steps": record.config.get("steps"),
+        "network_calls": record.counts.get("network calls"),
+    }
     for name, value in record.metrics.items():
         figures[name] = value.value
         figures[f"{name}_spread"] = value.spread
     return figures | {
         "macs_g": None if macs is None else macs / 1e9,
+        "macs_t": None if macs is None else macs / 1e12,
         "macs_saving": _ratio(_macs(first) if first else None, macs),
         "n_done": record.n_done,
         "n_asked": record.n_asked,

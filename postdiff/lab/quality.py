@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import functools
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torchmetrics import Metric
 
 from postdiff import metrics
 from postdiff.cost.macs import count_macs
-from postdiff.lab import folders, models, provenance, results, trainer, wandb_run
+from postdiff.lab import folders, models, recording, results, trainer, wandb_run
 from postdiff.lab.data import PromptDataModule, Shard
 from postdiff.lab.evaluation import Evaluation
 from postdiff.lab.job import Job
@@ -27,13 +26,13 @@ __all__ = ["measure", "pictures", "reference_pictures"]
 
 
 def pictures(job: Job) -> PictureFolder:
-    """Where a row's pictures are."""
-    return PictureFolder(folders.outputs() / "images" / job.experiment / job.name / job.picture_id)
+    """Where a row's pictures are; rows of equal settings share them, in whatever experiment they stand."""
+    return PictureFolder(folders.outputs() / "pictures" / job.picture_id)
 
 
 def reference_pictures(job: Job) -> PictureFolder:
-    """Where the pictures are that paired metrics compare with; shared by all rows and experiments."""
-    return PictureFolder(folders.outputs() / "references" / job.reference_id)
+    """Where the pictures are that paired metrics compare with."""
+    return PictureFolder(folders.outputs() / "pictures" / job.reference_id)
 
 
 def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Record:
@@ -42,7 +41,7 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
     Raises:
         UsageError: the settings do not fit the model, or a picture holds NaN.
     """
-    started = _now()
+    started = recording.now()
     # First of all: an encoder that does not fit must not be found out after an hour of drawing.
     by_seed = _metrics(job)
     # So must methods that exclude each other or do not fit the network, before the reference pictures are made.
@@ -57,29 +56,18 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
     evaluation = Evaluation(own, None, references, by_seed, job.reference_id)
     _test(job, evaluation, own, references)
     counted = count_macs(sampler.pipe, lambda: sampler.call(job.samples[:1]))
-    record = Record(
+    record = recording.record(
+        job,
         kind="quality",
-        experiment=job.experiment,
-        row=job.name,
-        label=job.row.label,
         run_id=job.run_id,
-        config=job.resolved(),
-        changed=dict(job.row.changed),
-        checkpoint=job.checkpoint,
-        seeds=list(job.config.seeds),
-        prompts=job.prompts_hash,
+        started=started,
+        pictures=job.picture_id,
         references=job.reference_id if job.paired else None,
         n_asked=len(job.samples),
         n_done=len(evaluation.rows),
         metrics=evaluation.values,
         macs={part: dict(by_convention) for part, by_convention in counted.items()},
         counts={name: int(number) for name, number in sampler.fast.counts.items()},
-        device=provenance.device_name(job.config.device),
-        dtype=str(job.config.dtype),
-        started=started,
-        ended=_now(),
-        git=provenance.git(),
-        versions=provenance.versions(),
     )
     file = results.fresh_path(job.experiment, job.name)
     if not _already_full(file, record):
@@ -144,7 +132,3 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]) if rows else ["index", "prompt", "seed"])
         writer.writeheader()
         writer.writerows(rows)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -55,6 +55,7 @@ class Record:
         checkpoint: the weights: hash, or repository@revision.
         prompts: hash of the prompts used.
         references: id of the reference pictures that paired metrics compare with; None if there are none.
+        pictures: id of the row's own pictures: their folder below `outputs/pictures`.
         n_asked: pictures asked for.
         n_done: pictures made and measured.
         metrics: values by name.
@@ -75,7 +76,6 @@ class Record:
     checkpoint: str
     seeds: list[int]
     prompts: str
-    references: str | None
     n_asked: int
     n_done: int
     device: str
@@ -84,6 +84,8 @@ class Record:
     ended: str
     git: dict[str, Any]
     versions: dict[str, str]
+    pictures: str | None = None
+    references: str | None = None
     metrics: dict[str, Value] = field(default_factory=dict)
     macs: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)

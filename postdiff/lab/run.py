@@ -37,13 +37,13 @@ def run(experiment: Experiment, say: Say, shard: Shard | None = None, fresh: boo
     folders.writable_outputs()
     jobs, pipelines = prepare(experiment), Pipelines()
     todo = [job for job in jobs if fresh or not _done(job, "quality", job.run_id)]
+    if fresh and shard is None:
+        for folder in {quality.pictures(job).folder for job in jobs}:
+            shutil.rmtree(folder, ignore_errors=True)
     for job in jobs:
         if job not in todo:
             say(f"{job.name}: done already (run {job.run_id}); --fresh makes it again")
             continue
-        if fresh and shard is None:
-            # References are no result of a row; they go only when what they are made of changes.
-            shutil.rmtree(quality.pictures(job).folder, ignore_errors=True)
         record = quality.measure(job, pipelines, shard)
         if not record.full:
             missing = record.n_asked - record.n_done

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 from postdiff.cost.latency import measure as time_calls
-from postdiff.lab import provenance, results
+from postdiff.lab import provenance, recording, results
 from postdiff.lab.job import Job, same_model
 from postdiff.lab.progress import bar
 from postdiff.lab.results import Record
@@ -29,7 +28,7 @@ def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
 
 
 def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = recording.now()
     repeats = max(job.config.bench.repeats for job in jobs)
     warmup = max(job.config.bench.warmup for job in jobs)
     calls = {}
@@ -41,18 +40,11 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
     records = []
     for job in jobs:
         latency, size = found[job.name], job.config.bench.batch_size
-        record = Record(
+        record = recording.record(
+            job,
             kind="speed",
-            experiment=job.experiment,
-            row=job.name,
-            label=job.row.label,
             run_id=job.speed_id,
-            config=job.resolved(),
-            changed=dict(job.row.changed),
-            checkpoint=job.checkpoint,
-            seeds=list(job.config.seeds),
-            prompts=job.prompts_hash,
-            references=None,
+            started=started,
             n_asked=repeats,
             n_done=latency.repeats,
             latency={
@@ -64,12 +56,6 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
                 "batch_size": size,
                 "session": f"{started} {provenance.device_name(job.config.device)}",
             },
-            device=provenance.device_name(job.config.device),
-            dtype=str(job.config.dtype),
-            started=started,
-            ended=datetime.now(UTC).isoformat(timespec="seconds"),
-            git=provenance.git(),
-            versions=provenance.versions(),
         )
         record.write(results.fresh_path(job.experiment, job.name, "speed"))
         records.append(record)

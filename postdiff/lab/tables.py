@@ -54,6 +54,8 @@ def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -
 def _columns(rows: Sequence[Row]) -> list[Column]:
     present = {key for row in rows for key, value in row.items() if value is not None}
     columns = [Column("Row", lambda row: row["label"] + ("*" if row["notes"] else ""))]
+    if len({row["model"] for row in rows}) > 1:
+        columns.append(Column("Model", lambda row: row["model"]))
     columns += [Column(title, plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
     for name, info in METRICS.items():
         if name in present:
