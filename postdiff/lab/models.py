@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
+import importlib.util
+import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
+from postdiff.engine.family import family_of
+from postdiff.lab import hub, weights
 from postdiff.lab.config import SchedulerConfig
 from postdiff.lab.schema import merged, read_yaml
+from postdiff.lab.weights import file_hash
 
-__all__ = ["ModelCard", "card", "checkpoint", "file_hash", "load", "package_file"]
-
-WEIGHTS = ".safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+__all__ = ["ModelCard", "Source", "card", "checkpoint", "file_hash", "load", "package_file"]
 
 
 @dataclass
-class ModelCard:
-    """A model as experiments know it.
+class Source:
+    """Where weights are.
+
+    Attributes:
+        folder: relative to the package, or absolute; or
+        hub: repository on the hub, with
+        revision: its commit or tag; null means its default branch, whose commit is looked up, and
+        variant: weight variant, for instance fp16.
+    """
+
+    folder: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+
+
+@dataclass
+class ModelCard(Source):
+    """A model as experiments know it, its pipeline's source first.
 
     Attributes:
         summary: one line.
         pipeline: diffusers class; null means the one that the folder names.
-        folder: pipeline folder, relative to the package; or
-        hub: repository on the hub, with
-        revision: its commit or tag, and
-        variant: its weight variant, for instance fp16.
+        network: source of a denoiser that takes the place of the pipeline's own; empty means the pipeline's own.
         dtype: what it runs in.
         height: native height in pixels; null means the pipeline's default.
         width: native width in pixels.
@@ -42,10 +57,7 @@ class ModelCard:
 
     summary: str = ""
     pipeline: str | None = None
-    folder: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-    variant: str | None = None
+    network: Source = field(default_factory=Source)
     dtype: str = "float32"
     height: int | None = None
     width: int | None = None
@@ -59,13 +71,18 @@ def card(name: str) -> ModelCard:
     """The card of that name, or a card made up for a pipeline folder.
 
     Raises:
-        UsageError: neither a known name nor a folder that holds a pipeline.
+        UsageError: neither a known name nor a folder that holds a pipeline, or a card that contradicts itself.
     """
     if name in catalog.names("models"):
         file = catalog.path("models", name)
         found = merged(ModelCard, [(str(file), read_yaml(file))])
         if (found.folder is None) == (found.hub is None):
             raise UsageError(f"{file}: give either 'folder' or 'hub', not both")
+        if found.network != Source():
+            if (found.network.folder is None) == (found.network.hub is None):
+                raise UsageError(f"{file}: give 'network' either 'folder' or 'hub', not both")
+            if found.pipeline is None:
+                raise UsageError(f"{file}: 'network' replaces a part of a pipeline; name its class under 'pipeline'")
         return found
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -83,103 +100,85 @@ def package_file(name: str) -> Path:
 
 
 def checkpoint(model: ModelCard) -> str:
-    """What the weights are: a hash over a folder's weight files, or `repository@revision` on the hub.
+    """What the weights are: a hash over a folder's weight files, or `repository@commit[:variant]` on the hub.
+
+    A replacement network's own identity follows after a "+". A branch or tag is looked up, so that what a record
+    says stays true when the branch moves on.
 
     Raises:
-        UsageError: the folder is no pipeline, or holds weights in pickle format only.
+        UsageError: the folder is no pipeline, holds weights in pickle format only, or the hub cannot be asked.
     """
-    if model.folder is None:
-        return f"{model.hub}@{model.revision or 'main'}"
-    return _hash_weights(_checked(package_file(model.folder)))
+    found = _identity(model, lambda folder: weights.pipeline_hash(weights.checked_pipeline(folder)))
+    if model.network == Source():
+        return found
+    return f"{found}+{_identity(model.network, lambda folder: weights.network_hash(weights.checked_network(folder)))}"
+
+
+def _identity(source: Source, of_folder: Callable[[Path], str]) -> str:
+    if source.hub is not None:
+        variant = f":{source.variant}" if source.variant else ""
+        return f"{source.hub}@{hub.commit(source.hub, source.revision)}{variant}"
+    return of_folder(package_file(str(source.folder)))
 
 
 def load(model: ModelCard, dtype: str, device: str) -> Any:
     """The pipeline, on the device, silent.
 
     Raises:
-        UsageError: not a pipeline, pickle weights, unknown class, or a hub that cannot be reached.
+        UsageError: not a pipeline, pickle weights, unknown class, a missing package, or a hub that cannot be reached.
     """
-    import diffusers
     import torch
     from diffusers.utils import is_accelerate_available
 
-    folder = _checked(package_file(model.folder) if model.folder else _download(model))
+    options = {
+        "dtype": getattr(torch, dtype),
+        "use_safetensors": True,
+        "low_cpu_mem_usage": is_accelerate_available(),
+    }
+    given: dict[str, Any] = {}
+    if model.network != Source():
+        part = family_of(_pipeline_class(str(model.pipeline), "model card")).network
+        given[part] = _load_network(model.network, options)
+    if model.hub is not None:
+        folder = hub.fetch_pipeline(model.hub, model.revision, model.variant, given)
+    else:
+        folder = package_file(str(model.folder))
+    weights.checked_pipeline(folder)
     name = model.pipeline or json.loads((folder / "model_index.json").read_text()).get("_class_name")
-    cls = getattr(diffusers, str(name), None)
-    if cls is None:
-        raise UsageError(f"{folder}: this diffusers has no pipeline class '{name}'; install a newer one")
-    try:
-        pipe = cls.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            variant=model.variant,
-            local_files_only=True,
-            low_cpu_mem_usage=is_accelerate_available(),
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{folder} cannot be loaded as {name}: {' '.join(str(error).split())}") from error
+    cls = _pipeline_class(str(name), folder)
+    if "safety_checker" in inspect.signature(cls).parameters:
+        # A false alarm would put a black picture among those that are measured.
+        given |= {"safety_checker": None, "requires_safety_checker": False}
+    pipe = _loaded(cls, folder, variant=model.variant, **given, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
-def _checked(folder: Path) -> Path:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UsageError(f"{folder} is not a diffusers pipeline: no model_index.json; make one with save_pretrained")
-    try:
-        components = json.loads(index.read_text())
-    except ValueError:
-        raise UsageError(f"{index} is not valid JSON; save the pipeline again with save_pretrained") from None
-    for name, value in components.items():
-        if name.startswith("_") or not isinstance(value, list) or value[0] is None:
-            continue
-        part = folder / name
-        files = sorted(part.iterdir()) if part.is_dir() else []
-        pickles = [file for file in files if file.suffix in PICKLES]
-        if pickles and not any(file.suffix == WEIGHTS for file in files):
-            raise UsageError(
-                f"{pickles[0]} is in pickle format, which can run code when loaded; convert it where you trust it: "
-                "pipe.save_pretrained(folder, safe_serialization=True)"
-            )
-    return folder
-
-
-@functools.cache
-def _hash_weights(folder: Path) -> str:
-    found = hashlib.sha256()
-    for file in sorted(folder.rglob(f"*{WEIGHTS}")):
-        # The metrics' encoder may stand beside the pipeline; it makes no picture.
-        if file.relative_to(folder).parts[0] == "dual_encoder" or len(file.relative_to(folder).parts) < 2:
-            continue
-        found.update(f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n".encode())
-    return found.hexdigest()[:16]
-
-
-@functools.cache
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file, read once a process."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _download(model: ModelCard) -> Path:
+def _load_network(source: Source, options: dict[str, Any]) -> Any:
     import diffusers
-    import httpx
 
-    # Its own report of the same failure would come first, on lines of its own.
-    log, level = diffusers.utils.logging, diffusers.utils.logging.get_verbosity()
-    log.set_verbosity(log.CRITICAL)
+    if source.hub is not None:
+        folder = hub.fetch_network(source.hub, source.revision, source.variant)
+    else:
+        folder = package_file(str(source.folder))
+    return _loaded(diffusers.AutoModel, weights.checked_network(folder), variant=source.variant, **options)
+
+
+def _pipeline_class(name: str, where: object) -> Any:
+    import diffusers
+
+    cls = getattr(diffusers, name, None)
+    if cls is None:
+        raise UsageError(f"{where}: this diffusers has no pipeline class '{name}'; install a newer one")
+    return cls
+
+
+def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
     try:
-        return Path(
-            diffusers.DiffusionPipeline.download(
-                model.hub, revision=model.revision, variant=model.variant, use_safetensors=True
-            )
-        )
-    except (OSError, httpx.HTTPError) as error:
-        raise UsageError(
-            f"{model.hub} is neither on this machine nor reachable on the hub ({type(error).__name__}); "
-            "connect once to fetch it, or give model=/path/to/folder"
-        ) from error
-    finally:
-        log.set_verbosity(level)
+        return cls.from_pretrained(str(folder), local_files_only=True, **options)
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
+            reason = "its tokenizer needs a package that is not installed; pip install sentencepiece protobuf"
+        else:
+            reason = f"{' '.join(str(error).split())}; fetch it again with a connection, or save it again"
+        raise UsageError(f"{folder} cannot be loaded as {cls.__name__}: {reason}") from error

@@ -9,30 +9,20 @@ import torch
 import yaml
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from safetensors.torch import save_file
-from tokenizers import pre_tokenizers
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-from tests.support import tiny
+from tests.support import parts, texts
 
 PROMPTS = ["a heart", "an apple", "a dog", "a cat", "a car"]
-START, END = "<|startoftext|>", "<|endoftext|>"
 FEATURES = 8
-
-
-def tokenizer() -> CLIPTokenizer:
-    """Letters only."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*letters, *(letter + "</w>" for letter in letters), START, END]
-    vocabulary = {token: number for number, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], pad_token=END, model_max_length=16)
 
 
 def clip() -> CLIPModel:
     """A dual encoder of 32-pixel pictures."""
-    words = tokenizer()
+    words = texts.clip_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
-    text = {**shape, **ends, "vocab_size": len(words), "max_position_embeddings": 16}
+    text = {**shape, **ends, "vocab_size": len(words), "max_position_embeddings": texts.LENGTH}
     torch.manual_seed(3)
     return CLIPModel(
         CLIPConfig(
@@ -44,7 +34,7 @@ def clip() -> CLIPModel:
 def save_encoder(folder: Path) -> None:
     """A CLIPModel folder with tokenizer and preprocessor."""
     clip().save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    texts.clip_tokenizer().save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size=size, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(
         folder
@@ -53,26 +43,12 @@ def save_encoder(folder: Path) -> None:
 
 def save_pipeline(folder: Path, safe: bool = True) -> None:
     """A StableDiffusionPipeline folder of 32-pixel pictures."""
-    words = tokenizer()
-    torch.manual_seed(2)
-    text = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=tiny.CROSS,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            max_position_embeddings=16,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-        )
-    )
     StableDiffusionPipeline(
-        vae=tiny.vae(),
-        unet=tiny.unet(layers=1),
-        text_encoder=text,
-        tokenizer=words,
-        scheduler=DPMSolverMultistepScheduler(**tiny.BETAS),
+        vae=parts.vae(),
+        unet=parts.unet(layers=1),
+        text_encoder=texts.clip_text(),
+        tokenizer=texts.clip_tokenizer(),
+        scheduler=DPMSolverMultistepScheduler(**parts.BETAS),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,

@@ -1,0 +1,117 @@
+"""Models on the hub: which commit a name stands for, fetched once, and one line when it cannot be had.
+
+The hub's own switches hold: HF_HOME and HF_HUB_CACHE say where files are kept, HF_HUB_OFFLINE that nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import functools
+import textwrap
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from postdiff.engine.errors import UsageError
+
+__all__ = ["commit", "fetch_network", "fetch_pipeline"]
+
+
+@functools.cache
+def commit(repository: str, revision: str | None) -> str:
+    """The commit behind a tag or branch, asked for once a process, so that a whole run rests on the same weights.
+
+    Args:
+        repository: "organisation/name".
+        revision: a commit, tag or branch; None means the default branch.
+
+    Returns:
+        40 hexadecimal digits; without a connection, the commit that was fetched last under that name.
+
+    Raises:
+        UsageError: neither the hub nor this machine knows.
+    """
+    import huggingface_hub
+
+    with _told(repository, revision):
+        return huggingface_hub.resolve_revision(repository, revision=revision, local_files_only=_offline()).resolved
+
+
+def fetch_pipeline(repository: str, revision: str | None, variant: str | None, given: Iterable[str] = ()) -> Path:
+    """The folder of a pipeline, fetched if it is not on this machine; safetensors only.
+
+    Args:
+        repository: "organisation/name".
+        revision: a commit, tag or branch; None means the default branch.
+        variant: weight variant, for instance "fp16".
+        given: parts of the pipeline that come from elsewhere and are left out.
+
+    Raises:
+        UsageError: it is not on this machine and cannot be fetched.
+    """
+    from diffusers import DiffusionPipeline
+
+    exact = commit(repository, revision)
+    with _told(repository, revision):
+        folder = DiffusionPipeline.download(
+            repository,
+            revision=exact,
+            variant=variant,
+            use_safetensors=True,
+            local_files_only=_offline(),
+            **dict.fromkeys(given),
+        )
+    return Path(folder)
+
+
+def fetch_network(repository: str, revision: str | None, variant: str | None) -> Path:
+    """The folder of a network that has a repository of its own, fetched if it is not on this machine.
+
+    Args:
+        repository: "organisation/name".
+        revision: a commit, tag or branch; None means the default branch.
+        variant: weight variant, for instance "fp16".
+
+    Raises:
+        UsageError: it is not on this machine and cannot be fetched.
+    """
+    import huggingface_hub
+
+    exact = commit(repository, revision)
+    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
+    wanted = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", "*.index*.json"]
+    with _told(repository, revision):
+        folder = huggingface_hub.snapshot_download(
+            repository, revision=exact, allow_patterns=wanted, local_files_only=_offline()
+        )
+    return Path(folder)
+
+
+def _offline() -> bool:
+    import huggingface_hub
+
+    return huggingface_hub.is_offline_mode()
+
+
+@contextmanager
+def _told(repository: str, revision: str | None) -> Iterator[None]:
+    """Turn whatever goes wrong on the way to the hub into one line."""
+    import diffusers
+    from huggingface_hub import constants
+
+    # Its own report of the same failure would come first, on lines of its own.
+    log, level = diffusers.utils.logging, diffusers.utils.logging.get_verbosity()
+    log.set_verbosity(log.CRITICAL)
+    try:
+        yield
+    # What the hub's client raises without a connection depends on the HTTP library beneath it.
+    except Exception as error:
+        tried = f"{repository}@{revision or 'main'} is missing or incomplete in {constants.HF_HUB_CACHE}"
+        if _offline():
+            why, remedy = "HF_HUB_OFFLINE is set, so it was not fetched", "run once without HF_HUB_OFFLINE"
+        else:
+            cause = error.__cause__ or error
+            reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 200, placeholder=" ...")
+            why, remedy = f"could not be fetched ({reason})", "connect once to fetch it"
+        raise UsageError(f"{tried}, and {why}; {remedy}, or give model=/path/to/folder") from error
+    finally:
+        log.set_verbosity(level)

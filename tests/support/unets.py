@@ -1,0 +1,165 @@
+"""Tiny pipelines around a U-Net, one builder a family."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import (
+    AnimateDiffPipeline,
+    ControlNetModel,
+    DDPMScheduler,
+    IFPipeline,
+    LatentConsistencyModelPipeline,
+    MotionAdapter,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    TextToVideoSDPipeline,
+    UNet3DConditionModel,
+)
+
+from tests.support.cases import Case, common, embed, encoded_text
+from tests.support.parts import CROSS, SCHEDULERS, SDXL, unet, vae
+
+
+def _sd_parts(scheduler: str) -> dict[str, Any]:
+    return {
+        "vae": vae(),
+        "text_encoder": None,
+        "tokenizer": None,
+        "unet": unet(),
+        "scheduler": SCHEDULERS[scheduler](),
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def sd(scheduler: str = "ddim") -> Case:
+    pipe = StableDiffusionPipeline(**_sd_parts(scheduler))
+    return Case(pipe, lambda ids: common(ids, height=32, width=32, **encoded_text(ids)))
+
+
+def _pictures(ids: list[int]) -> torch.Tensor:
+    return embed(ids, 3, 32, 32, salt=3).clamp(0, 1)
+
+
+def img2img(scheduler: str = "ddim") -> Case:
+    pipe = StableDiffusionImg2ImgPipeline(**_sd_parts(scheduler))
+    # The VAE's own sampling of the image latents must not share the run's generators with another batch layout.
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), strength=0.75, **encoded_text(ids)))
+
+
+def inpaint(channels: int = 4, scheduler: str = "ddim") -> Case:
+    pipe = StableDiffusionInpaintPipeline(**{**_sd_parts(scheduler), "unet": unet(in_channels=channels)})
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 8:24, 8:24] = 1
+    return Case(
+        pipe,
+        lambda ids: common(
+            ids,
+            image=_pictures(ids),
+            mask_image=mask.repeat(len(ids), 1, 1, 1),
+            height=32,
+            width=32,
+            **encoded_text(ids),
+        ),
+    )
+
+
+def controlnet(scheduler: str = "ddim") -> Case:
+    parts = _sd_parts(scheduler)
+    torch.manual_seed(2)
+    control = ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(8, 8))
+    for name, parameter in control.named_parameters():
+        if "controlnet_" in name:  # zero at initialisation, which would hide the residuals
+            torch.nn.init.normal_(parameter, std=0.1)
+    pipe = StableDiffusionControlNetPipeline(**parts, controlnet=control.eval())
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), height=32, width=32, **encoded_text(ids)))
+
+
+def sdxl(scheduler: str = "euler") -> Case:
+    net = unet(**SDXL)
+    pipe = StableDiffusionXLPipeline(
+        vae=vae(), text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=net,
+        scheduler=SCHEDULERS[scheduler](), force_zeros_for_empty_prompt=False, add_watermarker=False,
+    )  # fmt: skip
+    pipe.text_encoder_2 = None
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        pooled = {
+            "pooled_prompt_embeds": embed(ids, 24, salt=4),
+            "negative_pooled_prompt_embeds": embed([99] * len(ids), 24, salt=4),
+        }
+        return common(ids, height=32, width=32, **encoded_text(ids), **pooled)
+
+    return Case(pipe, arguments)
+
+
+def lcm() -> Case:
+    pipe = LatentConsistencyModelPipeline(**{**_sd_parts("lcm"), "unet": unet(time_cond_proj_dim=16)})
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        text = encoded_text(ids)
+        text.pop("negative_prompt_embeds")
+        return {**common(ids, height=32, width=32, **text), "num_inference_steps": 6, "original_inference_steps": 50}
+
+    return Case(pipe, arguments)
+
+
+def deepfloyd_if() -> Case:
+    net = unet(
+        in_channels=3,
+        out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        only_cross_attention=False,
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        addition_embed_type="text",
+        addition_embed_type_num_heads=2,
+        encoder_hid_dim=CROSS,
+        cross_attention_norm="group_norm",
+    )
+    scheduler = DDPMScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", thresholding=True,
+        dynamic_thresholding_ratio=0.95, sample_max_value=1.0, variance_type="learned_range",
+    )  # fmt: skip
+    pipe = IFPipeline(
+        tokenizer=None, text_encoder=None, unet=net, scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, watermarker=None, requires_safety_checker=False,
+    )  # fmt: skip
+    return Case(pipe, lambda ids: {**common(ids, height=16, width=16, **encoded_text(ids)), "output_type": "pt"})
+
+
+def text_to_video() -> Case:
+    torch.manual_seed(0)
+    net = UNet3DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"), up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+        cross_attention_dim=CROSS, attention_head_dim=4, norm_num_groups=4,
+    ).eval()  # fmt: skip
+    for name, parameter in net.named_parameters():
+        if ".conv4." in name:  # temporal layers start at zero
+            torch.nn.init.normal_(parameter, std=0.1)
+    pipe = TextToVideoSDPipeline(vae=vae(), text_encoder=None, tokenizer=None, unet=net, scheduler=SCHEDULERS["ddim"]())
+    return Case(pipe, lambda ids: common(ids, height=32, width=32, num_frames=3, **encoded_text(ids)))
+
+
+def animatediff() -> Case:
+    torch.manual_seed(0)
+    adapter = MotionAdapter(
+        block_out_channels=(8, 16, 16),
+        motion_layers_per_block=2,
+        motion_norm_num_groups=4,
+        motion_num_attention_heads=2,
+    )
+    pipe = AnimateDiffPipeline(
+        vae=vae(), text_encoder=None, tokenizer=None, unet=unet(), motion_adapter=adapter,
+        scheduler=SCHEDULERS["ddim"](),
+    )  # fmt: skip
+    return Case(pipe, lambda ids: common(ids, height=32, width=32, num_frames=3, **encoded_text(ids)))
