@@ -87,6 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     on_experiment(macs)
     macs.set_defaults(takes_overrides=True)
     macs.add_argument("--convention", default="dense", choices=("dense", "fvcore", "all"), help="default: dense")
+    macs.add_argument("--by", default="row", choices=("row", "step", "group", "part"), help="default: row")
+    macs.add_argument(
+        "--branches", default="all", choices=("all", "one"), help="all guidance branches or one; default: all"
+    )
     _add_format(macs, ("text", "markdown", "latex", "csv", "json"))
     listing = command("list", _list, "list what there is")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics")
@@ -143,10 +147,10 @@ def _table(given: argparse.Namespace) -> None:
 
 
 def _macs(given: argparse.Namespace) -> None:
-    from postdiff.lab import counting, quiet
+    from postdiff.lab import counting_table, quiet
 
     quiet.quiet()
-    print(counting.render(_experiment(given), given.convention, given.format))
+    print(counting_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
 
 
 def _list(given: argparse.Namespace) -> None:
@@ -171,7 +175,9 @@ def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # i
     from postdiff.lab import experiment
     from postdiff.lab.schema import from_words
 
-    rows = [name.strip() for name in given.rows.split(",") if name.strip()] if given.rows else None
+    rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
+    if rows == []:
+        raise _usage_error("--rows names no row; write --rows A,B, or leave it out for all")
     return experiment.load(given.experiment or "demo", from_words(given.overrides)).select(rows)
 
 

@@ -13,23 +13,17 @@ Norms, activations and resampling are in none of them. The papers' counters incl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from postdiff.engine.errors import UsageError
+from postdiff.cost.groups import grouped
+from postdiff.cost.operations import Known, Watch
+from postdiff.cost.tally import CONVENTIONS, PARTS, Journal, Macs, Tally
 from postdiff.engine.intercept import intercept
 
-__all__ = ["CONVENTIONS", "count_macs"]
-
-CONVENTIONS = ("dense", "fvcore", "all")
-
-_DENSE = ("convolution", "_convolution", "mm", "addmm")
-_ATTENTION = ("bmm", "baddbmm")
-
-Macs = dict[str, int]
+__all__ = ["CONVENTIONS", "count_macs", "tally"]
 
 
 def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
@@ -46,14 +40,33 @@ def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
     Raises:
         UsageError: an operation with a known cost that belongs to no convention.
     """
-    parts: dict[str, Macs] = {name: dict.fromkeys(CONVENTIONS, 0) for name in ("denoiser", "text_encoder", "vae")}
-    counter = FlopCounterMode(display=False)
+    found = tally(pipe, call)
+    return {**{part: found.macs(part) for part in PARTS}, "total": found.macs()}
+
+
+def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> Tally:
+    """Run `call` once and count, apart by part of the pipeline, step (solver call) and group of modules.
+
+    Args:
+        pipe: as for `count_macs`.
+        call: as for `count_macs`.
+        known: what an earlier count has found out on the meta device, which saves time there.
+
+    Raises:
+        UsageError: an operation with a known cost that belongs to no convention.
+    """
+    journal = Journal()
     with ExitStack() as stack:
         for part, owner, method in _components(pipe):
-            stack.enter_context(_attribute(counter, parts[part], owner, method))
-        stack.enter_context(counter)
+            stack.enter_context(intercept(owner, method, _marked(journal, part=part)))
+        for owner in dict.fromkeys(owner for _, owner, _ in _components(pipe)):
+            for module, group in grouped(owner):
+                stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
+        if hasattr(pipe, "scheduler"):
+            stack.enter_context(intercept(pipe.scheduler, "step", _counted(journal)))
+        stack.enter_context(Watch(journal.add, known))
         call()
-    return {**parts, "total": _macs(counter)}
+    return journal.tally()
 
 
 def _components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
@@ -69,31 +82,18 @@ def _components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
             yield "vae", component, "decode"
 
 
-@contextmanager
-def _attribute(counter: FlopCounterMode, part: Macs, owner: nn.Module, method: str) -> Iterator[None]:
-    """Add what runs inside `owner.method` to `part`."""
-
+def _marked(journal: Journal, **place: str) -> Callable[..., Any]:
     def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        before = _macs(counter)
-        result = forward(*args, **kwargs)
-        after = _macs(counter)
-        for convention in CONVENTIONS:
-            part[convention] += after[convention] - before[convention]
+        with journal.within(**place):
+            return forward(*args, **kwargs)
+
+    return around
+
+
+def _counted(journal: Journal) -> Callable[..., Any]:
+    def around(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        journal.step += 1
         return result
 
-    with intercept(owner, method, around):
-        yield
-
-
-def _macs(counter: FlopCounterMode) -> Macs:
-    dense = attention = 0
-    for operation, flops in counter.get_flop_counts().get("Global", {}).items():
-        name = getattr(operation, "__name__", str(operation)).rpartition(".")[2]
-        if name in _DENSE:
-            dense += flops
-        elif name in _ATTENTION or "attention" in name:
-            attention += flops
-        elif flops:
-            raise UsageError(f"operation '{name}' is in no MAC convention; add it to postdiff/cost/macs.py")
-    # torch counts two operations a multiply-accumulate.
-    return {"dense": dense // 2, "fvcore": dense // 2 + attention // 4, "all": dense // 2 + attention // 2}
+    return around

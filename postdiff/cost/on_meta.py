@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -11,7 +11,24 @@ from torch import Tensor
 from postdiff.engine.state import State
 from postdiff.methods.base import Method, NetworkCall
 
-__all__ = ["OnMeta", "pin_to_cpu"]
+__all__ = ["OnMeta", "Seen", "pin_to_cpu"]
+
+
+@dataclass
+class Seen:
+    """What the network was asked for in one call of the pipeline.
+
+    Attributes:
+        branches: {step: guidance branches computed}; a step without a network call is left out.
+        sizes: {step: latent size (height, width) at which the network ran}.
+        latents: size of the pipeline's own latents.
+        prompts: guidance branches that the pipeline sends, each with a prompt of its own.
+    """
+
+    branches: dict[int, int] = field(default_factory=dict)
+    sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
+    latents: tuple[int, int] = (0, 0)
+    prompts: int = 1
 
 
 @dataclass
@@ -19,10 +36,19 @@ class OnMeta(Method):
     """Hand the network its arguments on the meta device and return zeros. Must be the last of a stack.
 
     Scheduler and pipeline go on with real numbers; caches of other methods hold meta tensors.
+
+    Args:
+        seen: where to note what came along.
     """
+
+    seen: Seen = field(default_factory=Seen)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample.to("meta"), _to_meta(kwargs))
+        # SD3's skip-layer guidance calls twice a step, first for all branches.
+        self.seen.branches[state.index] = max(len(state.branches), self.seen.branches.get(state.index, 0))
+        self.seen.sizes[state.index] = state.size
+        self.seen.latents, self.seen.prompts = state.full_size, len(state.all_branches)
         return torch.zeros(output.shape, dtype=output.dtype)
 
 

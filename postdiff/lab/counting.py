@@ -1,82 +1,139 @@
-"""MACs of an experiment's rows without weights, beside what a paper prints."""
+"""MACs of an experiment's rows without weights, as flat figures beside what a paper prints."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
 from postdiff import presets
-from postdiff.cost.macs import CONVENTIONS
+from postdiff.cost.by_hand import papers_account
+from postdiff.cost.groups import GROUPS
+from postdiff.cost.on_meta import Seen
+from postdiff.cost.sharing import one_branch
 from postdiff.cost.structures import Twin, real_size
-from postdiff.engine.errors import UsageError, unknown
+from postdiff.cost.tally import Tally
+from postdiff.engine.errors import UsageError
 from postdiff.lab import models, schedulers
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.experiment import Row as ExperimentRow
 from postdiff.lab.figures import Row
 from postdiff.lab.progress import bar
-from postdiff.lab.tables import Column, draw, plain
 
-__all__ = ["count", "render"]
+__all__ = ["Counted", "count", "group_key", "row_figures", "step_figures"]
 
 
-def count(experiment: Experiment) -> list[Row]:
-    """Count every row on its model's structure twin: one image, denoiser only, all guidance branches.
+@dataclass(frozen=True)
+class Counted:
+    """One row of an experiment, counted on its model's structure twin for one image.
 
-    Returns:
-        Rows with the keys row, label, model, steps, macs_t_dense, macs_t_fvcore, macs_t_all (10^12 an image) and, where
-        the experiment file gives them, reported_macs_t and its convention's gap in per cent.
+    Attributes:
+        row: the experiment's row.
+        tally: denoiser by step and group; text encoder and VAE too, where the structure file describes them.
+        seen: what the network was asked for at each step.
+    """
+
+    row: ExperimentRow
+    tally: Tally
+    seen: Seen
+
+    def shared(self, branches: str) -> Tally:
+        """What all guidance branches cost together, or one of them."""
+        return self.tally if branches == "all" else one_branch(self.tally, self.seen)
+
+
+def count(experiment: Experiment) -> list[Counted]:
+    """Count every row as it is executed.
 
     Raises:
         UsageError: a model without a structure file, or a method that does not fit.
     """
     twins: dict[str, Twin] = {}
-    rows = []
+    counted = []
     with bar("counting", len(experiment.rows), "row") as shown:
         for row in experiment.rows:
-            rows.append(_count(row, twins))
+            counted.append(_count(row, twins))
             shown.update()
+    return counted
+
+
+def group_key(group: str) -> str:
+    """How a group of modules begins its figures' names: "self-attention" -> "self_attention_t"."""
+    return group.replace("-", "_") + "_t"
+
+
+def row_figures(counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+    """One flat row each.
+
+    Keys: row, label, note, model, convention, branches, steps. For one image, in 10^12 and by convention (macs_t_dense,
+    macs_t_fvcore, macs_t_all): macs_t_ (denoiser), resnets_t_, self_attention_t_, cross_attention_t_, feed_forward_t_,
+    other_t_ (its groups of modules), text_encoder_t_, vae_t_ (null where the structure file has none), total_t_. In the
+    chosen convention: macs_t, macs_saving (over the first row of the same model). For all branches also paper_macs_t
+    (`papers_account`) and, where the experiment gives one, reported_macs_t and gap_percent of paper_macs_t to it.
+    """
+    firsts: dict[str, Row] = {}  # a saving compares settings of one model
+    rows = []
+    for one in counted:
+        tally = one.shared(branches)
+        row = _names(one.row, convention, branches) | {"steps": one.row.config.steps} | _denoiser(tally)
+        for part in ("text_encoder", "vae"):
+            row |= {f"{part}_t_{name}": macs / 1e12 if macs else None for name, macs in tally.macs(part).items()}
+        row |= {f"total_t_{name}": macs / 1e12 for name, macs in tally.macs().items()}
+        row["macs_t"] = row[f"macs_t_{convention}"]
+        row["macs_saving"] = firsts.setdefault(row["model"], row)["macs_t"] / row["macs_t"]
+        if branches == "all":
+            row |= _compared(one, convention)
+        rows.append(row)
     return rows
 
 
-def render(experiment: Experiment, convention: str, style: str) -> str:
-    """The table of `postdiff macs`.
+def step_figures(counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+    """One flat row for every step (solver call) of every row.
 
-    Raises:
-        UsageError: unknown convention or format, or what `count` raises.
+    Keys: row, label, note, model, convention, branches, step, computed (guidance branches in it), macs_t, and by
+    convention macs_t_ and the groups as in `row_figures`.
     """
-    if convention not in CONVENTIONS:
-        raise unknown("convention", convention, CONVENTIONS)
-    rows = count(experiment)
-    firsts: dict[str, Row] = {}  # a saving compares settings of one model
-    for row in rows:
-        row["convention"] = convention
-        row["macs_t"] = row[f"macs_t_{convention}"]
-        row["macs_saving"] = firsts.setdefault(row["model"], row)["macs_t"] / row["macs_t"]
-        reported = row.get("reported_macs_t")
-        row["gap_percent"] = None if reported is None else 100 * (row["macs_t"] / reported - 1)
-    # A small model's work would vanish behind three decimals of 10^12.
-    scale, unit = (1000, "G") if max(row["macs_t"] for row in rows) < 1 else (1, "T")
-    columns = [
-        Column("Row", lambda row: row["label"]),
-        Column("Steps", plain("steps", 0)),
-        Column(f"MACs ({unit}), {convention}", lambda row: f"{scale * row['macs_t']:.3f}"),
-        Column("saving", plain("macs_saving", 2, "x")),
-    ]
-    if any(row.get("reported_macs_t") is not None for row in rows):
-        columns += [
-            Column("reported", plain("reported_macs_t", 3)),
-            Column("gap (%)", plain("gap_percent", 2, signed=True)),
-        ]
-    note = "MACs of the denoiser for one image, all guidance branches, as executed; norm layers are not counted"
-    return draw(rows, columns, [note], style)
+    rows = []
+    for one in counted:
+        tally, names = one.shared(branches), _names(one.row, convention, branches)
+        for step in range(tally.steps):
+            row = names | {"step": step, "computed": one.seen.branches.get(step, 0)} | _denoiser(tally, step)
+            rows.append(row | {"macs_t": row[f"macs_t_{convention}"]})
+    return rows
 
 
-def _count(row: ExperimentRow, twins: dict[str, Twin]) -> Row:
+def _names(row: ExperimentRow, convention: str, branches: str) -> Row:
+    names = {"row": row.name, "label": row.label, "note": row.note, "model": row.config.model}
+    return names | {"convention": convention, "branches": branches}
+
+
+def _denoiser(tally: Tally, step: int | None = None) -> Row:
+    found = {f"macs_t_{name}": macs / 1e12 for name, macs in tally.macs("denoiser", step).items()}
+    for group in GROUPS:
+        macs = tally.macs("denoiser", step, group)
+        found |= {f"{group_key(group)}_{name}": value / 1e12 for name, value in macs.items()}
+    return found
+
+
+def _compared(one: Counted, convention: str) -> Row:
+    reckoned = asdict(papers_account(one.tally, one.seen))[convention] / 1e12
+    reported = one.row.reported.get("macs_t")
+    if reported is None:
+        return {"paper_macs_t": reckoned}
+    return {
+        "paper_macs_t": reckoned,
+        "reported_macs_t": reported,
+        "gap_percent": 100 * (reckoned / reported - 1),
+    }
+
+
+def _count(row: ExperimentRow, twins: dict[str, Twin]) -> Counted:
     import diffusers
 
     config, card = row.config, models.card(row.config.model)
     if card.structure is None:
         raise UsageError(f"row '{row.name}': model '{config.model}' names no structure to count; give its card one")
     scheduler = diffusers.DPMSolverMultistepScheduler(steps_offset=1)
-    for solver in (card.scheduler, config.scheduler):
-        scheduler = schedulers.build(scheduler, solver.name, solver.options)
+    scheduler = schedulers.layered(scheduler, card.scheduler, config.scheduler)
     if card.structure not in twins:
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]
@@ -88,11 +145,7 @@ def _count(row: ExperimentRow, twins: dict[str, Twin]) -> Row:
     }
     call = {name: value for name, value in wanted.items() if value is not None}
     try:
-        macs = twin.macs(presets.build_methods(config.methods), num_inference_steps=config.steps, **call)
+        tally, seen = twin.tally(presets.build_methods(config.methods), num_inference_steps=config.steps, **call)
     except UsageError as error:
         raise UsageError(f"row '{row.name}': {error}") from error
-    found: Row = {"row": row.name, "label": row.label, "model": config.model, "steps": config.steps}
-    found |= {f"macs_t_{convention}": macs[convention] / 1e12 for convention in CONVENTIONS}
-    if "macs_t" in row.reported:
-        found["reported_macs_t"] = row.reported["macs_t"]
-    return found
+    return Counted(row, tally, seen)

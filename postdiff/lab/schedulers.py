@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["SCHEDULERS", "build", "check", "find"]
+__all__ = ["SCHEDULERS", "build", "check", "find", "layered"]
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -27,6 +27,13 @@ SCHEDULERS = {
     "pndm": "PNDMScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+
+
+class Solver(Protocol):
+    """A solver as configs name it: `postdiff.lab.config.SchedulerConfig`, which is made from what stands here."""
+
+    name: str | None
+    options: dict[str, Any]
 
 
 def find(name: str) -> str:
@@ -48,7 +55,11 @@ def check(name: str, options: Mapping[str, Any]) -> None:
     """
     import diffusers
 
-    known = [key for key in inspect.signature(getattr(diffusers, find(name)).__init__).parameters if key != "self"]
+    _check(getattr(diffusers, find(name)), name, options)
+
+
+def _check(cls: Any, name: str, options: Mapping[str, Any]) -> None:
+    known = [key for key in inspect.signature(cls.__init__).parameters if key != "self"]
     for option in options:
         if option not in known:
             raise unknown(f"option of scheduler {name}", option, known)
@@ -58,15 +69,34 @@ def build(present: Any, name: str | None, options: Mapping[str, Any]) -> Any:
     """The named scheduler (None: the class of `present`) with `options` laid over the settings of `present`.
 
     Raises:
-        UsageError: the scheduler refuses its settings.
+        UsageError: an option that the scheduler does not have, settings that it refuses, or a solver of flows for
+            a diffusion model.
     """
     import diffusers
 
     if name is None and not options:
         return present
     cls = type(present) if name is None else getattr(diffusers, find(name))
+    _check(cls, name or cls.__name__, options)
     try:
-        return cls.from_config(present.config, **options)
+        built = cls.from_config(present.config, **options)
     except (ValueError, NotImplementedError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items()) or "no options"
         raise UsageError(f"scheduler {name or cls.__name__} with {given} does not fit this model: {error}") from error
+    # Pipelines of diffusion models scale their first noise by this number, which schedulers of flows do not have.
+    if hasattr(present, "init_noise_sigma") and not hasattr(built, "init_noise_sigma"):
+        raise UsageError(
+            f"scheduler {name} is for flow matching, this model was trained for diffusion; use another one"
+        )
+    return built
+
+
+def layered(present: Any, *solvers: Solver) -> Any:
+    """`build` for several configs one over another: the model card's and the run's, say.
+
+    Raises:
+        UsageError: a scheduler refuses its settings.
+    """
+    for solver in solvers:
+        present = build(present, solver.name, solver.options)
+    return present

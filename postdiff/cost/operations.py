@@ -1,0 +1,140 @@
+"""Operations as they are executed, and what each of them costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from postdiff.cost.tally import Work
+from postdiff.engine.errors import UsageError
+
+__all__ = ["Known", "Watch"]
+
+_DENSE = ("convolution", "_convolution", "mm", "addmm")
+_ATTENTION = ("bmm", "baddbmm")
+
+
+class _Outcome(NamedTuple):
+    work: Work | None
+    results: list[tuple[Any, ...]]  # size, strides and dtype of each tensor
+    alone: bool  # one tensor, not a tuple of them
+
+
+Known = dict[Hashable, _Outcome]
+
+
+class Watch(TorchDispatchMode):
+    """Inside the block `with Watch(add):` the cost of every operation that has one is handed to `add`.
+
+    The formulas are torch's own, those of its `FlopCounterMode`. Unlike that one it does not work out anew what
+    becomes of the same shapes on the meta device. Tensors hold no values there, so an operation that was executed
+    once on certain shapes costs the same again and returns the same shapes: seconds become tenths.
+
+    Args:
+        add: takes work as it is done.
+        known: operations and shapes executed so far; given again, it carries them from one block to the next.
+
+    Raises:
+        UsageError: an operation with a known cost that belongs to no convention.
+    """
+
+    def __init__(self, add: Callable[[Work], object], known: Known | None = None) -> None:
+        super().__init__()
+        self._add = add
+        self._known: Known = {} if known is None else known
+        self._operations: dict[Any, _Operation] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        operation = self._operations.get(func)
+        if operation is None:
+            operation = self._operations[func] = _Operation(func)
+        if operation.plain_view:
+            return func(*args, **kwargs)
+        key = operation.key(args, kwargs)
+        known = None if key is None else self._known.get(key)
+        if known is not None:
+            return self._again(known)
+        if operation.composite:
+            with self:
+                return func.decompose(*args, **kwargs)
+        result = func(*args, **kwargs)
+        work = operation.work(args, kwargs, result)
+        if work:
+            self._add(work)
+        if key is not None:
+            tensors = result if isinstance(result, tuple) else (result,)
+            if all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
+                shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
+                self._known[key] = _Outcome(work, shapes, alone=not isinstance(result, tuple))
+        return result
+
+    def _again(self, outcome: _Outcome) -> Any:
+        if outcome.work:
+            self._add(outcome.work)
+        # New tensors each time: whoever takes them may change their shape in place.
+        tensors = [
+            torch.empty_strided(size, strides, dtype=dtype, device="meta") for size, strides, dtype in outcome.results
+        ]
+        return tensors[0] if outcome.alone else tuple(tensors)
+
+
+class _Operation:
+    """What is worth knowing of an operator.
+
+    Attributes:
+        composite: it consists of others. Where there is no autograd, as in inference mode, it arrives in one piece.
+        plain_view: it has neither a cost nor a result worth keeping, as most operations.
+    """
+
+    def __init__(self, func: Any) -> None:
+        self._func, self._name = func, func._overloadpacket.__name__
+        self._formula = flop_registry.get(func._overloadpacket)
+        self.composite = self._formula is None and func._can_decompose()
+        places = (*func._schema.arguments, *func._schema.returns)
+        # It neither changes a tensor nor returns a view of one: all it does is in what it returns.
+        self._makes_new_tensors = not self.composite and not any(place.alias_info for place in places)
+        self.plain_view = not (self._formula or self.composite or self._makes_new_tensors)
+
+    def key(self, args: Any, kwargs: Any) -> Hashable | None:
+        """All that decides cost and result of a call, or None if there is more to it than shapes."""
+        if not self._makes_new_tensors:
+            return None
+        try:
+            return self._func, _shapes(args), _shapes(kwargs) if kwargs else ()
+        except _HoldsValues:
+            return None
+
+    def work(self, args: Any, kwargs: Any, result: Any) -> Work | None:
+        """MACs of a call; None if the operator has no cost."""
+        # torch counts two operations a multiply-accumulate.
+        macs = self._formula(*args, **kwargs, out_val=result) // 2 if self._formula else 0
+        if not macs:
+            return None
+        if self._name in _DENSE:
+            return Work(macs, macs, macs)
+        if self._name in _ATTENTION or "attention" in self._name:
+            # Of a pair of products fvcore sees one; where they come one by one, half of each stands for that.
+            return Work(0, macs // 2, macs)
+        raise UsageError(f"operation '{self._name}' is in no MAC convention; add it to postdiff/cost/operations.py")
+
+
+class _HoldsValues(Exception):
+    pass
+
+
+def _shapes(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise _HoldsValues
+        return value.dtype, value.shape, value.stride()
+    if isinstance(value, list | tuple):
+        return tuple([_shapes(item) for item in value])
+    if isinstance(value, dict):
+        return tuple([(name, _shapes(item)) for name, item in value.items()])
+    return type(value), value  # 1, 1.0 and True are one key, but not one argument

@@ -1,0 +1,97 @@
+"""What has been counted, and its sums along parts, steps and groups of modules."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+__all__ = ["CONVENTIONS", "PARTS", "Journal", "Macs", "Tally", "Work"]
+
+CONVENTIONS = ("dense", "fvcore", "all")
+PARTS = ("denoiser", "text_encoder", "vae")
+
+Macs = dict[str, int]
+Cell = tuple[str, int, str]
+
+
+@dataclass(frozen=True)
+class Work:
+    """MACs by convention."""
+
+    dense: int = 0
+    fvcore: int = 0
+    all: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.dense + other.dense, self.fvcore + other.fvcore, self.all + other.all)
+
+    def __sub__(self, other: Work) -> Work:
+        return Work(self.dense - other.dense, self.fvcore - other.fvcore, self.all - other.all)
+
+    def __mul__(self, number: int) -> Work:
+        return Work(self.dense * number, self.fvcore * number, self.all * number)
+
+    def __floordiv__(self, number: int) -> Work:
+        return Work(self.dense // number, self.fvcore // number, self.all // number)
+
+
+class Journal:
+    """Takes work down while a pipeline runs.
+
+    Attributes:
+        part: which part of the pipeline runs now, "" outside all of them.
+        step: solver calls that are over.
+        group: which group of modules runs now.
+        cells: {(part, step, group): work so far}.
+    """
+
+    def __init__(self) -> None:
+        self.part, self.step, self.group = "", 0, "other"
+        self.cells: defaultdict[Cell, Work] = defaultdict(Work)
+
+    def add(self, work: Work) -> None:
+        """Take down work of the present part, step and group."""
+        self.cells[self.part, self.step, self.group] += work
+
+    @contextmanager
+    def within(self, **place: str) -> Iterator[None]:
+        """Let `part` or `group` be something else inside the block."""
+        before = {name: getattr(self, name) for name in place}
+        vars(self).update(place)
+        try:
+            yield
+        finally:
+            vars(self).update(before)
+
+    def tally(self) -> Tally:
+        """The sums so far."""
+        return Tally(dict(self.cells), self.step)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums of one pipeline call.
+
+    Attributes:
+        cells: {(part, step, group): work}; what cost nothing is left out.
+        steps: number of solver calls.
+    """
+
+    cells: Mapping[Cell, Work]
+    steps: int
+
+    def work(self, part: str | None = None, step: int | None = None, group: str | None = None) -> Work:
+        """The sum over all cells that match; None matches everything."""
+        wanted = (part, step, group)
+        found = (
+            work
+            for cell, work in self.cells.items()
+            if all(want is None or want == have for want, have in zip(wanted, cell, strict=True))
+        )
+        return sum(found, Work())
+
+    def macs(self, part: str | None = None, step: int | None = None, group: str | None = None) -> Macs:
+        """The same as {convention: MACs}."""
+        return asdict(self.work(part, step, group))
