@@ -81,6 +81,8 @@ def build_methods(specs: Sequence[Spec]) -> list[Method]:
 
 def _build(name: str, options: Mapping[str, Any]) -> Method:
     cls = methods.find(name)
+    if not isinstance(options, Mapping):
+        raise UsageError(f"options of {name} are written as {{{name}: {{option: value}}}}, not {options!r}")
     allowed = [field.name for field in fields(cls)]
     for option in options:
         if ":" in str(option):

@@ -57,6 +57,7 @@ class RunConfig:
         device: auto, cpu, cuda or cuda:N.
         metrics: names of metrics; null means all that the model and the data can serve.
         reference_steps: steps of the run without methods that the paired metrics compare with.
+        step_scores: draw once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
         wandb: off, offline or online.
     """
@@ -76,6 +77,7 @@ class RunConfig:
     device: str = "auto"
     metrics: list[str] | None = None
     reference_steps: int = 50
+    step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
     wandb: str = "off"
 

@@ -22,9 +22,10 @@ def flat_rows(experiment: Experiment) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`), macs_g and macs_t (denoiser, dense
-    convention, 10^9 and 10^12 a picture), macs_saving (of the file's first row over this one's), time_s, time_q25_s,
-    time_q75_s (a picture), speedup, n_done, n_asked, device, commit, notes, and `reported_` and `gap_` figures. What
-    was not measured is null. Figures reported for another model than the record's are left out.
+    convention, 10^9 and 10^12 a picture), macs_saving (of the first row with the same weights over this one's),
+    time_s, time_q25_s, time_q75_s (a picture), speedup, `<metric>_at_<step>` (of the clean estimate), n_done,
+    n_asked, device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null. Figures
+    reported for another model than the record's are left out.
 
     Raises:
         UsageError: no row has a record.
@@ -35,20 +36,34 @@ def flat_rows(experiment: Experiment) -> list[Row]:
             f"experiment {experiment.name} has no records in {results.fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    first = results.load(experiment.name, [experiment.baseline]).get(experiment.baseline, {})
+    baseline = results.load(experiment.name, [experiment.baseline]).get(experiment.baseline, {})
     found = []
     for row in experiment.rows:
-        own = records.get(row.name, {})
+        own = _of_one_run(records.get(row.name, {}))
+        first = next((each for each in (baseline, *records.values()) if _share_weights(each, own)), {})
         figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         figures |= _quality(own.get("quality"), first.get("quality")) | _speed(own.get("speed"), first.get("speed"))
         figures["notes"] = "; ".join([*_notes(own, first), *([row.note] if row.note else [])])
-        comparable = row.reported if figures["model"] == row.config.model else {}
-        for name, value in comparable.items():
+        other_model = "quality" in own and "model" in own["quality"].changed
+        for name, value in ({} if other_model else row.reported).items():
             ours = figures.get(name)
             figures[f"reported_{name}"] = value
             figures[f"gap_{name}"] = None if ours is None else ours - value
         found.append(figures)
     return found
+
+
+def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
+    """Without the speed record if it is of other weights or settings than the quality record."""
+    quality, speed = records.get("quality"), records.get("speed")
+    if quality is None or speed is None:
+        return records
+    alike = all(quality.config.get(key) == speed.config.get(key) for key in ("steps", "methods", "dtype"))
+    return records if alike and quality.checkpoint == speed.checkpoint else {"quality": quality}
+
+
+def _share_weights(one: dict[str, Record], other: dict[str, Record]) -> bool:
+    return bool({record.checkpoint for record in one.values()} & {record.checkpoint for record in other.values()})
 
 
 def _quality(record: Record | None, first: Record | None) -> Row:
@@ -63,6 +78,7 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     for name, value in record.metrics.items():
         figures[name] = value.value
         figures[f"{name}_spread"] = value.spread
+    figures |= _quarters(record)
     return figures | {
         "macs_g": None if macs is None else macs / 1e9,
         "macs_t": None if macs is None else macs / 1e12,
@@ -73,6 +89,17 @@ def _quality(record: Record | None, first: Record | None) -> Row:
         "device": record.device,
         "commit": record.git.get("commit"),
     }
+
+
+def _quarters(record: Record) -> Row:
+    """Scores of the clean estimate after each quarter of the steps: `<metric>_at_<step>`, mean over seeds."""
+    figures: Row = {}
+    for name, by_seed in record.curves.items():
+        curves = list(by_seed.values())
+        steps = len(curves[0])
+        for step in sorted({max(1, round(steps * quarter / 4)) for quarter in (1, 2, 3, 4)}):
+            figures[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)
+    return figures
 
 
 def _speed(record: Record | None, first: Record | None) -> Row:

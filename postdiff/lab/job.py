@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,12 @@ class Job:
         """Whether a metric needs the reference pictures."""
         return any("references" in metrics.find(name).needs for name in self.metrics)
 
+    @property
+    def step_metric(self) -> str | None:
+        """The metric that scores every step, if `step_scores` asks for it: one of picture and prompt alone."""
+        alone = [name for name in self.metrics if metrics.find(name).needs == ("encoder",)]
+        return alone[0] if self.config.step_scores and alone else None
+
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
         config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps)
@@ -87,16 +94,17 @@ def prepare(experiment: Experiment) -> list[Job]:
         UsageError: the first mistake found, with the row it is in.
     """
     jobs = []
+    # Rows mostly share their cards, and reading one takes longer than all else here.
+    model_card, data_card = functools.cache(models.card), functools.cache(data.card)
     for row in experiment.rows:
         try:
-            jobs.append(_prepare(experiment.name, row))
+            jobs.append(_prepare(experiment.name, row, model_card(row.config.model), data_card(row.config.data)))
         except UsageError as error:
             raise UsageError(f"row '{row.name}': {error}") from error
     return jobs
 
 
-def _prepare(experiment: str, row: Row) -> Job:
-    card, data_card = models.card(row.config.model), data.card(row.config.data)
+def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.DataCard) -> Job:
     checkpoint = models.checkpoint(card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
@@ -117,6 +125,11 @@ def _prepare(experiment: str, row: Row) -> Job:
             for name in ("guidance_scale", "height", "width")
         },
     )
+    if config.step_scores and not any(metrics.find(name).needs == ("encoder",) for name in config.metrics or []):
+        raise UsageError(
+            f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
+            f"{', '.join(config.metrics or []) or 'none'}; use model=emoji or step_scores=false"
+        )
     prompts = tuple(available[:count])
     made_of = {
         "checkpoint": checkpoint,
@@ -128,7 +141,9 @@ def _prepare(experiment: str, row: Row) -> Job:
     run = {**made_of, "steps": config.steps, "methods": described}
     quality = {
         **run,
-        **{name: getattr(config, name) for name in ("seeds", "batch_size", "metrics", "reference_steps")},
+        **{
+            name: getattr(config, name) for name in ("seeds", "batch_size", "metrics", "reference_steps", "step_scores")
+        },
         "used": digest(prompts),
         "measured_with": _measured_with(config, card, data_card),
     }

@@ -44,7 +44,7 @@ def _git(root: Path, *words: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of what a number may depend on."""
     found = {"python": platform.python_version(), "postdiff": postdiff.__version__}
-    for name in ("torch", "diffusers", "transformers", "lightning", "torchmetrics", "numpy", "pillow"):
+    for name in ("torch", "diffusers", "transformers", "lightning", "torchmetrics", "numpy", "pillow", "ftfy"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

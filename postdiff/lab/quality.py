@@ -19,6 +19,8 @@ from postdiff.lab.pictures import PictureFolder
 from postdiff.lab.progress import PictureBar
 from postdiff.lab.results import Record
 from postdiff.lab.sampling import Pipelines, Sampler
+from postdiff.lab.step_scores import StepScores
+from postdiff.metrics.base import PerImageMetric
 from postdiff.metrics.encoder import DualEncoder
 from postdiff.metrics.frechet import Statistics
 
@@ -44,8 +46,10 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
     started = recording.now()
     # First of all: an encoder that does not fit must not be found out after an hour of drawing.
     by_seed = _metrics(job)
-    # So must methods that exclude each other or do not fit the network, before the reference pictures are made.
+    # So must methods that do not fit each other, the network or the run: one picture tells before many are made.
     own, sampler = pictures(job), pipelines.sampler(job)
+    counted = count_macs(sampler.pipe, lambda: sampler.call(job.samples[:1]))
+    counts = {name: int(number) for name, number in sampler.fast.counts.items()}
     references = None
     if job.paired:
         references = reference_pictures(job)
@@ -55,7 +59,7 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
     _make(job, sampler, own, shard)
     evaluation = Evaluation(own, None, references, by_seed, job.reference_id)
     _test(job, evaluation, own, references)
-    counted = count_macs(sampler.pipe, lambda: sampler.call(job.samples[:1]))
+    curves = _step_scores(job, sampler, by_seed) if job.step_metric and shard is None else {}
     record = recording.record(
         job,
         kind="quality",
@@ -66,8 +70,9 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None) -> Recor
         n_asked=len(job.samples),
         n_done=len(evaluation.rows),
         metrics=evaluation.values,
+        curves=curves,
         macs={part: dict(by_convention) for part, by_convention in counted.items()},
-        counts={name: int(number) for name, number in sampler.fast.counts.items()},
+        counts=counts,
     )
     file = results.fresh_path(job.experiment, job.name)
     if not _already_full(file, record):
@@ -95,6 +100,19 @@ def _test(job: Job, evaluation: Evaluation, own: PictureFolder, references: Pict
     test = trainer.make(job.config.device, logger=logger)
     trainer.passing_interrupts(test, lambda: test.test(evaluation, datamodule=prompts, verbose=False))
     wandb_run.finish(logger, job, own)
+
+
+def _step_scores(
+    job: Job, sampler: Sampler, by_seed: dict[int, dict[str, Metric]]
+) -> dict[str, dict[str, list[float]]]:
+    assert job.step_metric is not None
+    metric = next(iter(by_seed.values()))[job.step_metric]
+    assert isinstance(metric, PerImageMetric)
+    predict = trainer.make(job.config.device, [PictureBar(f"{job.row.label}, every step", len(job.samples))])
+    module = StepScores(sampler, metric)
+    prompts = PromptDataModule(job.samples, job.config.batch_size)
+    trainer.passing_interrupts(predict, lambda: predict.predict(module, datamodule=prompts, return_predictions=False))
+    return {job.step_metric: module.curve()}
 
 
 def _metrics(job: Job) -> dict[int, dict[str, Metric]]:

@@ -52,13 +52,14 @@ class Record:
         run_id: hash of the resolved config without paths, labels and device.
         config: the resolved config.
         changed: what the command line changed in it, against the experiment file.
-        checkpoint: the weights: hash, or repository@revision.
+        checkpoint: the weights: hash, or repository@commit[:variant]; a replaced network's follows after "+".
         prompts: hash of the prompts used.
         references: id of the reference pictures that paired metrics compare with; None if there are none.
         pictures: id of the row's own pictures: their folder below `outputs/pictures`.
         n_asked: pictures asked for.
         n_done: pictures made and measured.
         metrics: values by name.
+        curves: {metric: {seed: mean figure of the clean estimate after each step}}, if `step_scores` asked for them.
         macs: multiply-accumulates a picture, by part of the pipeline and convention.
         counts: network calls, cache hits and misses of one pipeline call.
         latency: median_s, q25_s, q75_s a picture, with repeats, warmup, batch_size and session (rows timed together).
@@ -87,6 +88,7 @@ class Record:
     pictures: str | None = None
     references: str | None = None
     metrics: dict[str, Value] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     macs: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)

@@ -21,13 +21,13 @@ class Pipelines:
     """The pipeline loaded last is kept, since neighbouring rows mostly share it."""
 
     def __init__(self) -> None:
-        self._key: tuple[str, str | None, str] | None = None
+        self._key: tuple[str | None, ...] | None = None
         self._pipe: Any = None
         self._scheduler: Any = None
 
     def sampler(self, job: Job) -> Sampler:
         """A sampler for the job, loading its pipeline if it is not the one at hand."""
-        key = (job.checkpoint, job.config.dtype, job.config.device)
+        key = (job.card.pipeline, job.checkpoint, job.config.dtype, job.config.device)
         if key != self._key:
             self._key = self._pipe = None  # the old one first: two may not fit in memory
             self._pipe = models.load(job.card, str(job.config.dtype), job.config.device)
@@ -49,16 +49,25 @@ class Sampler:
 
     def __init__(self, pipe: Any, scheduler: Any, job: Job) -> None:
         self.pipe, self.job = pipe, job
-        self.fast = accelerate(pipe, job.methods)
-        for solver in (job.card.scheduler, job.config.scheduler):
-            scheduler = schedulers.build(scheduler, solver.name, solver.options)
-        self.scheduler = scheduler
+        try:
+            self.fast = accelerate(pipe, job.methods)
+        except UsageError as error:
+            raise UsageError(f"row '{job.name}': {error}") from error
+        self.scheduler = schedulers.layered(scheduler, job.card.scheduler, job.config.scheduler)
         self.accepted = set(inspect.signature(type(pipe).__call__).parameters)
         if "prompt" not in self.accepted:
             raise UsageError(f"{type(pipe).__name__} takes no prompt; experiments need a text-to-image model")
 
-    def call(self, samples: Sequence[data.Sample]) -> Any:
-        """One call of the pipeline, its result as it is (pictures as floats in [0, 1])."""
+    def call(self, samples: Sequence[data.Sample], driver: Any = None) -> Any:
+        """One call of the pipeline, its result as it is (pictures as floats in [0, 1]).
+
+        Args:
+            samples: one picture each.
+            driver: called in the place of `fast`, for instance one that observes as well.
+
+        Raises:
+            UsageError: settings that the pipeline refuses.
+        """
         config = self.job.config
         arguments: dict[str, Any] = {
             "prompt": [sample.prompt for sample in samples],
@@ -69,8 +78,16 @@ class Sampler:
         for name in ("guidance_scale", "height", "width"):
             if (value := getattr(config, name)) is not None and name in self.accepted:
                 arguments[name] = value
+        if "use_resolution_binning" in self.accepted:
+            # PixArt would draw at the nearest of its own sizes and shrink the picture afterwards.
+            arguments["use_resolution_binning"] = False
         self.pipe.scheduler = self.scheduler
-        return self.fast(**arguments)
+        try:
+            return (driver or self.fast)(**arguments)
+        except UsageError as error:
+            raise UsageError(f"row '{self.job.name}': {error}") from error
+        except ValueError as error:
+            raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
 
     def __call__(self, samples: Sequence[data.Sample]) -> Tensor:
         """Pictures (B, 3, H, W), uint8.
@@ -78,12 +95,7 @@ class Sampler:
         Raises:
             UsageError: settings that the pipeline refuses, or a picture that holds NaN.
         """
-        try:
-            images = self.call(samples).images
-        except UsageError as error:
-            raise UsageError(f"row '{self.job.name}': {error}") from error
-        except ValueError as error:
-            raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
+        images = self.call(samples).images
         for sample, image in zip(samples, images, strict=True):
             if not torch.isfinite(image).all():
                 raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf
@@ -68,28 +68,52 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     Raises:
         UsageError: an unknown key (nearest one suggested) or a value of the wrong type.
     """
-    result = OmegaConf.structured(schema)
     for where, values in layers:
         check_keys(schema, values, where)
+    together: dict[str, Any] = {}
+    for _, values in layers:
+        together = _laid_over(together, values)
+    try:
+        return _typed(schema, together)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{_culprit(schema, layers)}{_one_line(error)}") from None
+
+
+def _typed(schema: type[T], values: Mapping[str, Any]) -> T:
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
+
+
+def _culprit(schema: type[Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Where the value of a wrong type comes from: the first layer that fails by itself, and the key."""
+    for where, values in layers:
         try:
-            result = OmegaConf.merge(result, OmegaConf.create(dict(values)))
+            _typed(schema, values)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
-            raise UsageError(f"{where}: {f'{key}: ' if key else ''}{_one_line(error)}") from None
-    try:
-        return OmegaConf.to_object(result)  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{layers[-1][0] if layers else schema.__name__}: {_one_line(error)}") from None
+            return f"{where}: {key}: " if key else f"{where}: "
+    return f"{layers[-1][0]}: " if layers else f"{schema.__name__}: "
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Mappings merge, everything else is replaced."""
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = _laid_over(found[key], value) if both else value
+    return found
 
 
 def check_keys(schema: type[Any], values: Mapping[str, Any], where: str, above: str = "") -> None:
-    """Refuse keys that the dataclass does not have, also in nested dataclasses."""
+    """Refuse keys that the dataclass does not have, also in nested ones, and what is no list where one belongs."""
     hints = get_type_hints(schema)
     for key, value in values.items():
         if key not in hints:
             choices = [above + name for name in hints]
             raise UsageError(f"{where}: {unknown('key', above + str(key), choices)}")
         nested = hints[key]
+        lists = any(get_origin(hint) is list for hint in (nested, *get_args(nested)))
+        if lists and value is not None and not isinstance(value, list | tuple):
+            raise UsageError(f"{where}: {above}{key}={value} must be a list; write {above}{key}=[...]")
         if dataclasses.is_dataclass(nested):
             if not isinstance(value, Mapping):
                 names = ", ".join(field.name for field in dataclasses.fields(nested))

@@ -61,6 +61,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         if name in present:
             arrow = "↑" if info.higher_is_better else "↓"
             columns.append(Column(f"{info.title} {arrow}", _spread(name, info.digits)))
+        steps = sorted(int(key.rpartition("_")[2]) for key in present if key.startswith(f"{name}_at_"))
+        columns += [Column(f"after {step}", plain(f"{name}_at_{step}", info.digits)) for step in steps]
     if "macs_g" in present:
         columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
     if "time_s" in present:

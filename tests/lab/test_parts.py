@@ -79,6 +79,10 @@ def test_every_scheduler_exists_and_takes_over_the_models_settings(name):
     import diffusers
 
     present = diffusers.DPMSolverMultistepScheduler(prediction_type="v_prediction", beta_end=0.012)
+    if name == "flow_match_euler":
+        with pytest.raises(UsageError, match="is for flow matching"):
+            schedulers.build(present, name, {})
+        present = diffusers.FlowMatchEulerDiscreteScheduler()
     made = schedulers.build(present, name, {})
     assert type(made).__name__ == schedulers.find(name)
     assert made.config.get("prediction_type", "v_prediction") == "v_prediction"

@@ -2,13 +2,16 @@
 
 import csv
 import json
+import struct
 
 import pytest
 import torch
 
+from postdiff.engine.errors import UsageError
 from postdiff.lab import experiment, job, models, quality, run, speed
 from postdiff.lab.results import Record
 from postdiff.lab.sampling import Sampler
+from postdiff.lab.wandb_reader import offline_runs
 
 
 def read(outputs, row, kind=""):
@@ -64,12 +67,20 @@ def test_the_second_run_does_nothing_and_fresh_does_all(tiny, outputs, command, 
     assert counted == {"plain": 6}, "other settings are another run, with the same references"
 
 
+def test_rows_of_equal_settings_share_their_pictures(tiny, outputs, command, counted):
+    command("run", "tiny", "bench.repeats=0", "--rows", "plain")
+    counted.clear()
+    code, _, _ = command("run", "tiny", "bench.repeats=0", "methods=[]", "--rows", "cached")
+    assert code == 0 and counted == {}, "a row with the settings of another drew its pictures again"
+    assert read(outputs, "cached").pictures == read(outputs, "plain").pictures
+
+
 def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch):
     write = quality.PictureFolder.write
 
     def interrupted(self, samples, images):
         write(self, samples, images)
-        if "cached" in str(self.folder):
+        if "cached" in counted:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(quality.PictureFolder, "write", interrupted)
@@ -172,8 +183,29 @@ def test_wandb_offline_writes_a_run(tiny, outputs, command):
     pytest.importorskip("wandb")
     code, _, err = command("run", "tiny", "--rows", "plain", "bench.repeats=0", "wandb=offline", "count=2")
     assert code == 0, err
-    [folder] = (outputs / "wandb").rglob("offline-run-*")
-    assert list(folder.glob("run-*.wandb"))
+    [mirrored] = offline_runs()
+    record = read(outputs, "plain")
+    assert (mirrored.name, mirrored.group) == ("tiny/plain", "tiny")
+    assert mirrored.config["run_id"] == record.run_id and mirrored.config["steps"] == 4
+    for name, value in record.metrics.items():
+        assert mirrored.summary[name] == pytest.approx(value.value)
+
+
+def test_a_long_message_of_a_wandb_run_is_put_together_again():
+    from postdiff.lab.wandb_reader import _messages
+
+    def piece(kind, content):
+        return struct.pack("<IHB", 0, len(content), kind) + content
+
+    first = b"a" * (32768 - 7 - 7)
+    log = b":W&B\xe1\xbe\0" + piece(2, first) + piece(3, b"b" * (32768 - 7)) + piece(4, b"c" * 100)
+    log += piece(1, b"d" * (32768 - 107 - 7 - 3)) + b"\0" * 3 + piece(1, b"e")
+    assert [len(message) for message in _messages(log)] == [len(first) + 32761 + 100, 32651, 1]
+
+
+def test_no_wandb_run_is_told(tmp_path):
+    with pytest.raises(UsageError, match="holds no W&B run"):
+        offline_runs(tmp_path)
 
 
 def test_nothing_but_json_on_stdout(tiny, outputs, command):

@@ -1,0 +1,36 @@
+"""Every experiment of the papers runs on the shipped model: all rows are prepared, a handful is drawn and measured."""
+
+import pytest
+
+from postdiff import catalog
+from postdiff.lab import experiment
+from postdiff.lab.job import prepare
+
+NAMES = [name for name in catalog.names("experiments") if "/" in name]
+SHIPPED = ["model=emoji", "data=emoji"]
+SMALL = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0"]
+ROWS = 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_can_be_prepared_and_says_how_it_differs(name):
+    found = experiment.load(name, {"model": "emoji", "data": "emoji"})
+    jobs = prepare(found)
+    assert len({job.name for job in jobs}) == len(jobs) == len({(row.label, row.config.model) for row in _own(name)})
+    assert found.summary
+
+
+def _own(name):
+    return experiment.load(name).rows
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_and_prints_its_table(name, outputs, command):
+    rows = [row.name for row in _own(name)]
+    some = rows[:: max(1, len(rows) // ROWS)]
+    code, out, err = command("run", name, *SHIPPED, *SMALL, "--rows", ",".join(some))
+    assert code == 0, err
+    labels = {row.name: row.label for row in _own(name)}
+    assert all(labels[row] in out for row in some)
+    assert "Text score" in out and "MACs" in out
+    assert "reported" not in out, "figures of another model stand beside ours"
