@@ -53,7 +53,9 @@ def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
     present = {key for row in rows for key, value in row.items() if value is not None}
-    columns = [Column("Row", lambda row: row["label"] + ("*" if row["notes"] else ""))]
+    # What holds for all rows needs no mark.
+    common = set.intersection(*(set(row["notes"].split("; ")) for row in rows))
+    columns = [Column("Row", lambda row: row["label"] + ("*" if set(row["notes"].split("; ")) - common - {""} else ""))]
     if len({row["model"] for row in rows}) > 1:
         columns.append(Column("Model", lambda row: row["model"]))
     columns += [Column(title, plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
@@ -120,7 +122,7 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
         for note in filter(None, row["notes"].split("; ")):
             noted.setdefault(note, []).append(row["label"])
     for note, labels in noted.items():
-        lines.append(f"* {note}: {'all rows' if len(labels) == len(rows) else ', '.join(labels)}")
+        lines.append(f"all rows: {note}" if len(labels) == len(rows) else f"* {note}: {', '.join(labels)}")
     return lines
 
 

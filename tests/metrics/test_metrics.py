@@ -138,7 +138,7 @@ def test_ssim_equals_the_written_out_formula():
     metric = PairedSSIM()
     metric.update(batch["images"], batch["references"])
     expected = [ssim_by_hand(x, y) for x, y in zip(images, references, strict=True)]
-    assert metric.last.tolist() == pytest.approx(expected, abs=1e-6)
+    assert metric.last.tolist() == pytest.approx(expected, abs=2e-4)
 
 
 def test_equal_pictures_are_at_distance_zero(encoder):
