@@ -26,4 +26,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf .venv dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache

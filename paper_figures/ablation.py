@@ -44,7 +44,7 @@ def draw(rows: list[Row]) -> plt.Figure:
         panel.set_xticks(GATES)
     log_if_wide(axes[FRECHET])
     order = [*(f"DeepCache + {fill}" for fill in FILLS), *(f"{fill} alone" for fill in FILLS), "20 steps", "DeepCache"]
-    legend(drawn, axes[FRECHET], order, columns=3)
+    legend(drawn, axes[FRECHET], order, columns=2)
     return drawn
 
 

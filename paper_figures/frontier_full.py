@@ -43,7 +43,8 @@ def draw(rows: list[Row]) -> plt.Figure:
     colours = dict(zip(LINES, (COLOURS[0], COLOURS[1], COLOURS[1], COLOURS[2], COLOURS[3]), strict=True))
     for metric, panel in axes.items():
         for pattern, look in LINES.items():
-            members = named(rows, pattern)
+            # By saving, not by steps: at few steps the two full steps around m weigh more, and 6 save less than 8.
+            members = sorted(named(rows, pattern), key=lambda row: row["macs_saving"])
             if pattern != FARTHER or len(members) > 1:
                 line(panel, members, metric, color=colours[pattern], **look)
     log_if_wide(axes[FRECHET])

@@ -52,7 +52,7 @@ class _Figures:
 
     def __init__(self, rows: list[Row], convention: str) -> None:
         self.convention = convention
-        self._scale, self.unit = (1000, "G") if max(row["macs_t"] for row in rows) < 1 else (1, "T")
+        self._scale, self.unit = (1000, "G") if max((row["macs_t"] for row in rows), default=1) < 1 else (1, "T")
 
     def column(self, heading: str, key: str) -> Column:
         return Column(heading, lambda row: "-" if row.get(key) is None else f"{self._scale * row[key]:.3f}")
@@ -70,10 +70,10 @@ View = tuple[list[Column], list[str]]
 def _by_row(rows: list[Row], figures: _Figures) -> View:
     columns = [
         Column("Steps", plain("steps", 0)),
-        figures.column(f"MACs ({figures.unit}), {figures.convention}", "macs_t"),
+        figures.column(f"MACs ({figures.unit})", "macs_t"),
         Column("saving", plain("macs_saving", 2, "x")),
     ]
-    notes = ["MACs of the denoiser for one image"]
+    notes = [f"MACs of the denoiser for one image, {figures.convention} convention"]
     if any(row.get("paper_macs_t", row["macs_t"]) != row["macs_t"] for row in rows):
         columns.append(figures.column("paper's way", "paper_macs_t"))
         notes.append(

@@ -21,7 +21,8 @@ def twin():
 
     def make(name):
         if name not in made:
-            made[name] = real_size(name, diffusers.DPMSolverMultistepScheduler(steps_offset=1))
+            solver = diffusers.LCMScheduler if name.endswith("lcm") else diffusers.DPMSolverMultistepScheduler
+            made[name] = real_size(name, solver(steps_offset=1))
         return made[name]
 
     return make

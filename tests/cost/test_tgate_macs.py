@@ -20,7 +20,7 @@ from diffusers import (
 )
 
 from postdiff import accelerate
-from postdiff.cost.macs import count_macs
+from postdiff.cost.macs import tally
 from postdiff.cost.on_meta import OnMeta, pin_to_cpu
 from postdiff.methods import TGATE
 from postdiff.methods.base import Method
@@ -32,16 +32,17 @@ class Ledger(Method):
 
     pipe: object = None
     entries: list = field(default_factory=list)
+    known: dict = field(default_factory=dict)
 
     def denoise(self, forward, sample, kwargs, state):
         before, outputs = state.counts.copy(), []
-        macs = count_macs(self.pipe, lambda: outputs.append(forward(sample, kwargs)))["total"]["dense"]
+        found = tally(self.pipe, lambda: outputs.append(forward(sample, kwargs)), self.known)
         replayed = tuple(
             state.counts[f"tgate {which} hits"] > before[f"tgate {which} hits"]
             for which in ("self-attention", "cross-attention")
         )
         # Rows per sample: 2 with guidance, 1 without.
-        self.entries.append(((len(sample) // state.samples, *replayed), macs))
+        self.entries.append(((len(sample) // state.samples, *replayed), found.macs()["dense"]))
         return outputs[0]
 
 
