@@ -96,7 +96,10 @@ class MixedResolution(Method):
         if self.micro_conditioning == "low":
             kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, self._low)
         output = forward(resize(sample, self._low), kwargs)
-        self._conditional = split_rows(output, len(state.branches))[state.branches.index("cond")]
+        if self.x0 == "conditional":
+            # Another method may compute a single branch, whichever, in the place of all: then that is the prediction.
+            place = state.branches.index("cond") if "cond" in state.branches else 0
+            self._conditional = split_rows(output, len(state.branches))[place]
         return resize(output, state.full_size)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:

@@ -125,6 +125,15 @@ def test_a_later_switch_recomputes_once_for_one_branch(case):
     assert rows == {0: 4, 1: 4, 2: 4, 5: 2}
 
 
+def test_with_one_branch_computed_its_prediction_is_the_x0_of_a_later_switch(case):
+    one = case("sd")
+    guided, conditional = (
+        one.call(accelerate(one.pipe, [MixedResolution(switch=5, x0=x0), TGATE(gate=3)]))
+        for x0 in ("guided", "conditional")
+    )
+    assert torch.equal(guided, conditional)
+
+
 def test_what_deepcache_left_out_at_the_gate_is_taken_from_its_last_full_step(case):
     """Full steps 0, 3, 6; at gate - 1 = 4 the inner blocks do not run, yet their cross-attention is not done again."""
     driver = accelerate(case("sd").pipe, [DeepCache(interval=3, branch=0), TGATE(gate=5, self_attention_interval=1)])
