@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -48,10 +49,11 @@ def count(experiment: Experiment) -> list[Counted]:
         UsageError: a model without a structure file, or a method that does not fit.
     """
     twins: dict[str, Twin] = {}
+    card = functools.cache(models.card)  # rows mostly share their cards
     counted = []
     with bar("counting", len(experiment.rows), "row") as shown:
         for row in experiment.rows:
-            counted.append(_count(row, twins))
+            counted.append(_count(row, card(row.config.model), twins))
             shown.update()
     return counted
 
@@ -126,10 +128,10 @@ def _compared(one: Counted, convention: str) -> Row:
     }
 
 
-def _count(row: ExperimentRow, twins: dict[str, Twin]) -> Counted:
+def _count(row: ExperimentRow, card: models.ModelCard, twins: dict[str, Twin]) -> Counted:
     import diffusers
 
-    config, card = row.config, models.card(row.config.model)
+    config = row.config
     if card.structure is None:
         raise UsageError(f"row '{row.name}': model '{config.model}' names no structure to count; give its card one")
     scheduler = diffusers.DPMSolverMultistepScheduler(steps_offset=1)
@@ -138,12 +140,7 @@ def _count(row: ExperimentRow, twins: dict[str, Twin]) -> Counted:
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]
     twin.pipe.scheduler = scheduler
-    wanted = {
-        "height": config.height or card.height,
-        "width": config.width or card.width,
-        "guidance_scale": config.guidance_scale if config.guidance_scale is not None else card.guidance_scale,
-    }
-    call = {name: value for name, value in wanted.items() if value is not None}
+    call = {name: value for name, value in card.usual(config).items() if value is not None}
     try:
         tally, seen = twin.tally(presets.build_methods(config.methods), num_inference_steps=config.steps, **call)
     except UsageError as error:

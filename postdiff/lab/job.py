@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +73,7 @@ class Job:
     @property
     def step_metric(self) -> str | None:
         """The metric that scores every step, if `step_scores` asks for it: one of picture and prompt alone."""
-        alone = [name for name in self.metrics if metrics.find(name).needs == ("encoder",)]
-        return alone[0] if self.config.step_scores and alone else None
+        return next(_step_metrics(self.metrics), None) if self.config.step_scores else None
 
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
@@ -120,12 +119,9 @@ def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.
         dtype=row.config.dtype or card.dtype,
         device=provenance.resolve_device(row.config.device),
         metrics=_chosen_metrics(row.config, count, card, data_card),
-        **{
-            name: value if (value := getattr(row.config, name)) is not None else getattr(card, name)
-            for name in ("guidance_scale", "height", "width")
-        },
+        **card.usual(row.config),
     )
-    if config.step_scores and not any(metrics.find(name).needs == ("encoder",) for name in config.metrics or []):
+    if config.step_scores and next(_step_metrics(config.metrics or []), None) is None:
         raise UsageError(
             f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
             f"{', '.join(config.metrics or []) or 'none'}; use model=emoji or step_scores=false"
@@ -163,6 +159,10 @@ def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.
         picture_id=digest({**run, "code": provenance.code() if methods else None}),
         reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None}),
     )
+
+
+def _step_metrics(names: Iterable[str]) -> Iterator[str]:
+    return (name for name in names if metrics.find(name).needs == ("encoder",))
 
 
 def _chosen_metrics(config: RunConfig, count: int, card: models.ModelCard, data_card: data.DataCard) -> list[str]:

@@ -66,6 +66,13 @@ class ModelCard(Source):
     dual_encoder: str | None = None
     structure: str | None = None
 
+    def usual(self, config: Any) -> dict[str, Any]:
+        """Guidance, height and width of a run: its config's, or where that has none the card's; None if neither has."""
+        return {
+            name: value if (value := getattr(config, name)) is not None else getattr(self, name)
+            for name in ("guidance_scale", "height", "width")
+        }
+
 
 def card(name: str) -> ModelCard:
     """The card of that name, or a card made up for a pipeline folder.

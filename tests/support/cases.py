@@ -53,3 +53,20 @@ def encoded_text(ids: list[int], tokens: int = 6, width: int = CROSS) -> dict[st
         "prompt_embeds": embed(ids, tokens, width, salt=1),
         "negative_prompt_embeds": embed([99] * len(ids), tokens, width, salt=2),
     }
+
+
+def pooled_text(ids: list[int]) -> dict[str, Any]:
+    """Pooled embeddings (ids, 24) beside those of `encoded_text`."""
+    return {
+        "pooled_prompt_embeds": embed(ids, 24, salt=4),
+        "negative_pooled_prompt_embeds": embed([99] * len(ids), 24, salt=4),
+    }
+
+
+def masked_text(ids: list[int]) -> dict[str, Any]:
+    """What pipelines with an attention mask over their text are called with."""
+    mask = torch.ones(len(ids), 6)
+    return common(
+        ids, height=32, width=32, prompt_attention_mask=mask, negative_prompt=None,
+        negative_prompt_attention_mask=mask, use_resolution_binning=False, **encoded_text(ids),
+    )  # fmt: skip

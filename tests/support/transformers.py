@@ -22,7 +22,7 @@ from diffusers import (
     StableDiffusion3Pipeline,
 )
 
-from tests.support.cases import Case, common, embed, encoded_text
+from tests.support.cases import Case, common, embed, encoded_text, masked_text, pooled_text
 from tests.support.parts import CROSS, SCHEDULERS, vae
 
 
@@ -39,15 +39,7 @@ def pixart_transformer(sample_size: int = 16) -> PixArtTransformer2DModel:
 def pixart(cls: type, scheduler: str, sample_size: int = 16) -> Case:
     net = pixart_transformer(sample_size)
     pipe = cls(tokenizer=None, text_encoder=None, vae=vae(), transformer=net, scheduler=SCHEDULERS[scheduler]())
-
-    def arguments(ids: list[int]) -> dict[str, Any]:
-        mask = torch.ones(len(ids), 6)
-        return common(
-            ids, height=32, width=32, prompt_attention_mask=mask, negative_prompt=None,
-            negative_prompt_attention_mask=mask, use_resolution_binning=False, **encoded_text(ids),
-        )  # fmt: skip
-
-    return Case(pipe, arguments)
+    return Case(pipe, masked_text)
 
 
 def pixart_alpha(scheduler: str = "dpm++") -> Case:
@@ -86,11 +78,7 @@ def sd3() -> Case:
     )  # fmt: skip
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        pooled = {
-            "pooled_prompt_embeds": embed(ids, 24, salt=4),
-            "negative_pooled_prompt_embeds": embed([99] * len(ids), 24, salt=4),
-        }
-        return common(ids, height=32, width=32, **encoded_text(ids), **pooled)
+        return common(ids, height=32, width=32, **encoded_text(ids), **pooled_text(ids))
 
     return Case(pipe, arguments)
 
@@ -109,15 +97,7 @@ def sana() -> Case:
     ).eval()  # fmt: skip
     scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     pipe = SanaPipeline(tokenizer=None, text_encoder=None, vae=autoencoder, transformer=net, scheduler=scheduler)
-
-    def arguments(ids: list[int]) -> dict[str, Any]:
-        mask = torch.ones(len(ids), 6)
-        return common(
-            ids, height=32, width=32, prompt_attention_mask=mask, negative_prompt=None,
-            negative_prompt_attention_mask=mask, use_resolution_binning=False, **encoded_text(ids),
-        )  # fmt: skip
-
-    return Case(pipe, arguments)
+    return Case(pipe, masked_text)
 
 
 def hunyuan() -> Case:

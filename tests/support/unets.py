@@ -21,7 +21,7 @@ from diffusers import (
     UNet3DConditionModel,
 )
 
-from tests.support.cases import Case, common, embed, encoded_text
+from tests.support.cases import Case, common, embed, encoded_text, pooled_text
 from tests.support.parts import CROSS, SCHEDULERS, SDXL, unet, vae
 
 
@@ -90,11 +90,7 @@ def sdxl(scheduler: str = "euler") -> Case:
     pipe.text_encoder_2 = None
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        pooled = {
-            "pooled_prompt_embeds": embed(ids, 24, salt=4),
-            "negative_pooled_prompt_embeds": embed([99] * len(ids), 24, salt=4),
-        }
-        return common(ids, height=32, width=32, **encoded_text(ids), **pooled)
+        return common(ids, height=32, width=32, **encoded_text(ids), **pooled_text(ids))
 
     return Case(pipe, arguments)
 
