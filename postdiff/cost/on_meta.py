@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from postdiff.engine.rows import map_tensors
 from postdiff.engine.state import State
 from postdiff.methods.base import Method, NetworkCall
 
@@ -41,10 +42,11 @@ class OnMeta(Method):
         seen: where to note what came along.
     """
 
+    innermost: ClassVar[bool] = True
     seen: Seen = field(default_factory=Seen)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
-        output = forward(sample.to("meta"), _to_meta(kwargs))
+        output = forward(sample.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), kwargs))
         # SD3's skip-layer guidance calls twice a step, first for all branches.
         self.seen.branches[state.index] = max(len(state.branches), self.seen.branches.get(state.index, 0))
         self.seen.sizes[state.index] = state.size
@@ -58,13 +60,3 @@ def pin_to_cpu(pipe: Any) -> Any:
     device = property(lambda self: torch.device("cpu"))
     pipe.__class__ = type(cls.__name__, (cls,), {"_execution_device": device, "device": device})
     return pipe
-
-
-def _to_meta(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.to("meta")
-    if isinstance(value, dict):
-        return {key: _to_meta(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_to_meta(item) for item in value)
-    return value

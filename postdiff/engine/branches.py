@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from postdiff.engine.cache import split_rows
+from postdiff.engine.family import Family
+from postdiff.engine.rows import map_tensors, split_rows
 from postdiff.engine.state import State
 
-__all__ = ["compute_only", "condition_only", "only_branch"]
+__all__ = ["compute_only", "condition_only", "on_batched", "only_branch"]
 
 
 def only_branch(branch: str, sample: Tensor, kwargs: dict[str, Any], state: State) -> tuple[Tensor, dict[str, Any]]:
@@ -23,22 +24,24 @@ def only_branch(branch: str, sample: Tensor, kwargs: dict[str, Any], state: Stat
     """
     position, parts = state.branches.index(branch), len(state.branches)
 
-    def cut(value: Any, multiple: bool = False) -> Any:
-        if isinstance(value, Tensor):
-            fits = value.ndim > 0 and (value.shape[0] == sample.shape[0] or (multiple and value.shape[0] % parts == 0))
-            return split_rows(value, parts)[position] if fits else value
-        if isinstance(value, dict):
-            return {key: cut(item) for key, item in value.items()}
-        if isinstance(value, tuple | list):
-            return type(value)(cut(item) for item in value)
-        return value
+    def cut(value: Any) -> Any:
+        return split_rows(value, parts)[position]
 
-    family = state.family
-    arguments = {
-        name: value if name in family.unbatched else cut(value, name in family.multiples)
-        for name, value in kwargs.items()
-    }
-    return cut(sample), arguments
+    return cut(sample), on_batched(cut, kwargs, len(sample), state.family)
+
+
+def on_batched(change: Callable[[Tensor], Tensor], kwargs: dict[str, Any], rows: int, family: Family) -> dict[str, Any]:
+    """The network's arguments with `change` applied to every tensor that goes with the `rows` of its sample."""
+
+    def among(name: str, value: Any) -> Any:
+        def fits(tensor: Tensor) -> bool:
+            return tensor.ndim > 0 and (
+                tensor.shape[0] == rows or (name in family.multiples and tensor.shape[0] % rows == 0)
+            )
+
+        return map_tensors(lambda tensor: change(tensor) if fits(tensor) else tensor, value)
+
+    return {name: value if name in family.unbatched else among(name, value) for name, value in kwargs.items()}
 
 
 def compute_only(
@@ -65,5 +68,10 @@ def condition_only(branch: str, forward: Callable[..., Any], kwargs: dict[str, A
     sample = kwargs["sample"]
     if len(sample) != state.samples * len(state.all_branches) or len(state.all_branches) == 1:
         return forward(kwargs)  # guess mode sends the conditional rows alone
+    wanted = state.branches
     _, kwargs = only_branch(branch, sample, kwargs, state)
-    return forward(kwargs)
+    state.branches = (branch,)
+    try:
+        return forward(kwargs)
+    finally:
+        state.branches = wanted

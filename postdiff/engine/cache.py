@@ -2,6 +2,9 @@
 
 An entry belongs to one latent size and one guidance branch. So a change of resolution is an ordinary miss, and
 dropping the unconditional branch leaves the conditional entries valid: methods need not know of each other.
+
+Where one network call serves several steps (`state.span`), an entry stands for all of them or for none: steps between
+which a method turns from computing to replaying are `state.boundaries`, and no call reaches over one.
 """
 
 from __future__ import annotations
@@ -10,12 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["ModuleCache", "Refresh", "join_rows", "split_rows"]
+__all__ = ["ModuleCache", "Refresh"]
 
 Branches = dict[str, Any]
 Key = tuple[str, tuple[int, int], str]
@@ -76,13 +77,17 @@ class ModuleCache:
             stored = self._read(module, state)
             if stored is not None:
                 state.counts[f"{self.name} hits"] += 1
-                return join_rows([stored[branch] for branch in state.branches])
+                return join_rows([tile_rows(stored[branch], 1, state.span) for branch in state.branches])
             state.counts[f"{self.name} misses"] += 1
             output = forward(*args, **kwargs)
             self._write(module, state, output)
             return output
 
         return call
+
+    def holds(self, module: str, state: State) -> bool:
+        """Whether the module would be replayed now."""
+        return self._read(module, state) is not None
 
     def _read(self, module: str, state: State) -> Mapping[str, Any] | None:
         found = {}
@@ -94,33 +99,10 @@ class ModuleCache:
         return found
 
     def _write(self, module: str, state: State, output: Any) -> None:
-        parts = split_rows(output, len(state.branches))
-        fresh = dict(zip(state.branches, parts, strict=True))
+        branches, last = state.branches, state.index + state.span - 1
+        newest = rows_of_step(output, len(branches), state.span, -1)
+        fresh = dict(zip(branches, split_rows(newest, len(branches)), strict=True))
         if self.merge is not None:
-            fresh = self.merge(fresh, state.index)
+            fresh = self.merge(fresh, last)
         for branch, value in fresh.items():
-            self._entries[module, state.size, branch] = _Entry(value, state.index)
-
-
-def split_rows(value: Any, parts: int) -> list[Any]:
-    """Cut every tensor of a (nested) output into `parts` equal pieces along dimension 0."""
-    if parts == 1:
-        return [value]
-    if isinstance(value, Tensor):
-        return list(value.chunk(parts))
-    if isinstance(value, tuple | list):
-        pieces = [split_rows(item, parts) for item in value]
-        return [type(value)(piece[i] for piece in pieces) for i in range(parts)]
-    return [value] * parts
-
-
-def join_rows(parts: list[Any]) -> Any:
-    """The inverse of `split_rows`."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, Tensor):
-        return torch.cat(parts)
-    if isinstance(first, tuple | list):
-        return type(first)(join_rows(list(items)) for items in zip(*parts, strict=True))
-    return first
+            self._entries[module, state.size, branch] = _Entry(value, last)

@@ -30,7 +30,7 @@ from postdiff.engine.state import State
 
 __all__ = ["Driver", "accelerate"]
 
-HOOKS = ("attach", "claims", "start", "step_start", "denoise", "condition", "step")
+HOOKS = ("innermost", "attach", "claims", "start", "step_start", "denoise", "condition", "step")
 
 
 class Driver:
@@ -38,7 +38,7 @@ class Driver:
 
     Attributes:
         pipe: the wrapped pipeline, untouched between calls.
-        methods: the stack, first method outermost.
+        methods: the stack, first method outermost; those that must be innermost have been moved to its end.
         counts: what the last call really ran, for instance {"network calls": 20, "deepcache hits": 90, ...}.
     """
 
@@ -47,7 +47,7 @@ class Driver:
             if isinstance(method, type) or not all(hasattr(method, hook) for hook in HOOKS):
                 raise UsageError(f"{method!r} is not a method; pass instances such as DeepCache(interval=2)")
         self.pipe = pipe
-        self.methods = list(methods)
+        self.methods = sorted(methods, key=lambda method: method.innermost)
         self.family = family or family_of(pipe)
         self.counts: Counter[str] = Counter()
         _check_claims(self.methods, self.network)
@@ -170,8 +170,7 @@ class _Run:
         """The chain of `denoise` hooks around the real network."""
         state, name = self.state, self.sample_name
         sample = kwargs.pop(name)
-        # SD3's skip-layer guidance sends the conditional rows once more, alone.
-        state.branches = state.all_branches if len(sample) == state.samples * len(state.all_branches) else ("cond",)
+        state.branches = self._branches_in(sample)
         raw: list[Any] = []
 
         def innermost(sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -192,14 +191,16 @@ class _Run:
 
     def condition(self, forward: Callable[..., Any], kwargs: dict[str, Any]) -> Any:
         """The chain of `condition` hooks around a ControlNet."""
+        state, sample = self.state, kwargs["sample"]
+        state.branches = self._branches_in(sample)
 
         def innermost(kwargs: dict[str, Any]) -> Any:
-            self.state.counts["controlnet calls"] += 1
+            state.counts["controlnet calls"] += 1
             return forward(**kwargs)
 
-        controlnet = _chain([method.condition for method in self.methods], innermost, self.state)
-        if self.state.only in self.state.branches:
-            return condition_only(self.state.only, controlnet, kwargs, self.state)
+        controlnet = _chain([method.condition for method in self.methods], innermost, state)
+        if state.only in state.branches:
+            return condition_only(state.only, controlnet, kwargs, state)
         return controlnet(kwargs)
 
     def step(self, forward: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -220,6 +221,11 @@ class _Run:
             return (previous, *raw[0][1:])
         raw[0].prev_sample = previous
         return raw[0]
+
+    def _branches_in(self, sample: Tensor) -> tuple[str, ...]:
+        # SD3's skip-layer guidance and ControlNet's guess mode send the conditional rows alone.
+        sent = self.state.all_branches
+        return sent if len(sample) == self.state.samples * len(sent) else ("cond",)
 
     def _branches_sent(self) -> tuple[str, ...]:
         cfg = self.state.family.cfg

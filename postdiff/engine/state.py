@@ -34,9 +34,12 @@ class State:
         branches: those of them that the network computes now.
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
+        span: number of steps, from `index` on, that the present network call serves; its rows are ordered branch,
+            step, sample. 1 unless a method decodes several steps at once; no call reaches over a boundary.
         full_size: latent size (height, width) of the pipeline's own latents.
         size: latent size (height, width) at which the network runs now.
-        boundaries: planned steps at which the size or the branches change; known from the start.
+        boundaries: planned steps at which the size, the branches or what a cache replays changes; known from the
+            start.
         counts: what really ran: network calls, and hits and misses of every cache.
         first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
     """
@@ -52,6 +55,7 @@ class State:
     all_branches: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     only: str | None = None
+    span: int = 1
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     boundaries: set[int] = field(default_factory=set)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,7 +26,14 @@ StepCall = Callable[[Tensor, Any, Tensor], Tensor]
 
 @dataclass
 class Method:
-    """Base of all methods. `first` in a stack means outermost: it sees the pipeline's arguments first."""
+    """Base of all methods. `first` in a stack means outermost: it sees the pipeline's arguments first.
+
+    Attributes:
+        innermost: stands inside all others, wherever the stack names it, because it calls the network for more or
+            fewer steps than it is asked for.
+    """
+
+    innermost: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the types of all options; methods add their ranges.

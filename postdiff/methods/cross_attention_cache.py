@@ -75,6 +75,8 @@ class CrossAttentionCache(Method):
     def start(self, state: State) -> None:
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
+        if self.fill_step == "first_unguided":
+            state.boundaries.add(self._gate + 1)
 
     def step_start(self, state: State) -> None:
         if self.cutoff and state.index >= self._gate:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine import history, noise_levels
-from postdiff.engine.cache import split_rows
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
+from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
 from postdiff.methods.options import require, require_moment

@@ -69,7 +69,9 @@ class TGATE(Method):
     def start(self, state: State) -> None:
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
-        self._refresh = Refresh(step for step in range(state.steps) if self._computes_self_attention(step))
+        computes = [self._computes_self_attention(step) for step in range(state.steps)]
+        self._refresh = Refresh(step for step, now in enumerate(computes) if now)
+        state.boundaries |= {step for step in range(1, state.steps) if computes[step] != computes[step - 1]}
 
     def step_start(self, state: State) -> None:
         if state.index >= self._gate:

@@ -1,0 +1,77 @@
+"""The two halves of a denoiser: an encoder whose features may be kept, and a decoder that reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import nn
+
+from postdiff.engine.errors import UsageError
+
+__all__ = ["Halves", "halves_of"]
+
+# Share of DiT-XL/2's 28 blocks that its features make an encoder (Faster Diffusion, Fig. 11).
+TRANSFORMER_SHARE = 18 / 28
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Modules by dotted name, in order of execution.
+
+    Attributes:
+        encoder: in a U-Net `conv_in`, the down blocks and the middle block; in a transformer the first blocks.
+        decoder: up blocks, or the other blocks.
+        skips: whether the decoder reads the output of every encoder module (U-Net), or of the last one alone.
+    """
+
+    encoder: dict[str, nn.Module]
+    decoder: dict[str, nn.Module]
+    skips: bool
+
+
+def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halves:
+    """Split a network.
+
+    Args:
+        network: a U-Net, or a transformer made of `BasicTransformerBlock` (DiT, PixArt).
+        method: who asks, for messages.
+        split: number of blocks in a transformer's encoder; 18 of 28 if omitted. A U-Net splits itself.
+
+    Raises:
+        UsageError: a network without two halves, or a split that leaves one empty.
+    """
+    if hasattr(network, "down_blocks") and hasattr(network, "up_blocks"):
+        if split is not None:
+            raise UsageError(f"{method}: split={split} is for transformers; {type(network).__name__} splits itself")
+        return _unet(network)
+    blocks = cast(nn.ModuleList, getattr(network, "transformer_blocks", ()))
+    if not len(blocks) or any(type(block).__name__ != "BasicTransformerBlock" for block in blocks):
+        raise UsageError(
+            f"{method} needs an encoder and a decoder: a U-Net, or a transformer of plain blocks (DiT, PixArt); "
+            f"{type(network).__name__} is neither"
+        )
+    depth = len(blocks)
+    first = max(1, round(depth * TRANSFORMER_SHARE)) if split is None else split
+    if not 0 < first < depth:
+        raise UsageError(f"{method}: split={first} is outside the {depth} blocks; use 1 to {depth - 1}")
+    named = {f"transformer_blocks.{i}": block for i, block in enumerate(blocks)}
+    return Halves(dict(list(named.items())[:first]), dict(list(named.items())[first:]), skips=False)
+
+
+def _unet(network: nn.Module) -> Halves:
+    # Video U-Nets look along time right after the first convolution.
+    names = ["conv_in", "transformer_in", *(f"down_blocks.{i}" for i in range(_count(network, "down_blocks")))]
+    encoder = {name: network.get_submodule(name) for name in names if name != "transformer_in" or _has(network, name)}
+    if _has(network, "mid_block"):
+        encoder["mid_block"] = network.get_submodule("mid_block")
+    decoder = {f"up_blocks.{i}": network.get_submodule(f"up_blocks.{i}") for i in range(_count(network, "up_blocks"))}
+    return Halves(encoder, decoder, skips=True)
+
+
+def _has(network: nn.Module, name: str) -> bool:
+    return getattr(network, name, None) is not None
+
+
+def _count(network: nn.Module, name: str) -> int:
+    return len(cast(nn.ModuleList, getattr(network, name)))

@@ -1,0 +1,135 @@
+"""Encoder propagation (Faster Diffusion): between key steps only the decoder runs, for many steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from postdiff.engine.cache import ModuleCache, Refresh
+from postdiff.engine.errors import UsageError
+from postdiff.engine.halves import halves_of
+from postdiff.engine.intercept import intercept
+from postdiff.engine.key_steps import key_steps
+from postdiff.engine.rows import join_rows, split_rows
+from postdiff.engine.spans import for_first_step, predict_span
+from postdiff.engine.state import State
+from postdiff.methods.base import ControlNetCall, Method, NetworkCall
+from postdiff.methods.options import require
+
+__all__ = ["EncoderPropagation"]
+
+
+@dataclass
+class EncoderPropagation(Method):
+    """At key steps the whole network runs; at the others its decoder alone, on the features of the last key step.
+
+    Every step keeps its own time embedding, text and solver update. A prediction between key steps does not depend on
+    the running latents, so "parallel" decoding makes all those up to the next key step in one call: the same
+    pictures up to float error, for any solver, in fewer calls and more memory. A run of steps decoded together also
+    ends where size or guidance change. A new latent size is computed in full once, whatever the keys. A ControlNet
+    runs at key steps only.
+
+    Args:
+        keys: a stride (the authors advise 4 for models of the community), the name of a published set
+            (`postdiff.engine.key_steps`), or the key steps themselves, counted from 0.
+        decoding: "parallel" or "sequential".
+        max_parallel: most steps in one call, which bounds the memory; 0 means no bound.
+        propagate: what is kept between key steps. "encoder" is the method; "decoder" keeps the up blocks but the
+            finest, which reads this step's skip connections; "both" keeps all but that block; "nothing" computes
+            nothing and predicts zero. The last three are ablations, always sequential.
+        split: blocks that make the encoder of a transformer; 18 of 28 if null.
+
+    Reference:
+        Li et al., "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", NeurIPS
+        2024, arXiv:2312.09608, Sec. 3.3; ablations as in its Table 14, whose wiring the paper does not give.
+    """
+
+    innermost: ClassVar[bool] = True
+    keys: int | str | list[int] = 4
+    decoding: Literal["parallel", "sequential"] = "parallel"
+    max_parallel: int = 0
+    propagate: Literal["encoder", "decoder", "both", "nothing"] = "encoder"
+    split: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, not isinstance(self.keys, int) or self.keys >= 1, "keys", "a stride of 1 or more")
+        require(self, self.max_parallel >= 0, "max_parallel", "0 or more")
+
+    def claims(self, network: nn.Module) -> list[str]:
+        return list(self._kept(network)[0])
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        if self.propagate == "nothing":
+            return
+        kept, skips = self._kept(network)
+        cache = ModuleCache("encoder_propagation", lambda written, now: self._refresh.due(written, now))
+        last = list(kept)[-1]
+        for name, module in kept.items():
+            inner = cache.around(name, state) if skips or name == last else _passed_by(last, cache, state)
+            yield intercept(module, "forward", for_first_step(inner, state))
+
+    def start(self, state: State) -> None:
+        self._keys = key_steps(self.keys, state.steps, "EncoderPropagation")
+        self._refresh = Refresh(self._keys)
+        self._decoded: dict[int, dict[str, Tensor]] = {}
+        self._control: dict[tuple[int, ...], dict[str, Any]] = {}
+
+    def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
+        if self.propagate == "nothing":
+            if state.index in self._keys:
+                self._shape = (output := forward(sample, kwargs)).shape[1:]
+                return output
+            return sample.new_zeros(len(sample), *self._shape)
+        if self.decoding == "sequential" or self.propagate != "encoder":
+            return forward(sample, kwargs)
+        ready = self._decoded.pop(state.index, {})
+        if not all(branch in ready for branch in state.branches):
+            span = self._span(state)
+            longest = "encoder_propagation decoded at once"
+            state.counts[longest] = max(span, state.counts[longest])
+            self._decoded = predict_span(forward, sample, kwargs, state, span)
+            ready = self._decoded.pop(state.index)
+        return join_rows([ready[branch] for branch in state.branches])
+
+    def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
+        size, branches = tuple(kwargs["sample"].shape[-2:]), state.branches
+        held = self._control.get(size, {})
+        fresh = state.index in self._keys or self.propagate in ("decoder", "nothing")
+        if fresh or not all(branch in held for branch in branches):
+            residuals = forward(kwargs)
+            self._control[size] = dict(zip(branches, split_rows(residuals, len(branches)), strict=True))
+            return residuals
+        return join_rows([held[branch] for branch in branches])
+
+    def _span(self, state: State) -> int:
+        """How many steps from this one on can be decoded together."""
+        ends = {*self._keys, *state.boundaries, state.steps}
+        if self.max_parallel:
+            ends.add(state.index + self.max_parallel)
+        return min(end for end in ends if end > state.index) - state.index
+
+    def _kept(self, network: nn.Module) -> tuple[dict[str, nn.Module], bool]:
+        halves = halves_of(network, "EncoderPropagation", self.split)
+        if self.propagate in ("decoder", "both") and not halves.skips:
+            raise UsageError(
+                f"EncoderPropagation: propagate='{self.propagate}' needs skip connections, which "
+                f"{type(network).__name__} has not; use 'encoder'"
+            )
+        # The finest up block always runs: without it nothing of a step would enter its prediction.
+        coarse = dict(list(halves.decoder.items())[:-1])
+        kept = {"encoder": halves.encoder, "decoder": coarse, "both": {**halves.encoder, **coarse}, "nothing": {}}
+        return kept[self.propagate], halves.skips
+
+
+def _passed_by(last: str, cache: ModuleCache, state: State) -> Callable[..., Any]:
+    """In a chain only the last module's output is read, so those before it hand on their input when it is replayed."""
+
+    def around(forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return hidden_states if cache.holds(last, state) else forward(hidden_states, *args, **kwargs)
+
+    return around
