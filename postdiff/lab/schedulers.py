@@ -78,8 +78,13 @@ def build(present: Any, name: str | None, options: Mapping[str, Any]) -> Any:
         return present
     cls = type(present) if name is None else getattr(diffusers, find(name))
     _check(cls, name or cls.__name__, options)
+    settings = dict(options)
+    if "clip_sample" not in present.config and "clip_sample" in inspect.signature(cls.__init__).parameters:
+        # DDIM and DDPM clip the clean estimate to [-1, 1] unless told otherwise, which ruins latents; a model whose own
+        # scheduler does not know of clipping was not made for it.
+        settings.setdefault("clip_sample", False)
     try:
-        built = cls.from_config(present.config, **options)
+        built = cls.from_config(present.config, **settings)
     except (ValueError, NotImplementedError, TypeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items()) or "no options"
         raise UsageError(f"scheduler {name or cls.__name__} with {given} does not fit this model: {error}") from error
