@@ -11,7 +11,7 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-SHARED = ("all", "measured", "style")
+SHARED = ("all", "features", "measured", "style")
 
 
 def names() -> list[str]:

@@ -12,7 +12,10 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.experiment import load
 from postdiff.lab.tables import render
 
-EXPERIMENTS = ("main_table", "baselines", "cross_attention_ablation", "unknowns")
+EXPERIMENTS = (
+    *(f"postdiff/{name}" for name in ("main_table", "baselines", "cross_attention_ablation", "unknowns")),
+    *(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14)),
+)
 STYLES = {"md": "markdown", "tex": "latex"}
 
 
@@ -22,10 +25,9 @@ def write(name: str) -> None:
     Raises:
         UsageError: it has no records.
     """
-    rows = [row["row"] for row in rows_of(f"postdiff/{name}")]
-    measured = load(f"postdiff/{name}").select(rows)
+    measured = load(name).select([row["row"] for row in rows_of(name)])
     for ending, style in STYLES.items():
-        save_text(render(measured, style), f"tables/{name}.{ending}")
+        save_text(render(measured, style), f"tables/{name.removeprefix('postdiff/').replace('/', '_')}.{ending}")
 
 
 def main() -> None:

@@ -86,7 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     macs = command("macs", _macs, "count multiply-accumulates of an experiment's rows, without weights")
     on_experiment(macs)
     macs.set_defaults(takes_overrides=True)
-    macs.add_argument("--convention", default="dense", choices=("dense", "fvcore", "all"), help="default: dense")
+    conventions = ("dense", "fvcore", "all")
+    macs.add_argument("--convention", choices=conventions, help="default: that of the reported figures, else dense")
     macs.add_argument("--by", default="row", choices=("row", "step", "group", "part"), help="default: row")
     macs.add_argument(
         "--branches", default="all", choices=("all", "one"), help="all guidance branches or one; default: all"

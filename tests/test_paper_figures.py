@@ -7,17 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import experiment, results
+from postdiff.lab import experiment, findings, results
+from postdiff.lab.key_selection import staleness
 from postdiff.lab.results import Value
 from tests.lab.test_results import record
+from tests.support import features
 
 FOLDER = Path(__file__).parents[1] / "paper_figures"
-SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in ("all", "measured", "style"))
+SHARED = ("all", "features", "measured", "style")
+SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in SHARED)
 FILES = {"demo": "demo_tradeoff", "tables": None}
 EXPERIMENTS = ("baselines", "calibration", "cross_attention_ablation", "frontier_full", "frontier_mixed")
 EXPERIMENTS = ("demo", *(f"postdiff/{name}" for name in (*EXPERIMENTS, "main_table", "step_clip", "unknowns")))
+EXPERIMENTS += tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14))
 LOADED = functools.cache(experiment.load)  # the files do not change while tests run
 FRECHET, TEXT, PSNR = "emoji_frechet_distance", "emoji_text_score", "paired_psnr"
 
@@ -48,7 +53,7 @@ def script(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.import_module("style"), "FOLDER", tmp_path / "figures")
     (tmp_path / "figures").mkdir()
     yield importlib.import_module
-    for name in ("all", "measured", "style", *SCRIPTS):
+    for name in (*SHARED, *SCRIPTS):
         sys.modules.pop(name, None)
 
 
@@ -56,6 +61,7 @@ def script(tmp_path, monkeypatch):
 def every_record(tmp_path_factory):
     """Folder with a record for every row of every experiment, but for some that the shipped model is not run with."""
     root = tmp_path_factory.mktemp("outputs")
+    features.write_all(root)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POSTDIFF_OUTPUTS", str(root))
         for name in EXPERIMENTS:
@@ -75,7 +81,8 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
     script(name).main()
     made = {file.relative_to(tmp_path / "figures").as_posix() for file in (tmp_path / "figures").rglob("*.*")}
     if name == "tables":
-        names = ("main_table", "baselines", "cross_attention_ablation", "unknowns")
+        names = ["main_table", "baselines", "cross_attention_ablation", "unknowns"]
+        names += [f"faster_diffusion_table_{number}" for number in (5, 6, 11, 14)]
         assert made == {f"tables/{each}.{ending}" for each in names for ending in ("md", "tex")}
     else:
         assert made == {f"{FILES.get(name, name)}.{ending}" for ending in ("svg", "png")}
@@ -86,7 +93,8 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
 def test_missing_records_are_told_in_one_line(script, capsys):
     assert script("all").main() == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in lines] == SCRIPTS and all("postdiff run" in line for line in lines)
+    assert [line.split(": ")[2] for line in lines] == SCRIPTS
+    assert all("postdiff run" in line or "python experiments/" in line for line in lines)
     with pytest.raises(SystemExit, match="2"):
         script("style").program(script("ablation").main)
     [line] = capsys.readouterr().err.splitlines()
@@ -212,3 +220,29 @@ def test_numbers_keep_apart(script):
     places = [(x + text.xyann[0], y + text.xyann[1]) for (x, y), text in zip(places, axes.texts, strict=True)]
     assert [text.get_text() for text in axes.texts] == list("1234567")
     assert all(math.dist(one, other) > 9 for place, one in enumerate(places) for other in places[:place])
+
+
+def test_key_sets_of_the_figure_are_of_one_size(script):
+    module = script("key_selection")
+    found = module.sets(features.features())
+    assert list(found) == ["uniform", "paper", "least stale", "weighted"]
+    assert {len(keys) for keys in found.values()} == {9}
+    assert list(module.sets(features.features(12))) == ["uniform", "least stale", "weighted"]
+    distance = torch.tensor(features.features().found["distance"])
+    assert min(found, key=lambda name: staleness(distance, found[name])) == "least stale"
+
+
+def test_many_blocks_have_few_labels(script):
+    blocks = {str(i): {"part": "encoder" if i < 18 else "decoder"} for i in range(28)}
+    looks = script("features").looks(blocks)
+    assert [name for name, look in looks.items() if look["label"]] == ["0", "17", "18", "27"]
+    assert len({look["color"] for look in looks.values()}) == 28
+
+
+def test_another_record_is_drawn_by_its_name(script, every_record, tmp_path, monkeypatch):
+    made = features.features(20)
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "outputs"))
+    made.write(findings.fresh_path(made.experiment, "mine"))
+    for name in ("feature_change", "feature_pca", "key_selection"):
+        script(name).main("mine")
+        assert (tmp_path / "figures" / f"{name}_mine.png").is_file()

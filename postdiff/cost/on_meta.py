@@ -10,7 +10,7 @@ from torch import Tensor
 
 from postdiff.engine.rows import map_tensors
 from postdiff.engine.state import State
-from postdiff.methods.base import Method, NetworkCall
+from postdiff.methods.base import ControlNetCall, Method, NetworkCall
 
 __all__ = ["OnMeta", "Seen", "pin_to_cpu"]
 
@@ -52,6 +52,10 @@ class OnMeta(Method):
         self.seen.sizes[state.index] = state.size
         self.seen.latents, self.seen.prompts = state.full_size, len(state.all_branches)
         return torch.zeros(output.shape, dtype=output.dtype)
+
+    def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
+        # Its residuals stay on the meta device: nothing but the network reads them.
+        return forward(map_tensors(lambda tensor: tensor.to("meta"), kwargs))
 
 
 def pin_to_cpu(pipe: Any) -> Any:

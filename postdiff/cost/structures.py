@@ -1,7 +1,8 @@
 """Structure twins: a pipeline with the real shapes of a published model and no weights, on the meta device.
 
-`configs/structures/<name>.yaml` holds the pipeline class, the network's class and configuration, the shapes of the
-conditions that stand in for encoded prompts and, optionally, text encoders and VAE. Enough to count what a call would
+`configs/structures/<name>.yaml` holds the pipeline class, the network's class and configuration, those of a ControlNet
+if there is one, the shapes of the conditions that stand in for encoded prompts and pictures and, optionally, text
+encoders and VAE. Enough to count what a call would
 cost, without any download.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -27,7 +29,7 @@ from postdiff.engine.family import family_of
 
 __all__ = ["Twin", "real_size"]
 
-KEYS = ("pipeline", "network", "conditions", "arguments", "vae_scale_factor", "text_encoders", "vae")
+KEYS = ("pipeline", "network", "controlnet", "conditions", "arguments", "vae_scale_factor", "text_encoders", "vae")
 
 
 @dataclass
@@ -82,7 +84,7 @@ class Twin:
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.conditions.items()}
-        run = {**zeros, **self.arguments, "output_type": "latent", **call}
+        run = {"output_type": "latent", **zeros, **self.arguments, **call}
         return tally(self.pipe, lambda: fast(**run), self.known), seen
 
 
@@ -106,13 +108,17 @@ def real_size(name: str, scheduler: Any) -> Twin:
     try:
         pipeline = getattr(diffusers, content["pipeline"])
         network_class = getattr(diffusers, content["network"]["class"])
+        family = family_of(pipeline)
         with torch.device("meta"):
-            network = network_class(**content["network"]["config"]).eval()
+            networks: dict[str, Any] = {family.network: network_class(**content["network"]["config"]).eval()}
+            if family.controlnet is not None:
+                control = content["controlnet"]
+                networks[family.controlnet] = getattr(diffusers, control["class"])(**control["config"]).eval()
         required, optional = pipeline._get_signature_keys(pipeline)
         empty = dict.fromkeys(required)
         if "requires_safety_checker" in optional:
             empty["requires_safety_checker"] = False
-        pipe = pipeline(**{**empty, "scheduler": scheduler, family_of(pipeline).network: network})
+        pipe = pipeline(**{**empty, **_others(content["pipeline"], scheduler), **networks})
         conditions = content["conditions"]
     except (AttributeError, KeyError, TypeError) as error:
         raise _misfit(file, error) from error
@@ -121,6 +127,26 @@ def real_size(name: str, scheduler: Any) -> Twin:
     pipe.vae_scale_factor = content.get("vae_scale_factor", 8)
     surroundings = Surroundings(content.get("text_encoders", []), content.get("vae"))
     return Twin(pin_to_cpu(pipe), conditions, content.get("arguments", {}), surroundings, file)
+
+
+class _NoDecoder:
+    """In the place of a VAE where a pipeline will not go without: hands latents on as they are."""
+
+    config = SimpleNamespace(scaling_factor=0.08333, block_out_channels=(1, 1, 1, 1), latent_channels=4)
+
+    def decode(self, latents: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=latents)
+
+
+def _others(pipeline: str, scheduler: Any) -> dict[str, Any]:
+    """Parts that a pipeline needs beside its networks: the solver, and what its published class asks for."""
+    import diffusers
+
+    more: dict[str, dict[str, Any]] = {
+        "DiTPipeline": {"vae": _NoDecoder()},  # decodes whatever it is asked for
+        "StableDiffusionUpscalePipeline": {"vae": _NoDecoder(), "low_res_scheduler": diffusers.DDPMScheduler()},
+    }
+    return {"scheduler": scheduler, **more.get(pipeline, {})}
 
 
 def _misfit(file: Path, error: Exception) -> UsageError:

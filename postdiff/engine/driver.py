@@ -207,6 +207,8 @@ class _Run:
         """The chain of `step` hooks around the real solver step; then the state moves on."""
         state = self.state
         output, timestep, sample = (arguments.pop(name) for name in ("model_output", "timestep", "sample"))
+        if state.index == 0:
+            state.first_latents = sample
         raw: list[Any] = []
 
         def innermost(output: Tensor, timestep: Any, sample: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "UNFIT", "Family", "family_of"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,8 @@ FAMILIES: dict[str, Family] = {
     "AnimateDiffPipeline": replace(_UNET, multiples=("encoder_hidden_states",)),
     "TextToVideoSDPipeline": replace(_UNET, step_rows="frames"),
     "IFPipeline": _UNET,
+    "IFSuperResolutionPipeline": _UNET,
+    "StableDiffusionUpscalePipeline": _UNET,
     "PixArtAlphaPipeline": _PIXART,
     "PixArtSigmaPipeline": _PIXART,
     "DiTPipeline": replace(_TRANSFORMER, cfg=("cond", "uncond"), step_rows="doubled"),
@@ -61,6 +63,13 @@ FAMILIES: dict[str, Family] = {
     "SanaPipeline": _TRANSFORMER,
     "HunyuanDiTPipeline": replace(_TRANSFORMER, unbatched=("image_rotary_emb",), resize=("image_rotary_emb",)),
 }
+
+_SEVERAL_LOOPS = (
+    "it denoises in three loops of its own, goes back in time between them and swaps its scheduler, so there is no one "
+    "run of steps to plan; and its frames look at each other by a fixed number of rows"
+)
+# Known, and out of reach of a driver that wraps one network and one solver for one run of steps.
+UNFIT: dict[str, str] = dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _SEVERAL_LOOPS)
 
 
 def family_of(pipe: Any) -> Family:
@@ -70,10 +79,15 @@ def family_of(pipe: Any) -> Family:
         pipe: a pipeline, or a pipeline class.
 
     Raises:
-        UsageError: neither the class nor a parent is in the table.
+        UsageError: neither the class nor a parent is in the table, or it is known that the driver cannot serve it.
     """
     own = pipe if isinstance(pipe, type) else type(pipe)
     for cls in own.__mro__:
+        if cls.__name__ in UNFIT:
+            raise UsageError(
+                f"{own.__name__} cannot be accelerated: {UNFIT[cls.__name__]}; use TextToVideoSDPipeline or "
+                "AnimateDiffPipeline for video"
+            )
         if cls.__name__ in FAMILIES:
             return FAMILIES[cls.__name__]
     raise UsageError(

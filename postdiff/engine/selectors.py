@@ -27,7 +27,8 @@ def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
     """Text cross-attention modules, {dotted name: module}.
 
     They are called `attn2` in every diffusers network that has them apart. The flag keeps out the second
-    self-attention of video transformers, which bears the same name.
+    self-attention of video transformers, which bears the same name, and takes in a first attention that looks at
+    text as well (Stable Diffusion's x4 upscaler).
 
     Raises:
         UsageError: the network has none (SD3 mixes text and image in joint attention; DiT has class labels).
@@ -35,7 +36,8 @@ def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
     found = {
         name: module
         for name, module in network.named_modules()
-        if name.rpartition(".")[2] == "attn2" and getattr(module, "is_cross_attention", True)
+        if (own := name.rpartition(".")[2]) in ("attn1", "attn2")
+        and getattr(module, "is_cross_attention", own == "attn2")
     }
     if not found:
         raise UsageError(
@@ -52,8 +54,9 @@ def self_attentions(network: nn.Module) -> dict[str, nn.Module]:
     Raises:
         UsageError: the network has no separate cross-attention.
     """
-    names = [name.removesuffix("attn2") + "attn1" for name in cross_attentions(network)]
-    return {name: network.get_submodule(name) for name in names}
+    crossed = cross_attentions(network)
+    names = [name.removesuffix("attn2") + "attn1" for name in crossed if name.endswith("attn2")]
+    return {name: network.get_submodule(name) for name in names if name not in crossed}
 
 
 @dataclass(frozen=True)

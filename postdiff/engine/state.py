@@ -42,6 +42,7 @@ class State:
             start.
         counts: what really ran: network calls, and hits and misses of every cache.
         first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
+        first_latents: what the pipeline handed its solver first, before any method changed it: z_T.
     """
 
     family: Family
@@ -61,6 +62,7 @@ class State:
     boundaries: set[int] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)
+    first_latents: Tensor | None = field(default=None, repr=False)
 
     @property
     def samples(self) -> int:

@@ -49,6 +49,10 @@ class RunConfig:
         guidance_scale: classifier-free guidance; null means the model card's.
         height: picture height in pixels; null means the model card's.
         width: picture width in pixels; null means the model card's.
+        strength: share of the noise that image-to-image starts from, above 0 to 1: it runs that share of `steps`.
+            null means the model card's.
+        frames: length of a video; null means the model card's. A video counts as that many pictures; network calls,
+            MACs and times are of whole videos.
         methods: presets by name or one-key mappings {method: {option: value}}, first outermost.
         count: number of prompts, from the first on; null means all.
         seeds: every prompt is drawn once with each of them.
@@ -69,6 +73,8 @@ class RunConfig:
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
+    strength: float | None = None
+    frames: int | None = None
     methods: list[Any] = field(default_factory=list)
     count: int | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -116,7 +122,9 @@ def _long_form(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(config: RunConfig) -> None:
     whole = {"steps": config.steps, "batch_size": config.batch_size, "reference_steps": config.reference_steps}
-    whole |= {name: value for name in ("count", "height", "width") if (value := getattr(config, name)) is not None}
+    whole |= {
+        name: value for name in ("count", "height", "width", "frames") if (value := getattr(config, name)) is not None
+    }
     whole["bench.batch_size"] = config.bench.batch_size
     for name, value in whole.items():
         if value < 1:
@@ -126,6 +134,8 @@ def _check(config: RunConfig) -> None:
             raise UsageError(f"{name}={value} is negative; use 0 or more")
     if config.guidance_scale is not None and not 0 <= config.guidance_scale < float("inf"):
         raise UsageError(f"guidance_scale={config.guidance_scale} is out of range; use 0 or more")
+    if config.strength is not None and not 0 < config.strength <= 1:
+        raise UsageError(f"strength={config.strength} is out of range; use above 0, to 1")
     if not config.seeds or len(set(config.seeds)) != len(config.seeds):
         raise UsageError(f"seeds={config.seeds} must be a list of different whole numbers, for instance [0,1,2]")
     if config.dtype is not None and config.dtype not in DTYPES:

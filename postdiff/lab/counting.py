@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
@@ -12,7 +13,7 @@ from postdiff.cost.groups import GROUPS
 from postdiff.cost.on_meta import Seen
 from postdiff.cost.sharing import one_branch
 from postdiff.cost.structures import Twin, real_size
-from postdiff.cost.tally import Tally
+from postdiff.cost.tally import CONVENTIONS, Tally
 from postdiff.engine.errors import UsageError
 from postdiff.lab import models, schedulers
 from postdiff.lab.experiment import Experiment
@@ -20,7 +21,7 @@ from postdiff.lab.experiment import Row as ExperimentRow
 from postdiff.lab.figures import Row
 from postdiff.lab.progress import bar
 
-__all__ = ["Counted", "count", "group_key", "row_figures", "step_figures"]
+__all__ = ["Counted", "convention_of", "count", "group_key", "row_figures", "step_figures"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ def row_figures(counted: Sequence[Counted], convention: str, branches: str) -> l
     macs_t_fvcore, macs_t_all): macs_t_ (denoiser), resnets_t_, self_attention_t_, cross_attention_t_, feed_forward_t_,
     other_t_ (its groups of modules), text_encoder_t_, vae_t_ (null where the structure file has none), total_t_. In the
     chosen convention: macs_t, macs_saving (over the first row of the same model). For all branches also paper_macs_t
-    (`papers_account`) and, where the experiment gives one, reported_macs_t and gap_percent of paper_macs_t to it.
+    (`papers_account`) and, where the experiment reports MACs in the same convention, reported_macs_t and gap_percent
+    of paper_macs_t to it. An experiment reports them as macs_t_dense, macs_g_fvcore and so on, in 10^12 or 10^9; macs_t
+    and macs_g, as tables of records have them, are dense.
     """
     firsts: dict[str, Row] = {}  # a saving compares settings of one model
     rows = []
@@ -118,7 +121,7 @@ def _denoiser(tally: Tally, step: int | None = None) -> Row:
 
 def _compared(one: Counted, convention: str) -> Row:
     reckoned = asdict(papers_account(one.tally, one.seen))[convention] / 1e12
-    reported = one.row.reported.get("macs_t")
+    reported = _reported(one.row).get(convention)
     if reported is None:
         return {"paper_macs_t": reckoned}
     return {
@@ -126,6 +129,24 @@ def _compared(one: Counted, convention: str) -> Row:
         "reported_macs_t": reported,
         "gap_percent": 100 * (reckoned / reported - 1),
     }
+
+
+def _reported(row: ExperimentRow) -> dict[str, float]:
+    """{convention: MACs in 10^12 that a paper reports}."""
+    found: dict[str, float] = {}
+    for unit, scale in (("t", 1), ("g", 1e3)):
+        for convention in CONVENTIONS:
+            plain = [f"macs_{unit}"] if convention == "dense" else []
+            for name in (f"macs_{unit}_{convention}", *plain):
+                if name in row.reported:
+                    found[convention] = row.reported[name] / scale
+    return found
+
+
+def convention_of(experiment: Experiment) -> str:
+    """The convention in which its reported MACs are, the first if there are several; dense if there are none."""
+    named = (name for row in experiment.rows for name in _reported(row))
+    return next(named, "dense")
 
 
 def _count(row: ExperimentRow, card: models.ModelCard, twins: dict[str, Twin]) -> Counted:
@@ -140,9 +161,12 @@ def _count(row: ExperimentRow, card: models.ModelCard, twins: dict[str, Twin]) -
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]
     twin.pipe.scheduler = scheduler
-    call = {name: value for name, value in card.usual(config).items() if value is not None}
+    wanted = {"num_inference_steps": config.steps, "num_frames": card.of_task(config)["frames"], **card.usual(config)}
+    # DiT and the upscaler have one size and take no other.
+    taken = inspect.signature(type(twin.pipe).__call__).parameters
+    call = {name: value for name, value in wanted.items() if value is not None and name in taken}
     try:
-        tally, seen = twin.tally(presets.build_methods(config.methods), num_inference_steps=config.steps, **call)
+        tally, seen = twin.tally(presets.build_methods(config.methods), **call)
     except UsageError as error:
         raise UsageError(f"row '{row.name}': {error}") from error
     return Counted(row, tally, seen)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from postdiff.cost.groups import GROUPS
 from postdiff.cost.tally import CONVENTIONS
 from postdiff.engine.errors import unknown
-from postdiff.lab.counting import count, group_key, row_figures, step_figures
+from postdiff.lab.counting import convention_of, count, group_key, row_figures, step_figures
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.figures import Row
 from postdiff.lab.tables import FORMATS, Column, draw, plain
@@ -17,12 +17,12 @@ __all__ = ["BRANCHES", "VIEWS", "render"]
 BRANCHES = {"all": "all guidance branches", "one": "one guidance branch"}
 
 
-def render(experiment: Experiment, convention: str, style: str, by: str = "row", branches: str = "all") -> str:
+def render(experiment: Experiment, convention: str | None, style: str, by: str = "row", branches: str = "all") -> str:
     """Count an experiment and draw one view of it.
 
     Args:
         experiment: its rows are counted.
-        convention: one of `postdiff.cost.macs.CONVENTIONS`.
+        convention: one of `postdiff.cost.macs.CONVENTIONS`; that of the experiment's reported MACs if None.
         style: one of `postdiff.lab.tables.FORMATS`; csv and json hold all conventions and groups.
         by: one of `VIEWS`.
         branches: one of `BRANCHES`.
@@ -30,6 +30,7 @@ def render(experiment: Experiment, convention: str, style: str, by: str = "row",
     Raises:
         UsageError: a name that is not known, or what `count` raises.
     """
+    convention = convention or convention_of(experiment)
     given = {"convention": (convention, CONVENTIONS), "format": (style, FORMATS)}
     given |= {"view": (by, VIEWS), "choice of branches": (branches, BRANCHES)}
     for kind, (name, known) in given.items():

@@ -22,10 +22,10 @@ def flat_rows(experiment: Experiment) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`), macs_g and macs_t (denoiser, dense
-    convention, 10^9 and 10^12 a picture), macs_saving (of the first row with the same weights over this one's),
-    time_s, time_q25_s, time_q75_s (a picture), speedup, `<metric>_at_<step>` (of the clean estimate), n_done,
-    n_asked, device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null. Figures
-    reported for another model than the record's are left out.
+    convention, 10^9 and 10^12 a picture), macs_g_fvcore (in that convention), macs_saving (of the first row with the
+    same weights over this one's), time_s, time_q25_s, time_q75_s (a picture), speedup, peak_memory_mb (10^6 bytes, a
+    call), `<metric>_at_<step>` (of the clean estimate), n_done, n_asked, device, commit, notes, and `reported_` and
+    `gap_` figures. What was not measured is null. Figures reported for another model than the record's are left out.
 
     Raises:
         UsageError: no row has a record.
@@ -71,7 +71,7 @@ def _share_weights(one: dict[str, Record], other: dict[str, Record]) -> bool:
 def _quality(record: Record | None, first: Record | None) -> Row:
     if record is None:
         return {}
-    macs = _macs(record)
+    macs, with_attention = _macs(record), _macs(record, "fvcore")
     figures: Row = {
         "model": record.config.get("model"),
         "steps": record.config.get("steps"),
@@ -84,6 +84,7 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     return figures | {
         "macs_g": None if macs is None else macs / 1e9,
         "macs_t": None if macs is None else macs / 1e12,
+        "macs_g_fvcore": None if with_attention is None else with_attention / 1e9,
         "macs_saving": _ratio(_macs(first) if first else None, macs),
         "n_done": record.n_done,
         "n_asked": record.n_asked,
@@ -116,6 +117,7 @@ def _speed(record: Record | None, first: Record | None) -> Row:
         # A ratio of times taken at different moments would measure the machine's mood.
         "speedup": _ratio(first.latency["median_s"], time["median_s"]) if first and together else None,
         "time_batch_size": time["batch_size"],
+        "peak_memory_mb": time.get("peak_memory_mb"),  # records of older runs have none
         "time_device": record.device,
     }
 
@@ -144,8 +146,8 @@ def _short(value: Any) -> str:
     return json.dumps(value).replace('"', "")
 
 
-def _macs(record: Record) -> int | None:
-    return record.macs.get("denoiser", {}).get("dense")
+def _macs(record: Record, convention: str = "dense") -> int | None:
+    return record.macs.get("denoiser", {}).get(convention)
 
 
 def _ratio(first: float | None, own: float | None) -> float | None:

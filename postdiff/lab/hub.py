@@ -13,7 +13,7 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["commit", "fetch_network", "fetch_pipeline"]
+__all__ = ["commit", "fetch_file", "fetch_network", "fetch_pipeline", "offline"]
 
 
 @functools.cache
@@ -33,7 +33,7 @@ def commit(repository: str, revision: str | None) -> str:
     import huggingface_hub
 
     with _told(repository, revision):
-        return huggingface_hub.resolve_revision(repository, revision=revision, local_files_only=_offline()).resolved
+        return huggingface_hub.resolve_revision(repository, revision=revision, local_files_only=offline()).resolved
 
 
 def fetch_pipeline(repository: str, revision: str | None, variant: str | None, given: Iterable[str] = ()) -> Path:
@@ -57,7 +57,7 @@ def fetch_pipeline(repository: str, revision: str | None, variant: str | None, g
             revision=exact,
             variant=variant,
             use_safetensors=True,
-            local_files_only=_offline(),
+            local_files_only=offline(),
             **dict.fromkeys(given),
         )
     return Path(folder)
@@ -81,12 +81,31 @@ def fetch_network(repository: str, revision: str | None, variant: str | None) ->
     wanted = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", "*.index*.json"]
     with _told(repository, revision):
         folder = huggingface_hub.snapshot_download(
-            repository, revision=exact, allow_patterns=wanted, local_files_only=_offline()
+            repository, revision=exact, allow_patterns=wanted, local_files_only=offline()
         )
     return Path(folder)
 
 
-def _offline() -> bool:
+def fetch_file(repository: str, revision: str | None, name: str) -> Path:
+    """One file of a repository, fetched if it is not on this machine.
+
+    Args:
+        repository: "organisation/name".
+        revision: a commit, tag or branch; None means the default branch.
+        name: path in the repository.
+
+    Raises:
+        UsageError: it is not on this machine and cannot be fetched.
+    """
+    import huggingface_hub
+
+    exact = commit(repository, revision)
+    with _told(repository, revision):
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=exact, local_files_only=offline()))
+
+
+def offline() -> bool:
+    """Whether the hub's own switch says that nothing is fetched."""
     import huggingface_hub
 
     return huggingface_hub.is_offline_mode()
@@ -106,7 +125,7 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
     # What the hub's client raises without a connection depends on the HTTP library beneath it.
     except Exception as error:
         tried = f"{repository}@{revision or 'main'} is missing or incomplete in {constants.HF_HUB_CACHE}"
-        if _offline():
+        if offline():
             why, remedy = "HF_HUB_OFFLINE is set, so it was not fetched", "run once without HF_HUB_OFFLINE"
         else:
             cause = error.__cause__ or error

@@ -10,7 +10,7 @@ from typing import Any
 
 from postdiff import metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import data, models, provenance, schedulers
+from postdiff.lab import data, intake, models, provenance, schedulers, weights
 from postdiff.lab.config import RunConfig, digest
 from postdiff.lab.experiment import Experiment, Row
 
@@ -28,7 +28,7 @@ class Job:
         data_card: the data card.
         methods: instances, first outermost.
         checkpoint: the weights.
-        prompts: the prompts used.
+        entries: the lines of the data card that are used.
         prompts_hash: hash of them.
         run_id: of the quality record.
         speed_id: of the speed record.
@@ -43,7 +43,7 @@ class Job:
     data_card: data.DataCard
     methods: tuple[Any, ...]
     checkpoint: str
-    prompts: tuple[str, ...]
+    entries: tuple[data.Entry, ...]
     prompts_hash: str
     run_id: str
     speed_id: str
@@ -56,9 +56,19 @@ class Job:
         return self.row.name
 
     @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompts used, or the names of classes."""
+        return tuple(entry.prompt for entry in self.entries)
+
+    @property
     def samples(self) -> list[data.Sample]:
-        """Every (prompt, seed) pair."""
-        return data.pairs(self.prompts, self.config.seeds)
+        """Every line with every seed; of a video, every frame."""
+        return data.samples(self.entries, self.config.seeds, self.config.frames or 1)
+
+    @property
+    def given(self) -> intake.Given:
+        """What the row offers its pipeline."""
+        return _given(self.config, self.data_card)
 
     @property
     def metrics(self) -> list[str]:
@@ -95,26 +105,39 @@ def prepare(experiment: Experiment) -> list[Job]:
     jobs = []
     # Rows mostly share their cards, and reading one takes longer than all else here.
     model_card, data_card = functools.cache(models.card), functools.cache(data.card)
+    entries = functools.cache(lambda name: data.read(data_card(name)))
     for row in experiment.rows:
         try:
-            jobs.append(_prepare(experiment.name, row, model_card(row.config.model), data_card(row.config.data)))
+            card, shared = model_card(row.config.model), data_card(row.config.data)
+            jobs.append(_prepare(experiment.name, row, card, shared, entries(row.config.data)))
         except UsageError as error:
             raise UsageError(f"row '{row.name}': {error}") from error
     return jobs
 
 
-def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.DataCard) -> Job:
+def _prepare(
+    experiment: str,
+    row: Row,
+    card: models.ModelCard,
+    data_card: data.DataCard,
+    available: Sequence[data.Entry],
+) -> Job:
     checkpoint = models.checkpoint(card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
-    available = data.read_prompts(data_card)
     count = row.config.count or len(available)
     if count > len(available):
         raise UsageError(f"count={count}, but data '{row.config.data}' has {len(available)} prompts; use at most that")
+    asked = dataclasses.replace(row.config, **card.of_task(row.config))
+    cls = models.pipeline_class(card)
+    wanted = cls and intake.intake_of(cls)
+    if wanted is not None:
+        intake.check(wanted, _given(asked, data_card))
     config = dataclasses.replace(
-        row.config,
+        asked,
+        frames=_frames(asked, wanted),
         count=count,
         dtype=row.config.dtype or card.dtype,
         device=provenance.resolve_device(row.config.device),
@@ -126,12 +149,14 @@ def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.
             f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
             f"{', '.join(config.metrics or []) or 'none'}; use model=emoji or step_scores=false"
         )
-    prompts = tuple(available[:count])
+    _check_words(card, available)
+    prompts = [entry.prompt for entry in available]
     made_of = {
         "checkpoint": checkpoint,
-        "prompts": digest(available),
+        "prompts": digest(prompts),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
+        **_beside_text(config, data_card, available),
     }
     described = presets.describe(methods)
     run = {**made_of, "steps": config.steps, "methods": described}
@@ -140,7 +165,7 @@ def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.
         **{
             name: getattr(config, name) for name in ("seeds", "batch_size", "metrics", "reference_steps", "step_scores")
         },
-        "used": digest(prompts),
+        "used": digest(prompts[:count]),
         "measured_with": _measured_with(config, card, data_card),
     }
     return Job(
@@ -151,14 +176,48 @@ def _prepare(experiment: str, row: Row, card: models.ModelCard, data_card: data.
         data_card=data_card,
         methods=methods,
         checkpoint=checkpoint,
-        prompts=prompts,
-        prompts_hash=digest(prompts),
+        entries=tuple(available[:count]),
+        prompts_hash=digest(prompts[:count]),
         run_id=digest(quality),
         speed_id=digest({**run, "bench": dataclasses.asdict(config.bench)}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
         picture_id=digest({**run, "code": provenance.code() if methods else None}),
         reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None}),
     )
+
+
+def _given(config: RunConfig, data_card: data.DataCard) -> intake.Given:
+    return intake.Given(
+        config.data, data_card.images is not None, data_card.classes is not None, config.strength, config.frames
+    )
+
+
+def _frames(config: RunConfig, wanted: intake.Intake | None) -> int | None:
+    """Length of the row's videos; None for single pictures."""
+    if wanted is None or wanted.usual_frames is None:
+        return config.frames
+    if config.step_scores:
+        raise UsageError(f"step_scores=true is for pictures, and {wanted.name} makes videos; use step_scores=false")
+    return config.frames or wanted.usual_frames
+
+
+def _check_words(card: models.ModelCard, entries: Sequence[data.Entry]) -> None:
+    for embedding in card.embeddings:
+        if embedding.token is not None and not any(embedding.token in entry.prompt for entry in entries):
+            raise UsageError(f"no prompt holds the word '{embedding.token}' that the model card brings; use others")
+
+
+def _beside_text(config: RunConfig, data_card: data.DataCard, entries: Sequence[data.Entry]) -> dict[str, Any]:
+    """What decides the pixels beside prompts; nothing where there is nothing, so that older ids stay true."""
+    found: dict[str, Any] = {
+        name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None
+    }
+    if data_card.images is not None:
+        files = [weights.file_hash(entry.picture) for entry in entries if entry.picture is not None]
+        found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
+    if data_card.classes is not None:
+        found["classes"] = digest([entry.label for entry in entries])
+    return found
 
 
 def _step_metrics(names: Iterable[str]) -> Iterator[str]:
@@ -172,7 +231,9 @@ def _chosen_metrics(config: RunConfig, count: int, card: models.ModelCard, data_
         "encoder": card.dual_encoder,
         "statistics": data_card.reference_statistics,
     }
-    names = list(metrics.METRICS) if config.metrics is None else config.metrics
+    # Metrics with weights of their own, which do not ship, are measured only when asked for.
+    shipped = [name for name, info in metrics.METRICS.items() if info.checkpoint is None]
+    names = shipped if config.metrics is None else config.metrics
     missing = {name: need for name in names for need in metrics.find(name).needs if not available[need]}
     possible = [name for name in names if name not in missing]
     if count == 1 and any("statistics" in metrics.find(name).needs for name in possible):
@@ -197,12 +258,14 @@ def _measured_with(config: RunConfig, card: models.ModelCard, data_card: data.Da
         files.append(models.package_file(str(card.dual_encoder)) / "model.safetensors")
     if "statistics" in needs:
         files.append(models.package_file(str(data_card.reference_statistics)))
-    return [models.file_hash(file) if file.is_file() else None for file in files]
+    own = dict.fromkeys(metrics.find(name).checkpoint for name in config.metrics or [])
+    marks = [checkpoint.identity() for checkpoint in own if checkpoint is not None]
+    return [*(models.file_hash(file) if file.is_file() else None for file in files), *marks]
 
 
 def same_model(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in groups that share weights, dtype and device, in order of appearance."""
+    """Jobs in groups that share pipeline, weights, dtype and device, in order of appearance."""
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.checkpoint, job.config.dtype, job.config.device), []).append(job)
+        groups.setdefault((job.card.pipeline, job.checkpoint, job.config.dtype, job.config.device), []).append(job)
     return list(groups.values())

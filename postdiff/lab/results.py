@@ -62,7 +62,8 @@ class Record:
         curves: {metric: {seed: mean figure of the clean estimate after each step}}, if `step_scores` asked for them.
         macs: multiply-accumulates a picture, by part of the pipeline and convention.
         counts: network calls, cache hits and misses of one pipeline call.
-        latency: median_s, q25_s, q75_s a picture, with repeats, warmup, batch_size and session (rows timed together).
+        latency: median_s, q25_s, q75_s a picture, with repeats, warmup, batch_size and session (rows timed together),
+            and peak_memory_mb of a call.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601.

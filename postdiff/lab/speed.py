@@ -1,4 +1,4 @@
-"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike."""
+"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike; then peak memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from postdiff.cost.latency import measure as time_calls
+from postdiff.cost.memory import peak_memory
 from postdiff.lab import provenance, recording, results
 from postdiff.lab.job import Job, same_model
 from postdiff.lab.progress import bar
@@ -17,7 +18,7 @@ __all__ = ["measure"]
 
 
 def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
-    """Time all jobs whose `bench.repeats` is not 0 and write their speed records.
+    """Time all jobs whose `bench.repeats` is not 0, measure the peak memory of one more call, write speed records.
 
     Rows on the same weights run in turns; rows on other weights follow, since two models may not fit in memory.
     """
@@ -35,8 +36,12 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
     for job in jobs:
         batch = list(itertools.islice(itertools.cycle(job.samples), job.config.bench.batch_size))
         calls[job.name] = partial(pipelines.sampler(job).call, batch)
-    with bar("speed", len(calls) * (warmup + repeats), "call") as shown:
+    with bar("speed", len(calls) * (warmup + repeats + 1), "call") as shown:
         found = time_calls(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update())
+        peaks = {}
+        for job in jobs:
+            peaks[job.name] = peak_memory(calls[job.name], job.config.device)
+            shown.update()
     records = []
     for job in jobs:
         latency, size = found[job.name], job.config.bench.batch_size
@@ -54,6 +59,7 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
                 "repeats": latency.repeats,
                 "warmup": warmup,
                 "batch_size": size,
+                "peak_memory_mb": peaks[job.name] / 1e6,  # of a call, not of a picture
                 "session": f"{started} {provenance.device_name(job.config.device)}",
             },
         )

@@ -69,6 +69,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
     if "time_s" in present:
         columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
+    if "peak_memory_mb" in present:
+        columns.append(Column("Memory (MB) ↓", plain("peak_memory_mb", 1)))
     reported = (key for row in rows for key in row if key.startswith("reported_"))
     for name in dict.fromkeys(key.removeprefix("reported_") for key in reported):
         digits = METRICS[name].digits if name in METRICS else 2
@@ -117,6 +119,8 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
     if timed:
         size, device = timed["time_batch_size"], timed["time_device"]
         lines.append(f"time of one picture at batch size {size}, median [quartiles], on {device}")
+    if any(row.get("peak_memory_mb") for row in rows):
+        lines.append("memory: the peak of one call at that batch size, weights included")
     noted: dict[str, list[str]] = {}
     for row in rows:
         for note in filter(None, row["notes"].split("; ")):

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["checked_network", "checked_pipeline", "file_hash", "network_hash", "pipeline_hash"]
+__all__ = [
+    "checked_file",
+    "checked_network",
+    "checked_pipeline",
+    "file_hash",
+    "network_hash",
+    "pipeline_hash",
+    "refuse_pickle",
+]
 
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -45,6 +53,41 @@ def checked_network(folder: Path) -> Path:
         raise UsageError(f"{folder} is not a diffusers network: no config.json; make one with save_pretrained")
     _refuse_pickles(folder)
     return folder
+
+
+def checked_file(folder: Path, name: str, what: str) -> Path:
+    """A weight file that a card names.
+
+    Args:
+        folder: where it should be.
+        name: as the card's `weight_name` says.
+        what: key of the card, for messages.
+
+    Raises:
+        UsageError: it is missing, or in pickle format.
+    """
+    file = folder / name
+    refuse_pickle(file, what)
+    if not file.is_file():
+        there = sorted(other.name for other in folder.glob(f"*{WEIGHTS}")) if folder.is_dir() else []
+        raise UsageError(
+            f"{what} file {file} is missing; name the right one under 'weight_name'"
+            + (f" ({', '.join(there[:5])} is there)" if there else "")
+        )
+    return file
+
+
+def refuse_pickle(file: Path, what: str) -> None:
+    """Take nothing but safetensors.
+
+    Raises:
+        UsageError: the file's name ends otherwise.
+    """
+    if file.suffix != WEIGHTS:
+        raise UsageError(
+            f"{what} file {file} is not in safetensors format; other formats can run code when loaded: convert it "
+            "where you trust it, with safetensors.torch.save_file"
+        )
 
 
 def _refuse_pickles(part: Path) -> None:

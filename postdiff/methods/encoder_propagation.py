@@ -29,9 +29,9 @@ class EncoderPropagation(Method):
 
     Every step keeps its own time embedding, text and solver update. A prediction between key steps does not depend on
     the running latents, so "parallel" decoding makes all those up to the next key step in one call: the same
-    pictures up to float error, for any solver, in fewer calls and more memory. A run of steps decoded together also
-    ends where size or guidance change. A new latent size is computed in full once, whatever the keys. A ControlNet
-    runs at key steps only.
+    pictures up to float error, for any solver, in fewer calls and more memory. (A method that draws at every call,
+    as ToMe does, then draws less often.) A run of steps decoded together also ends where size or guidance change.
+    A new latent size is computed in full once, whatever the keys. A ControlNet runs at key steps only.
 
     Args:
         keys: a stride (the authors advise 4 for models of the community), the name of a published set

@@ -49,7 +49,9 @@ class NoiseInjection(Method):
         if self.alpha == 0:
             return forward(output, timestep, sample)
         if state.index == 0:
-            self._prior = sample / self._scale(timestep, sample, state)
+            # The run's own, which a method outside this one may hand on changed (mixed resolution does).
+            assert state.first_latents is not None
+            self._prior = state.first_latents / self._scale(timestep, sample, state)
         if self.when == "before":
             # The level is asked for first: sigma-based schedulers answer for their current step.
             return forward(output, timestep, self._injected(sample, timestep, state))

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from postdiff.engine.errors import unknown
+from postdiff.metrics.checkpoints import IMAGE_REWARD, PICK_SCORE, Checkpoint
 
 __all__ = ["METRICS", "MetricInfo", "find"]
 
@@ -25,6 +26,7 @@ class MetricInfo:
         higher_is_better: direction of improvement.
         digits: decimals worth printing.
         needs: which of "references", "encoder" and "statistics" it is built from or updated with.
+        checkpoint: weights of its own that do not ship; such a metric is measured only when asked for by name.
     """
 
     code: tuple[str, str]
@@ -33,6 +35,7 @@ class MetricInfo:
     higher_is_better: bool
     digits: int
     needs: tuple[str, ...]
+    checkpoint: Checkpoint | None = None
 
     def load(self) -> type[Any]:
         """Import the metric's class."""
@@ -80,6 +83,33 @@ METRICS: dict[str, MetricInfo] = {
         True,
         1,
         ("encoder",),
+    ),
+    "image_reward": MetricInfo(
+        ("image_reward", "ImageReward"),
+        "ImageReward",
+        "reward of picture and prompt learnt from people's ratings, 0 on average; needs its weights",
+        True,
+        3,
+        (),
+        IMAGE_REWARD,
+    ),
+    "pick_score": MetricInfo(
+        ("pick_score", "PickScore"),
+        "PickScore",
+        "score of picture and prompt learnt from people's choices, about 20; needs its weights",
+        True,
+        2,
+        (),
+        PICK_SCORE,
+    ),
+    "paired_pick_preference": MetricInfo(
+        ("pick_score", "PairedPickPreference"),
+        "Preferred (%)",
+        "probability by PickScore that a picture is preferred to the reference run's, in percent; needs its weights",
+        True,
+        2,
+        ("references",),
+        PICK_SCORE,
     ),
 }
 

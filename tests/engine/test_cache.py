@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from postdiff.engine.cache import ModuleCache, Refresh
-from postdiff.engine.rows import join_rows, split_rows
 from postdiff.engine.family import Family
+from postdiff.engine.rows import join_rows, split_rows
 from postdiff.engine.state import State
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff.engine.family import FAMILIES
 from postdiff.engine.selectors import cross_attentions, unet_layers
-from tests.support.tiny import FAMILY_CASES
+from tests.support.tiny import FAMILY_CASES, VARIANTS
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -16,7 +16,7 @@ def test_pipeline_still_exists(name):
     assert hasattr(diffusers, name), f"diffusers no longer exports {name}"
 
 
-@pytest.mark.parametrize("name", FAMILY_CASES)
+@pytest.mark.parametrize("name", [*FAMILY_CASES, *VARIANTS])
 def test_network_and_scheduler_are_where_the_table_says(case, name):
     pipe = case(name).pipe
     family = next(FAMILIES[cls.__name__] for cls in type(pipe).__mro__ if cls.__name__ in FAMILIES)
@@ -29,7 +29,7 @@ def test_network_and_scheduler_are_where_the_table_says(case, name):
         assert set(names) <= set(inspect.signature(network.forward).parameters)
 
 
-@pytest.mark.parametrize("name", ["sd", "sdxl", "text_to_video", "animatediff", "deepfloyd_if"])
+@pytest.mark.parametrize("name", ["sd", "sdxl", "text_to_video", "animatediff", "deepfloyd_if", "if_stage_2"])
 def test_unet_blocks_and_layers(case, name):
     unet = case(name).pipe.unet
     assert len(unet.down_blocks) == len(unet.up_blocks)
@@ -41,9 +41,11 @@ def test_unet_blocks_and_layers(case, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "count"), [("sd", 11), ("sdxl", 16), ("pixart_alpha", 2), ("sana", 2), ("hunyuan", 2)]
+    ("name", "count"),
+    [("sd", 11), ("sdxl", 16), ("upscale_x4", 11 + 5), ("pixart_alpha", 2), ("sana", 2), ("hunyuan", 2)],
 )
 def test_cross_attention_is_called_attn2(case, name, count):
+    """In the x4 upscaler five blocks look at text with their first attention too."""
     pipe = case(name).pipe
     network = getattr(pipe, "unet", None) or pipe.transformer
     assert len(cross_attentions(network)) == count

@@ -5,12 +5,12 @@ import torch
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import FAMILIES, Family
+from postdiff.engine.family import FAMILIES, UNFIT, Family
 from tests.support.snapshot import scheduler_keys, snapshot
-from tests.support.tiny import CASES, FAMILY_CASES
+from tests.support.tiny import CASES, FAMILY_CASES, VARIANTS
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *VARIANTS])
 def test_empty_driver_is_the_pipeline(case, baseline, name):
     expected, one = baseline(name), case(name)
     before, scheduler = snapshot(one.pipe), one.pipe.scheduler
@@ -24,7 +24,7 @@ def test_empty_driver_is_the_pipeline(case, baseline, name):
     assert torch.equal(one.call(one.pipe), expected), "the bare pipeline changed"
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *VARIANTS])
 def test_restored_after_an_exception_in_the_network(case, baseline, name):
     expected, one = baseline(name), case(name)
     driver = accelerate(one.pipe)
@@ -46,7 +46,7 @@ def test_restored_after_an_exception_in_the_network(case, baseline, name):
     assert torch.equal(one.call(driver), expected)
 
 
-@pytest.mark.parametrize("name", FAMILY_CASES)
+@pytest.mark.parametrize("name", [*FAMILY_CASES, *VARIANTS])
 def test_result_type_is_the_pipelines_own(case, name):
     one = case(name)
     arguments = one.arguments([0])
@@ -87,6 +87,16 @@ def test_unknown_pipeline_is_refused_with_the_known_ones():
 
     with pytest.raises(UsageError, match="Other is not a pipeline this driver knows.*StableDiffusionPipeline"):
         accelerate(Other())
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_pipeline_of_several_loops_is_refused_with_the_reason(name):
+    import diffusers
+
+    pipeline = getattr(diffusers, name)
+    for cls in (pipeline, type("MyPipeline", (pipeline,), {})):
+        with pytest.raises(UsageError, match=f"{cls.__name__} cannot be accelerated: it denoises in three loops"):
+            accelerate(cls.__new__(cls))
 
 
 def test_family_can_be_given_for_an_unknown_pipeline(case):

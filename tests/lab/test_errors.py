@@ -76,6 +76,9 @@ def test_mistakes_end_in_one_line(tiny, refused, words, told, monkeypatch):
     assert told in refused(*words)
 
 
+CLASSES = ["data=tiny_classes"]
+
+
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     """Pipelines that are no plain Stable Diffusion, {name: folder}."""
@@ -110,8 +113,13 @@ def small(refused, folders):
         (["methods=[{todo: {factors: [1,1,1,1,2]}}]"], "factors=[1, 1, 1, 1, 2] reach no transformer block"),
         (["model={pixart}", "methods=[deepcache]"], "DeepCache needs a U-Net with skip connections; PixArtTransformer"),
         (["model={pixart}", "methods=[todo]"], "ToDo needs a U-Net"),
-        (["model={dit}", "methods=[cross_attention_cache]"], "DiTTransformer2DModel has no separate cross-attention"),
-        (["model={dit}"], "takes no prompt"),
+        (["model={dit}", *CLASSES, "methods=[cross_attention_cache]"], "DiTTransformer2DModel has no separate cross"),
+        (["model={dit}", *CLASSES, "methods=[{encoder_propagation: {split: 9}}]"], "split=9 is outside the"),
+        (["methods=[{encoder_propagation: {keys: sd_5}}]"], "unknown key set of EncoderPropagation 'sd_5'"),
+        (["methods=[{encoder_propagation: {keys: sd_50}}]"], "key set 'sd_50' is for 50 steps, this run has"),
+        (["methods=[{encoder_propagation: {keys: [1,2]}}]"], "keys=[1, 2] must hold step 0"),
+        (["methods=[{encoder_propagation: {keys: [0,999]}}]"], "key step 999 is past the end of this run"),
+        (["methods=[deepcache,encoder_propagation]"], "DeepCache and EncoderPropagation both act on"),
         (["scheduler=flow_match_euler"], "is for flow matching, this model was trained for diffusion"),
         (["scheduler.options.solver_ordre=1"], "did you mean 'solver_order'"),
         (["scheduler.options.beta_start=abc"], "beta_start=abc does not fit this model"),

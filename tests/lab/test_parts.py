@@ -53,7 +53,8 @@ def test_shards_are_read():
 @pytest.mark.parametrize("name", catalog.names("data"))
 def test_shipped_data_cards(name):
     found = data.card(name)
-    assert found.summary and len(set(data.read_prompts(found))) > 100
+    least = 100 if found.images is None else 10
+    assert found.summary and len(set(data.read_prompts(found))) > least
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -97,6 +98,17 @@ def test_scheduler_options_are_laid_over_the_models():
     assert made.config.timestep_spacing == "trailing" and made.config.beta_end == 0.012
     with pytest.raises(UsageError, match="does not fit"):
         schedulers.build(present, "dpm_solver", {"algorithm_type": "magic"})
+
+
+@pytest.mark.parametrize("name", ["ddim", "ddpm"])
+def test_a_solver_that_clips_by_itself_does_not_clip_latents(name):
+    import diffusers
+
+    never_clipped = diffusers.DPMSolverMultistepScheduler()
+    assert not schedulers.build(never_clipped, name, {}).config.clip_sample
+    assert schedulers.build(never_clipped, name, {"clip_sample": True}).config.clip_sample
+    clipped = diffusers.DDPMScheduler(clip_sample=True)
+    assert schedulers.build(clipped, name, {}).config.clip_sample, "made for pixels"
 
 
 def test_pictures_are_kept_exactly(tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from PIL import Image
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
@@ -55,8 +57,31 @@ def save_pipeline(folder: Path, safe: bool = True) -> None:
     ).save_pretrained(folder, safe_serialization=safe)
 
 
+def save_pictures(folder: Path, count: int) -> None:
+    """Pictures of 40 x 48 pixels, one bright disc each on noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:40, :48]
+    for number in range(count):
+        noise = np.random.default_rng(number).integers(0, 60, (40, 48, 3), dtype=np.uint8)
+        noise[(y - 20) ** 2 + (x - 16 - 4 * number) ** 2 < 100] += 180
+        Image.fromarray(noise).save(folder / f"{number}.png")
+
+
+def save_task_data(root: Path) -> None:
+    """Data cards for models that take more than text: `tiny_pictures`, `tiny_canny` and `tiny_classes`."""
+    save_pictures(root / "pictures", len(PROMPTS))
+    pictured = {"prompts": str(root / "prompts.jsonl"), "images": str(root / "pictures")}
+    cards = {
+        "tiny_pictures": pictured,
+        "tiny_canny": {**pictured, "condition": "canny"},
+        "tiny_classes": {"prompts": str(root / "prompts.jsonl"), "classes": len(PROMPTS)},
+    }
+    for name, content in cards.items():
+        (root / "configs" / "data" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+
 def save_configs(root: Path) -> None:
-    """A folder for POSTDIFF_PATH: model, data and experiment named `tiny`."""
+    """A folder for POSTDIFF_PATH: model, data and experiment named `tiny`, and data for other tasks."""
     model = root / "model"
     save_pipeline(model)
     save_encoder(model / "dual_encoder")
@@ -89,3 +114,4 @@ def save_configs(root: Path) -> None:
         file = root / "configs" / kind / "tiny.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content, sort_keys=False))
+    save_task_data(root)

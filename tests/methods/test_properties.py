@@ -14,7 +14,9 @@ from tests.support.tiny import CASES, FAMILY_CASES
 
 PRESETS = catalog.names("methods")
 TRANSFORMERS = {"pixart_alpha", "pixart_alpha_sized", "pixart_sigma", "dit", "sd3", "sana", "hunyuan"}
-NO_CROSS_ATTENTION = {"dit", "sd3", "deepfloyd_if"}
+NO_CROSS_ATTENTION = {"dit", "sd3", "deepfloyd_if", "if_stage_2"}
+NO_ENCODER = {"sd3", "sana", "hunyuan"}
+NO_FINE_SELF_ATTENTION = {"deepfloyd_if", "if_stage_2", "upscale_x4"}
 REFUSED = {
     "mixed_resolution": set(),
     "deepcache": TRANSFORMERS,
@@ -24,9 +26,17 @@ REFUSED = {
     "deepcache_nonuniform": TRANSFORMERS,
     "tgate": NO_CROSS_ATTENTION,
     "tgate_v1": NO_CROSS_ATTENTION,
-    "tome": {"sd3", "sana", "hunyuan", "deepfloyd_if"},
-    "todo": TRANSFORMERS | {"deepfloyd_if"},
+    "tome": {"sd3", "sana", "hunyuan"} | NO_FINE_SELF_ATTENTION,
+    "todo": TRANSFORMERS | NO_FINE_SELF_ATTENTION,
+    "encoder_propagation": NO_ENCODER,
+    "faster_diffusion": NO_ENCODER,
+    "noise_injection": set(),
+    "guided_channels": {"lcm"},
 }
+REASONS = (
+    "needs a U-Net", "no separate cross-attention", "no guidance", "plain grid of image tokens",
+    "no transformer block of", "needs an encoder and a decoder", "needs skip connections",
+)  # fmt: skip
 
 
 def accelerated(one, name, which="methods"):
@@ -46,9 +56,7 @@ def test_refused_exactly_where_it_cannot_work(case, baseline, name, family):
     baseline(family)  # a pipeline notes things about itself at its first call
     before = snapshot(one.pipe)
     if family in REFUSED[name]:
-        with pytest.raises(
-            UsageError, match="needs a U-Net|no separate cross-attention|no guidance|plain grid of image tokens"
-        ):
+        with pytest.raises(UsageError, match="|".join(REASONS)):
             one.call(accelerate(one.pipe, build_methods([name])))
         assert snapshot(one.pipe) == before
     else:
@@ -83,8 +91,13 @@ def test_macs_fall(case, name, family):
         assert (less[convention] < full[convention]) == preset(name).saves
 
 
-@pytest.mark.parametrize("family", ["sd_dpm++", "controlnet", "sdxl", "pixart_alpha", "animatediff"])
-@pytest.mark.parametrize("names", list(itertools.combinations(PRESETS, 2)), ids="+".join)
+# Every pair on one pipeline, and on one of four others in turn.
+PAIRS = list(itertools.combinations(PRESETS, 2))
+OTHERS = ("controlnet", "sdxl", "pixart_alpha", "animatediff")
+PAIRED = [(names, "sd_dpm++") for names in PAIRS] + [(names, OTHERS[i % 4]) for i, names in enumerate(PAIRS)]
+
+
+@pytest.mark.parametrize(("names", "family"), PAIRED, ids=lambda part: part if type(part) is str else "+".join(part))
 def test_pairs_compose_or_are_refused(case, baseline, names, family):
     expected, one = baseline(family), case(family)
     before = snapshot(one.pipe)
@@ -108,7 +121,7 @@ def test_an_image_does_not_depend_on_its_batch(case, name, family):
     driver = accelerated(one, name) if name else accelerate(one.pipe)
     together, alone = one.call(driver, [0, 1, 2, 3])[2:3], one.call(driver, [2])
     # DeepFloyd-IF thresholds by quantiles, which magnifies float error.
-    tolerance = 1e-4 if family == "deepfloyd_if" else 1e-5
+    tolerance = 1e-4 if family in ("deepfloyd_if", "if_stage_2") else 1e-5
     assert (together - alone).abs().max() <= tolerance * alone.abs().max()
 
 

@@ -17,12 +17,16 @@ from tests.support.unets import (
     animatediff,
     controlnet,
     deepfloyd_if,
+    if_stage_2,
     img2img,
     inpaint,
     lcm,
     sd,
     sdxl,
+    sdxl_controlnet,
+    sdxl_img2img,
     text_to_video,
+    upscale_x4,
 )
 
 __all__ = [
@@ -33,6 +37,7 @@ __all__ = [
     "FAMILY_CASES",
     "SCHEDULERS",
     "STEPS",
+    "VARIANTS",
     "Case",
     "build",
     "sd",
@@ -53,11 +58,20 @@ FAMILY_CASES: dict[str, Callable[[], Case]] = {
     "pixart_sigma": pixart_sigma,
     "dit": dit,
     "deepfloyd_if": deepfloyd_if,
+    "if_stage_2": if_stage_2,
+    "upscale_x4": upscale_x4,
     "text_to_video": text_to_video,
     "animatediff": animatediff,
     "sd3": sd3,
     "sana": sana,
     "hunyuan": hunyuan,
+}
+# Other rows of the table and other ways to call; the driver is tested on them, not every method.
+VARIANTS: dict[str, Callable[[], Case]] = {
+    "controlnet_guess": lambda: controlnet(guess_mode=True),
+    "controlnets": lambda: controlnet(count=2),
+    "sdxl_img2img": sdxl_img2img,
+    "sdxl_controlnet": sdxl_controlnet,
 }
 CASES: dict[str, Callable[[], Case]] = {
     **FAMILY_CASES,
@@ -67,6 +81,6 @@ CASES: dict[str, Callable[[], Case]] = {
 
 def build(name: str) -> Case:
     """A fresh pipeline, quiet."""
-    case = CASES[name]()
+    case = (VARIANTS | CASES)[name]()
     case.pipe.set_progress_bar_config(disable=True)
     return case

@@ -10,14 +10,19 @@ from diffusers import (
     ControlNetModel,
     DDPMScheduler,
     IFPipeline,
+    IFSuperResolutionPipeline,
     LatentConsistencyModelPipeline,
     MotionAdapter,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
+    StableDiffusionUpscalePipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
+    UNet2DConditionModel,
     UNet3DConditionModel,
 )
 
@@ -70,29 +75,61 @@ def inpaint(channels: int = 4, scheduler: str = "ddim") -> Case:
     )
 
 
-def controlnet(scheduler: str = "ddim") -> Case:
-    parts = _sd_parts(scheduler)
-    torch.manual_seed(2)
-    control = ControlNetModel.from_unet(parts["unet"], conditioning_embedding_out_channels=(8, 8))
+def _control(net: UNet2DConditionModel, seed: int = 2) -> ControlNetModel:
+    torch.manual_seed(seed)
+    control = ControlNetModel.from_unet(net, conditioning_embedding_out_channels=(8, 8))
     for name, parameter in control.named_parameters():
         if "controlnet_" in name:  # zero at initialisation, which would hide the residuals
             torch.nn.init.normal_(parameter, std=0.1)
-    pipe = StableDiffusionControlNetPipeline(**parts, controlnet=control.eval())
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), height=32, width=32, **encoded_text(ids)))
+    return control.eval()
+
+
+def controlnet(scheduler: str = "ddim", count: int = 1, guess_mode: bool = False) -> Case:
+    """`count` ControlNets at once; in guess mode they see the conditional half alone."""
+    parts = _sd_parts(scheduler)
+    controls = [_control(parts["unet"], seed=2 + i) for i in range(count)]
+    pipe = StableDiffusionControlNetPipeline(**parts, controlnet=controls if count > 1 else controls[0])
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        image = _pictures(ids)
+        shared = common(ids, image=[image] * count if count > 1 else image, height=32, width=32, **encoded_text(ids))
+        return {**shared, "guess_mode": guess_mode}
+
+    return Case(pipe, arguments)
+
+
+def _sdxl_parts(scheduler: str) -> dict[str, Any]:
+    return {
+        "vae": vae(),
+        "text_encoder": None,
+        "text_encoder_2": None,
+        "tokenizer": None,
+        "tokenizer_2": None,
+        "unet": unet(**SDXL),
+        "scheduler": SCHEDULERS[scheduler](),
+        "force_zeros_for_empty_prompt": False,
+        "add_watermarker": False,
+    }
+
+
+def _sdxl_text(ids: list[int]) -> dict[str, Any]:
+    return {**encoded_text(ids), **pooled_text(ids)}
 
 
 def sdxl(scheduler: str = "euler") -> Case:
-    net = unet(**SDXL)
-    pipe = StableDiffusionXLPipeline(
-        vae=vae(), text_encoder=None, text_encoder_2=None, tokenizer=None, tokenizer_2=None, unet=net,
-        scheduler=SCHEDULERS[scheduler](), force_zeros_for_empty_prompt=False, add_watermarker=False,
-    )  # fmt: skip
-    pipe.text_encoder_2 = None
+    pipe = StableDiffusionXLPipeline(**_sdxl_parts(scheduler))
+    return Case(pipe, lambda ids: common(ids, height=32, width=32, **_sdxl_text(ids)))
 
-    def arguments(ids: list[int]) -> dict[str, Any]:
-        return common(ids, height=32, width=32, **encoded_text(ids), **pooled_text(ids))
 
-    return Case(pipe, arguments)
+def sdxl_img2img(scheduler: str = "euler") -> Case:
+    pipe = StableDiffusionXLImg2ImgPipeline(**_sdxl_parts(scheduler))
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), strength=0.75, **_sdxl_text(ids)))
+
+
+def sdxl_controlnet(scheduler: str = "euler") -> Case:
+    parts = _sdxl_parts(scheduler)
+    pipe = StableDiffusionXLControlNetPipeline(**parts, controlnet=_control(parts["unet"]))
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), height=32, width=32, **_sdxl_text(ids)))
 
 
 def lcm() -> Case:
@@ -106,30 +143,64 @@ def lcm() -> Case:
     return Case(pipe, arguments)
 
 
-def deepfloyd_if() -> Case:
-    net = unet(
-        in_channels=3,
-        out_channels=6,
-        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
-        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-        up_block_types=("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-        only_cross_attention=False,
-        resnet_time_scale_shift="scale_shift",
-        act_fn="gelu",
-        addition_embed_type="text",
-        addition_embed_type_num_heads=2,
-        encoder_hid_dim=CROSS,
-        cross_attention_norm="group_norm",
-    )
+def _pixel_unet(**changes: Any) -> UNet2DConditionModel:
+    """A U-Net of DeepFloyd-IF: in pixels, with learned variance; text is pooled into the time embedding."""
+    options: dict[str, Any] = {
+        "in_channels": 3,
+        "out_channels": 6,
+        "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D", "SimpleCrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+        "up_block_types": ("SimpleCrossAttnUpBlock2D", "SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "only_cross_attention": False,
+        "resnet_time_scale_shift": "scale_shift",
+        "act_fn": "gelu",
+        "addition_embed_type": "text",
+        "addition_embed_type_num_heads": 2,
+        "encoder_hid_dim": CROSS,
+        "cross_attention_norm": "group_norm",
+    }
+    return unet(**{**options, **changes})
+
+
+def _if_parts(net: UNet2DConditionModel, beta_schedule: str) -> dict[str, Any]:
     scheduler = DDPMScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="epsilon", thresholding=True,
+        beta_schedule=beta_schedule, prediction_type="epsilon", thresholding=True,
         dynamic_thresholding_ratio=0.95, sample_max_value=1.0, variance_type="learned_range",
     )  # fmt: skip
-    pipe = IFPipeline(
-        tokenizer=None, text_encoder=None, unet=net, scheduler=scheduler, safety_checker=None,
-        feature_extractor=None, watermarker=None, requires_safety_checker=False,
-    )  # fmt: skip
+    nothing = ("tokenizer", "text_encoder", "safety_checker", "feature_extractor", "watermarker")
+    return {**dict.fromkeys(nothing), "unet": net, "scheduler": scheduler, "requires_safety_checker": False}
+
+
+def deepfloyd_if() -> Case:
+    """Stage 1: 16 pixels."""
+    pipe = IFPipeline(**_if_parts(_pixel_unet(), "squaredcos_cap_v2"))
     return Case(pipe, lambda ids: {**common(ids, height=16, width=16, **encoded_text(ids)), "output_type": "pt"})
+
+
+def if_stage_2() -> Case:
+    """From 8 pixels to 16; the small picture, noised to a level that the network is told, is 3 more input channels."""
+    net = _pixel_unet(in_channels=6, class_embed_type="timestep", sample_size=16)
+    pipe = IFSuperResolutionPipeline(**_if_parts(net, "linear"), image_noising_scheduler=SCHEDULERS["ddpm"]())
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        image = embed(ids, 3, 8, 8, salt=3).clamp(-1, 1)
+        return {**common(ids, height=16, width=16, image=image, **encoded_text(ids)), "output_type": "pt"}
+
+    return Case(pipe, arguments)
+
+
+def upscale_x4() -> Case:
+    """The last stage of DeepFloyd-IF: the small picture itself, noised, is 3 more channels of the latents."""
+    net = unet(
+        in_channels=7, num_class_embeds=1000, only_cross_attention=(True, True, False),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    parts = {**_sd_parts("ddim"), "unet": net}
+    parts.pop("requires_safety_checker")
+    parts["vae"].register_to_config(scaling_factor=0.08333)
+    pipe = StableDiffusionUpscalePipeline(**parts, low_res_scheduler=SCHEDULERS["ddpm"]())
+    return Case(pipe, lambda ids: common(ids, image=embed(ids, 3, 16, 16, salt=3).clamp(0, 1), **encoded_text(ids)))
 
 
 def text_to_video() -> Case:

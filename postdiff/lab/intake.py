@@ -1,0 +1,106 @@
+"""What a pipeline takes, read from the signature of its call, and whether card, data and run give just that."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.family import family_of
+
+__all__ = ["FRAMES", "Given", "Intake", "check", "intake_of", "native_size"]
+
+FRAMES = "num_frames"  # what video pipelines call their length
+
+
+@dataclass(frozen=True)
+class Intake:
+    """What a pipeline class takes.
+
+    Attributes:
+        name: of the class.
+        accepted: all arguments of its call.
+        usual_frames: the length of a video by default; None if it makes single pictures.
+    """
+
+    name: str
+    accepted: frozenset[str]
+    usual_frames: int | None
+
+    @property
+    def prompts(self) -> bool:
+        """Whether it takes text."""
+        return "prompt" in self.accepted
+
+    @property
+    def classes(self) -> bool:
+        """Whether it takes class labels."""
+        return "class_labels" in self.accepted
+
+    @property
+    def picture(self) -> bool:
+        """Whether it takes a picture: a ControlNet's condition, or where image-to-image starts."""
+        return "image" in self.accepted
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a row offers its pipeline.
+
+    Attributes:
+        data: name of the data card.
+        pictures: whether the card has pictures.
+        classes: whether the card has classes.
+        strength: of image-to-image; None if not set.
+        frames: of a video; None if not set.
+    """
+
+    data: str
+    pictures: bool
+    classes: bool
+    strength: float | None
+    frames: int | None
+
+
+def intake_of(cls: Any) -> Intake:
+    """What the pipelines of a class take."""
+    arguments = inspect.signature(cls.__call__).parameters
+    usual = int(arguments[FRAMES].default) if FRAMES in arguments else None
+    return Intake(cls.__name__, frozenset(arguments), usual)
+
+
+def check(wanted: Intake, given: Given) -> None:
+    """Refuse what does not fit, either way.
+
+    Raises:
+        UsageError: one line with the first thing that is missing or of no use.
+    """
+    name, data = wanted.name, f"data '{given.data}'"
+    if wanted.classes and not given.classes:
+        raise UsageError(f"{name} takes no prompt but a class, and {data} has prompts; use data=imagenet")
+    if not wanted.classes and not wanted.prompts:
+        raise UsageError(f"{name} takes no prompt; experiments need a text-to-image or class-conditional model")
+    if not wanted.classes and given.classes:
+        raise UsageError(f"{data} has classes, and {name} takes prompts; use data of prompts")
+    if "mask_image" in wanted.accepted:
+        raise UsageError(f"{name} needs a mask, which no data card has; use an image-to-image pipeline")
+    if wanted.picture and not given.pictures:
+        raise UsageError(f"{name} needs a picture for each prompt, and {data} has none; name them under 'images' there")
+    if not wanted.picture and given.pictures:
+        raise UsageError(f"{data} has pictures, and {name} takes none; use data without 'images'")
+    if given.strength is not None and "strength" not in wanted.accepted:
+        raise UsageError(f"strength={given.strength} is for image-to-image, and {name} is none; leave it out")
+    if given.frames is not None and wanted.usual_frames is None:
+        raise UsageError(f"frames={given.frames} is for videos, and {name} makes single pictures; leave it out")
+
+
+def native_size(pipe: Any) -> tuple[int, int] | None:
+    """Height and width in pixels that the pipeline draws by itself, or None if its network does not say."""
+    size = getattr(getattr(pipe, family_of(pipe).network).config, "sample_size", None)
+    if size is None or getattr(pipe, "vae", None) is None:
+        return None
+    # DiT's pipeline is the one that does not say.
+    scale = getattr(pipe, "vae_scale_factor", None) or 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    height, width = (size, size) if isinstance(size, int) else size
+    return height * scale, width * scale

@@ -1,0 +1,80 @@
+"""What people would prefer, as learnt scorers guess it: a mean score, or the probability against the reference run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from postdiff.metrics.base import PerImageMetric
+
+__all__ = ["PairedPreference", "Scorer", "ScorerMetric"]
+
+
+class Scorer(nn.Module):
+    """Scores pictures for their prompts; the higher, the more people would like them.
+
+    Several metrics ask for the scores of one batch, so the last batch is remembered.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[Tensor, list[str], Tensor] | None = None
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """Scores (B,), float32, of pictures (B, 3, H, W), uint8, for their B prompts."""
+        assert images.dtype == torch.uint8, f"pictures must be uint8, not {images.dtype}"
+        if self._last is None or self._last[0] is not images or self._last[1] != prompts:
+            self._last = (images, list(prompts), self.scores(images, prompts))
+        return self._last[2]
+
+    def scores(self, images: Tensor, prompts: list[str]) -> Tensor:
+        """As `forward`, computed anew."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Model, checkpoint, resizing and dtype."""
+        raise NotImplementedError
+
+
+class ScorerMetric(PerImageMetric):
+    """Mean score over pictures."""
+
+    higher_is_better = True
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def update(self, images: Tensor, prompts: list[str]) -> None:
+        """Take in pictures (B, 3, H, W), uint8, and their B prompts."""
+        self.add(self.scorer(images, prompts))
+
+    def identity(self) -> dict[str, Any]:
+        return self.scorer.identity()
+
+
+class PairedPreference(PerImageMetric):
+    """Mean probability, in percent, that a picture is preferred to the reference of the same prompt and seed.
+
+    It is the softmax of the two scores, so two rows' probabilities against each other sum to 100 and equal pictures
+    have 50: the form in which Faster Diffusion, Table 15, gives PickScore (52.10 % against 47.90 %). The paper does not
+    say whether its figure is this mean or the share of won pairs; the mean needs no rule for ties.
+    """
+
+    higher_is_better = True
+
+    def __init__(self, scorer: Scorer) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def update(self, images: Tensor, references: Tensor, prompts: list[str]) -> None:
+        """Take in pictures and references, (B, 3, H, W), uint8, and their B prompts."""
+        # References first: the pictures' scores then stay remembered for the next metric.
+        expected, found = self.scorer(references, prompts), self.scorer(images, prompts)
+        self.add(100 * torch.sigmoid(found.double() - expected.double()))
+
+    def identity(self) -> dict[str, Any]:
+        return {"formula": "100 x softmax of the scores of picture and reference", **self.scorer.identity()}

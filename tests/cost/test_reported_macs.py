@@ -1,0 +1,45 @@
+"""Printed MACs stand beside ours in their own convention, and in no other."""
+
+import dataclasses
+
+import pytest
+
+from postdiff.lab import experiment
+from postdiff.lab.counting import convention_of, count, row_figures
+from postdiff.lab.counting_table import render
+from postdiff.lab.schema import from_words
+
+
+def demo(**reported):
+    loaded = experiment.load("demo", from_words(["steps=1"])).select(["steps_8"])
+    return dataclasses.replace(loaded, rows=tuple(dataclasses.replace(row, reported=reported) for row in loaded.rows))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "convention"),
+    [
+        ("macs_t", 0.001, "dense"),
+        ("macs_g", 1.0, "dense"),
+        ("macs_t_dense", 0.001, "dense"),
+        ("macs_g_fvcore", 1.0, "fvcore"),
+        ("macs_t_fvcore", 0.001, "fvcore"),
+        ("macs_g_all", 1.0, "all"),
+    ],
+)
+def test_a_key_names_unit_and_convention(key, value, convention):
+    asked = demo(**{key: value})
+    counted = count(asked)
+    assert convention_of(asked) == convention
+    for other in ("dense", "fvcore", "all"):
+        [row] = row_figures(counted, other, "all")
+        assert ("reported_macs_t" in row) == (other == convention)
+    [row] = row_figures(counted, convention, "all")
+    assert row["reported_macs_t"] == pytest.approx(0.001)
+    assert row["gap_percent"] == pytest.approx(100 * (row[f"macs_t_{convention}"] / 0.001 - 1))
+
+
+def test_without_a_word_the_table_is_in_the_printed_convention():
+    assert "fvcore convention" in render(demo(macs_g_fvcore=1.0), None, "text")
+    assert "reported" in render(demo(macs_g_fvcore=1.0), None, "text")
+    assert "dense convention" in render(demo(psnr=1.0), None, "text")
+    assert "reported" not in render(demo(macs_g_fvcore=1.0), "dense", "text")

@@ -1,0 +1,99 @@
+"""Three tiny stages one after the other equal three calls by hand, and each has its own methods and steps."""
+
+import pytest
+import torch
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.key_steps import KEY_SETS
+from postdiff.lab.cascade import Cascade, Stage
+from postdiff.methods import DeepCache, EncoderPropagation
+from tests.support import texts, tiny
+from tests.support.cases import embed, encoded_text, generators
+from tests.support.snapshot import snapshot
+
+IDS = [0, 1]
+LAST_TEXT = {"prompt_embeds": embed(IDS, 6, 32, salt=8), "negative_prompt_embeds": embed([9, 9], 6, 32, salt=9)}
+
+
+def stages(case, methods=((), (), ()), steps=(6, 4, 5)):
+    shapes = ({"height": 8, "width": 8}, {"height": 16, "width": 16}, {"noise_level": 10, **LAST_TEXT})
+    names = ("deepfloyd_if", "if_stage_2", "upscale_x4")
+    rows = zip(names, steps, methods, shapes, strict=True)
+    return [Stage(name, case(name).pipe, count, stack, shape) for name, count, stack, shape in rows]
+
+
+def test_equals_the_three_pipelines_by_hand(case):
+    one, two, three = (case(name).pipe for name in ("deepfloyd_if", "if_stage_2", "upscale_x4"))
+    drawn, text = generators(IDS), encoded_text(IDS)
+    shared = {"generator": drawn, **text}
+    image = one(**shared, height=8, width=8, num_inference_steps=6, output_type="pt").images
+    image = two(**shared, image=image, height=16, width=16, num_inference_steps=4, output_type="pt").images
+    image = (image + 1) / 2
+    expected = three(
+        image=image, noise_level=10, num_inference_steps=5, generator=drawn, output_type="latent", **LAST_TEXT
+    ).images
+    before = [snapshot(pipe) for pipe in (one, two, three)]
+    cascade = Cascade(stages(case))
+    result = cascade(generator=generators(IDS), output_type="latent", **text).images
+    assert torch.allclose(result, expected, atol=1e-5)
+    assert result.shape == (2, 4, 16, 16)
+    assert [snapshot(pipe) for pipe in (one, two, three)] == before
+    assert {name: counts["network calls"] for name, counts in cascade.counts.items()} == {
+        "deepfloyd_if": 6, "if_stage_2": 4, "upscale_x4": 5,
+    }  # fmt: skip
+
+
+def test_a_prompt_is_encoded_once_by_the_first_stage_and_by_stages_with_an_encoder_of_their_own():
+    one, two, three = (tiny.build(name).pipe for name in ("deepfloyd_if", "if_stage_2", "upscale_x4"))
+    one.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
+    three.register_modules(tokenizer=texts.clip_tokenizer(), text_encoder=texts.clip_text())
+    calls = []
+    one.text_encoder.register_forward_hook(lambda *_: calls.append("t5"))
+    three.text_encoder.register_forward_hook(lambda *_: calls.append("clip"))
+    cascade = Cascade(
+        [
+            Stage("one", one, 2, arguments={"height": 8, "width": 8}),
+            Stage("two", two, 2, arguments={"height": 16, "width": 16}),
+            Stage("three", three, 2),
+        ]
+    )
+
+    def draw(prompt):
+        return cascade(prompt, generator=torch.Generator().manual_seed(1), output_type="latent").images
+
+    first = draw("a red apple")
+    assert calls == ["t5", "t5", "clip", "clip"], "the prompt and the empty one"
+    assert torch.equal(draw("a red apple"), first)
+    assert not torch.equal(draw("a blue car"), first)
+
+
+def test_methods_belong_to_a_stage(case):
+    """As in the paper: key steps in the first and the third stage, the second in full."""
+    methods = ([EncoderPropagation([0, 1, 4])], [], [EncoderPropagation([0, 3], "sequential")])
+    cascade = Cascade(stages(case, methods))
+    text = encoded_text(IDS)
+    first = cascade(generator=generators(IDS), output_type="latent", **text).images
+    assert {name: counts["network calls"] for name, counts in cascade.counts.items()} == {
+        "deepfloyd_if": 3, "if_stage_2": 4, "upscale_x4": 5,
+    }  # fmt: skip
+    assert torch.equal(cascade(generator=generators(IDS), output_type="latent", **text).images, first)
+    plain = Cascade(stages(case))(generator=generators(IDS), output_type="latent", **text).images
+    assert not torch.equal(first, plain)
+    assert torch.isfinite(first).all()
+
+
+def test_the_papers_key_sets_are_for_its_numbers_of_steps():
+    assert (KEY_SETS["if_1_100"].of, KEY_SETS["if_3_75"].of) == (100, 75)
+
+
+def test_mistakes_name_the_stage(case):
+    with pytest.raises(UsageError, match="at least one stage"):
+        Cascade([])
+    with pytest.raises(UsageError, match="different names; got a, a"):
+        Cascade([Stage("a", case("deepfloyd_if").pipe), Stage("a", case("if_stage_2").pipe)])
+    with pytest.raises(UsageError, match="stage 'if_stage_2': .* both act on"):
+        Cascade(stages(case, ([], [EncoderPropagation(2), DeepCache()], [])))
+    with pytest.raises(UsageError, match="stage 'deepfloyd_if': .*key set 'if_1_100' is for 100 steps"):
+        Cascade(stages(case, ([EncoderPropagation("if_1_100")], [], [])))(**encoded_text(IDS))
+    with pytest.raises(UsageError, match="needs a prompt, or prompt_embeds"):
+        Cascade(stages(case))()

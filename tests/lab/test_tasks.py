@@ -1,0 +1,215 @@
+"""Cards of models that take more than text run from prompt to record: ControlNet, image-to-image, classes, video."""
+
+import json
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import ControlNetModel
+from PIL import Image
+
+from postdiff.lab import experiment, hub, models
+from postdiff.lab.data import PromptDataModule, Sample, Shard, generator
+from postdiff.lab.job import prepare
+from postdiff.lab.results import Record
+from postdiff.lab.sampling import Pipelines
+from postdiff.metrics.paired import psnr
+from tests.lab import task_twins
+from tests.support import hub_cache
+
+OTHER = "0123456789abcdef0123456789abcdef01234567"
+SMALL = ["height=32", "width=32", "dtype=float32", "count=2", "seeds=[0]", "bench.repeats=0", "metrics=[paired_psnr]"]
+DATA = {"controlnet": "tiny_canny", "sd15_img2": "tiny_pictures", "sdxl_img2i": "tiny_pictures", "dit": "tiny_classes"}
+
+
+def data_of(name):
+    return next((data for start, data in DATA.items() if name.startswith(start)), "tiny")
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory):
+    """`saved(name)`: folders of the twin, by part of the card; in the card's variant if `variant` says so."""
+    made = {}
+
+    def save(name, variant=False):
+        if (name, variant) not in made:
+            kind = models.card(name).variant if variant else None
+            made[name, variant] = task_twins.save(name, tmp_path_factory.mktemp(name), kind)
+        return made[name, variant]
+
+    return save
+
+
+@pytest.fixture
+def on_hub(tmp_path, monkeypatch, saved):
+    """`on_hub(name)` puts a card's model into an empty hub cache."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.commit.cache_clear()
+
+    def put(name):
+        card = models.card(name)
+        for key, folder in saved(name, variant=True).items():
+            source = getattr(card, key) if key else card
+            hub_cache.put(cache, source.hub, source.revision or OTHER, folder)
+        return card
+
+    yield put
+    hub.commit.cache_clear()
+
+
+@pytest.mark.parametrize("name", task_twins.TWINS)
+def test_from_the_hub_to_a_record(tiny, outputs, on_hub, command, name):
+    card = on_hub(name)
+    frames = [] if card.frames is None else ["frames=3"]
+    words = [f"model={name}", f"data={data_of(name)}", "steps=3", "reference_steps=4", *SMALL, *frames]
+    code, _, err = command("run", "tiny", "--rows", "plain", *words)
+    assert code == 0, err
+    record = Record.read(outputs / "records" / "tiny" / "plain.json")
+    assert record.full and record.n_done == 2 * (3 if frames else 1)
+    assert 0 < record.metrics["paired_psnr"].value < 100
+    assert record.checkpoint.startswith(f"{card.hub}@{card.revision or OTHER}")
+    for key in ("controlnet", "motion_adapter"):
+        assert (f"+{key}={getattr(card, key).hub}@{OTHER}" in record.checkpoint) == getattr(card, key).given
+    assert record.counts["network calls"] == (2 if card.strength else 3), "image-to-image starts late"
+    assert ("controlnet calls" in record.counts) == name.startswith("controlnet")
+
+
+def prepared(changes, **more):
+    return prepare(experiment.load("tiny", {"count": 2, "seeds": [0], **changes, **more}).select(["plain"]))[0]
+
+
+def test_classes_by_a_random_solver_draw_from_their_own_generators(tiny, saved):
+    """DiT's pipeline hands its solver no generator."""
+    job = prepared({"model": str(saved("dit_xl_256")[""]), "data": "tiny_classes", "scheduler": "ddpm", "count": 3})
+    sampler = Pipelines().sampler(job)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    together = sampler.call(job.samples).images
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
+    alone = sampler.call(job.samples[2:]).images
+    assert torch.allclose(together[2:], alone, atol=1e-5)
+    other = [Sample(sample.index, sample.prompt, sample.seed, label=4) for sample in job.samples]
+    assert not torch.allclose(sampler.call(other).images, together, atol=1e-3), "the class makes no difference"
+    assert "step" not in vars(sampler.pipe.scheduler)
+
+
+def test_a_video_is_kept_and_measured_as_its_frames(tiny, outputs, saved, command):
+    folder = str(saved("videofusion")[""])
+    words = [f"model={folder}", "steps=2", "reference_steps=3", "batch_size=1", *SMALL, "frames=3"]
+    code, _, err = command("run", "tiny", "--rows", "plain", *words)
+    assert code == 0, err
+    record = Record.read(outputs / "records" / "tiny" / "plain.json")
+    files = sorted((outputs / "pictures" / record.pictures / "0").iterdir())
+    assert [file.name for file in files] == [f"{i:05d}.png" for i in range(6)]
+    assert record.config["frames"] == 3 and record.counts["network calls"] == 2
+    assert record.metrics["paired_psnr"].n == 6
+    rows = (outputs / "records" / "tiny" / "plain.csv").read_text().splitlines()[1:]
+    figures = [float(row.split(",")[3]) for row in rows]
+    assert record.metrics["paired_psnr"].value == pytest.approx(sum(figures) / 6, rel=1e-5)
+    # A lost frame is drawn again, with its video, and alone takes its place.
+    frame, whole = files[4].read_bytes(), files[5].stat().st_mtime_ns
+    files[4].unlink()
+    (outputs / "records" / "tiny" / "plain.json").unlink()
+    assert command("run", "tiny", "--rows", "plain", *words)[0] == 0
+    assert files[4].read_bytes() == frame and files[5].stat().st_mtime_ns == whole
+
+
+def test_frames_of_a_video_share_its_noise_and_stay_together():
+    videos = [Sample(index, "a", seed, frames=4) for seed in (0, 1) for index in range(12)]
+    assert generator(videos[1]).initial_seed() == generator(videos[0]).initial_seed()
+    assert generator(videos[4]).initial_seed() == generator(Sample(1, "a", 0)).initial_seed()
+    parts = [list(PromptDataModule(videos, 2, Shard(i, 2)).predict_dataloader()) for i in (1, 2)]
+    assert [len(batch) for batch in parts[0]] == [8, 4]
+    whole = [{(sample.call, sample.frame) for batch in part for sample in batch} for part in parts]
+    assert not whole[0] & whole[1] and len(whole[0] | whole[1]) == 24
+    assert all(len({sample.frame for sample in batch}) == 4 for part in parts for batch in part)
+
+
+def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
+    def ids(data="tiny_pictures", **changes):
+        job = prepared({"model": str(tmp_path / "card"), "data": data}, **changes)
+        return job.run_id, job.speed_id, job.picture_id, job.reference_id
+
+    folder = saved("sd15_img2img")[""]
+    (tmp_path / "card").symlink_to(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionImg2ImgPipeline"}))
+    base = ids()
+    assert ids() == base
+    for other in (ids(strength=0.5), ids("tiny_canny")):
+        assert all(one != two for one, two in zip(base, other, strict=True))
+    picture = tiny / "pictures" / "1.png"
+    kept = picture.read_bytes()
+    try:
+        picture.write_bytes((tiny / "pictures" / "2.png").read_bytes())
+        models.file_hash.cache_clear()
+        assert all(one != two for one, two in zip(base, ids(), strict=True))
+    finally:
+        picture.write_bytes(kept)
+        models.file_hash.cache_clear()
+        (folder / "model_index.json").write_text(json.dumps(index))
+    video = {"model": str(saved("videofusion")[""])}
+    assert len({prepared(video, frames=frames).picture_id for frames in (None, 2, 3)}) == 3
+    assert prepared(video).picture_id == prepared(video, frames=16).picture_id, "16 is the pipeline's own"
+
+
+@pytest.fixture
+def emoji_cards(tiny, tmp_path, monkeypatch):
+    """The shipped model as image-to-image and under an untrained ControlNet, and one of its pictures to start from."""
+    base = {"folder": "zoo/emoji", "height": 64, "width": 64, "guidance_scale": 4.0}
+    plain = models.load(models.card("emoji"), "float32", "cpu")
+    # As many halvings as its autoencoder has.
+    control = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(16, 32, 96))
+    control.save_pretrained(tmp_path / "controlnet")
+    drawn = plain("red heart", num_inference_steps=10, generator=torch.Generator().manual_seed(3), height=64, width=64)
+    (tmp_path / "pictures").mkdir()
+    drawn.images[0].save(tmp_path / "pictures" / "heart.png")
+    (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "red heart"}) + "\n")
+    pictured = {"prompts": str(tmp_path / "one.jsonl"), "images": str(tmp_path / "pictures")}
+    cards = {
+        "models/emoji_start": {**base, "pipeline": "StableDiffusionImg2ImgPipeline"},
+        "models/emoji_control": {
+            **base,
+            "pipeline": "StableDiffusionControlNetPipeline",
+            "controlnet": {"folder": str(tmp_path / "controlnet")},
+        },
+        "data/heart": pictured,
+        "data/heart_edges": {**pictured, "condition": "canny"},
+        "data/heart_alone": {"prompts": str(tmp_path / "one.jsonl")},
+    }
+    for name, content in cards.items():
+        file = tmp_path / "mine" / "configs" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
+    with Image.open(tmp_path / "pictures" / "heart.png") as opened:
+        return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def drawn(**changes):
+    job = prepared({"steps": 10, "count": 1, "metrics": ["paired_psnr"], **changes})
+    sampler = Pipelines().sampler(job)
+    return sampler(job.samples), sampler.fast.counts
+
+
+def test_the_less_strength_the_more_of_the_picture_stays(emoji_cards):
+    shared = {"model": "emoji_start", "data": "heart", "guidance_scale": 1.0}
+    like = [drawn(**shared, strength=strength) for strength in (0.1, 0.4, 1.0)]
+    near = [float(psnr(pictures, emoji_cards)) for pictures, _ in like]
+    assert near[0] > near[1] > near[2], near
+    assert [counts["network calls"] for _, counts in like] == [1, 4, 10]
+
+
+def test_an_untrained_controlnet_changes_nothing(emoji_cards):
+    """Its residuals are zero, so what is drawn must be what the model draws alone; but it runs at every step."""
+    alone, _ = drawn(model="emoji", data="heart_alone")
+    under, counts = drawn(model="emoji_control", data="heart_edges")
+    assert (alone.int() - under.int()).abs().max() <= 1
+    assert counts["controlnet calls"] == 10
+    methods = [{"encoder_propagation": {"keys": [0, 1, 4]}}]
+    _, counts = drawn(model="emoji_control", data="heart_edges", methods=methods)
+    assert counts["controlnet calls"] == counts["network calls"] == 3

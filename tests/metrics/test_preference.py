@@ -1,0 +1,203 @@
+"""PickScore against its model card's formula, ImageReward against its authors' class, and missing weights."""
+
+import pickle
+
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+from postdiff.engine.errors import UsageError
+from postdiff.metrics import checkpoints, image_reward, pick_score
+from postdiff.metrics.image_reward import ImageReward, RewardScorer
+from postdiff.metrics.pick_score import PairedPickPreference, PickScore, PickScorer
+from tests.lab import tiny_folder
+from tests.metrics import authors_reward
+from tests.metrics.test_metrics import near, pictures
+from tests.support import hub_cache
+
+PROMPTS = ["a number 0", "a longer text about another number", "x"]
+
+
+@pytest.fixture(scope="module")
+def pick_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pick") / "weights"
+    tiny_folder.save_encoder(folder)
+    return folder
+
+
+@pytest.fixture
+def pick(pick_folder, monkeypatch):
+    """PickScore's checkpoint is a tiny folder; gives it."""
+    monkeypatch.setenv("POSTDIFF_PICKSCORE", str(pick_folder))
+    return pick_folder
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    authors_reward.save(folder)
+    return folder
+
+
+@pytest.fixture
+def reward(reward_folder, monkeypatch):
+    """ImageReward's checkpoint is a tiny folder; gives it."""
+    monkeypatch.setenv("POSTDIFF_IMAGEREWARD", str(reward_folder))
+    return reward_folder
+
+
+@torch.no_grad()
+def by_the_model_card(folder, images, prompt):
+    """Scores of several pictures for one prompt: the example on PickScore's model card."""
+    clip = CLIPModel.from_pretrained(folder)
+    pixels = AutoImageProcessor.from_pretrained(folder)(images=list(images), return_tensors="pt")
+    words = AutoTokenizer.from_pretrained(folder)(prompt, padding=True, truncation=True, return_tensors="pt")
+    image = clip.get_image_features(**pixels).pooler_output
+    text = clip.get_text_features(**words).pooler_output
+    image, text = image / image.norm(dim=-1, keepdim=True), text / text.norm(dim=-1, keepdim=True)
+    return clip.logit_scale.exp() * (text @ image.T)[0]
+
+
+@pytest.mark.parametrize("size", [32, 80])
+def test_pick_score_is_its_model_cards_formula(pick, size):
+    images = pictures(0, 3, size)
+    metric = PickScore()
+    metric.update(images, PROMPTS)
+    expected = [by_the_model_card(pick, images[i : i + 1], prompt).item() for i, prompt in enumerate(PROMPTS)]
+    assert metric.last.tolist() == pytest.approx(expected, rel=1e-4)
+    assert float(metric.compute()) == pytest.approx(sum(expected) / 3, rel=1e-4)
+    assert max(expected) - min(expected) > 0.1, "all pictures score alike, so this shows nothing"
+
+
+def test_preference_is_the_softmax_of_two_scores(pick):
+    images, others = pictures(0, 3), near(pictures(0, 3), by=90)
+    one, other, same = PairedPickPreference(), PairedPickPreference(), PairedPickPreference()
+    one.update(images, others, PROMPTS)
+    other.update(others, images, PROMPTS)
+    same.update(images, images, PROMPTS)
+    pairs = [torch.stack([image, another]) for image, another in zip(images, others, strict=True)]
+    expected = [
+        100 * by_the_model_card(pick, pair, prompt).softmax(-1)[0].item()
+        for pair, prompt in zip(pairs, PROMPTS, strict=True)
+    ]
+    assert one.last.tolist() == pytest.approx(expected, abs=1e-3)
+    assert (one.last + other.last).tolist() == pytest.approx([100] * 3)
+    assert same.last.tolist() == [50] * 3
+    assert abs(float(one.compute()) - 50) > 0.01
+
+
+def test_scores_do_not_depend_on_the_batch(pick, reward):
+    images = pictures(0, 3)
+    for metric in (PickScore(), ImageReward()):
+        whole = metric.scorer(images, PROMPTS)
+        single = [metric.scorer(images[i : i + 1], PROMPTS[i : i + 1]).item() for i in range(3)]
+        assert whole.tolist() == pytest.approx(single, rel=1e-4, abs=1e-5)
+
+
+def test_one_copy_of_the_weights_and_one_scoring_of_a_batch(pick, monkeypatch):
+    score, preference = PickScore(), PairedPickPreference()
+    assert score.scorer is preference.scorer is PickScore().scorer
+    calls = []
+    monkeypatch.setattr(score.scorer, "scores", lambda images, prompts: calls.append(images) or torch.ones(2))
+    images, references = pictures(0, 2), pictures(1, 2)
+    preference.update(images, references, PROMPTS[:2])
+    score.update(images, PROMPTS[:2])
+    assert len(calls) == 2, "one call for the references and one for the pictures"
+    score.update(images, PROMPTS[1:])
+    assert len(calls) == 3, "the same pictures for other prompts"
+
+
+def test_image_reward_gives_its_authors_scores(reward):
+    for seed, (size, expected) in enumerate(authors_reward.SCORES.items()):
+        metric = ImageReward()
+        image = authors_reward.picture(seed, size)
+        metric.update(torch.stack([image, image]), authors_reward.PROMPTS)
+        assert metric.last.tolist() == pytest.approx(expected, rel=1e-5)
+        assert float(metric.compute()) == pytest.approx(sum(expected) / 2, rel=1e-5)
+
+
+def test_a_value_says_what_it_rests_on(pick, reward, monkeypatch):
+    for metric in (PickScore(), PairedPickPreference(), ImageReward()):
+        told = metric.identity()
+        assert {"model", "checkpoint", "resize", "dtype"} <= set(told) and len(told["checkpoint"]) == 16
+    for checkpoint in (checkpoints.PICK_SCORE, checkpoints.IMAGE_REWARD):
+        monkeypatch.delenv(checkpoint.variable)
+        assert checkpoint.identity() == f"{checkpoint.hub}@main"
+        monkeypatch.setenv(checkpoint.variable, "somebody/weights@v2")
+        assert checkpoint.identity() == "somebody/weights@v2"
+
+
+@pytest.mark.parametrize("load", [PickScorer.load, RewardScorer.load])
+def test_missing_weights_are_told_in_one_line(load, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in ("POSTDIFF_PICKSCORE", "POSTDIFF_IMAGEREWARD"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"HF_HUB_OFFLINE is set.*connect once, or set POSTDIFF_\w+ to a folder"):
+        load()
+    for name in ("POSTDIFF_PICKSCORE", "POSTDIFF_IMAGEREWARD"):
+        monkeypatch.setenv(name, "/no/such/folder")
+    with pytest.raises(UsageError, match=r"=/no/such/folder is no folder; set POSTDIFF_\w+ to"):
+        load()
+    for name in ("POSTDIFF_PICKSCORE", "POSTDIFF_IMAGEREWARD"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(UsageError, match=r"has no (model\.safetensors|ImageReward\.pt); set"):
+        load()
+
+
+def test_pick_score_without_a_processor_beside_it(pick_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    CLIPModel.from_pretrained(pick_folder).save_pretrained(tmp_path / "weights")
+    monkeypatch.setenv("POSTDIFF_PICKSCORE", str(tmp_path / "weights"))
+    with pytest.raises(UsageError, match=f"{pick_score.PROCESSOR} is not in .* into the folder of the weights"):
+        PickScore()
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("code ran while weights were loaded",)
+
+
+def test_files_that_are_no_image_reward_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POSTDIFF_IMAGEREWARD", str(tmp_path))
+    authors_reward.save(tmp_path)
+    tensors = authors_reward.state()
+    del tensors["blip.text_encoder.encoder.layer.1.output.dense.bias"]
+    torch.save(tensors, tmp_path / "ImageReward.pt")
+    with pytest.raises(UsageError, match=r"are not those of THUDM/ImageReward \(at 'text\.encoder\.layer\.1\.output"):
+        RewardScorer(tensors, authors_reward.CONFIG, None, "weights of a test")
+    torch.save({"blip": Harmful()}, tmp_path / "ImageReward.pt", pickle_module=pickle)
+    with pytest.raises(UsageError, match="holds more than tensors"):
+        ImageReward()
+    assert "code ran" not in capsys.readouterr().out
+    (tmp_path / "med_config.json").unlink()
+    with pytest.raises(UsageError, match=r"has no med_config\.json"):
+        ImageReward()
+
+
+def test_published_weights_come_from_the_hubs_cache(pick_folder, reward_folder, tmp_path, monkeypatch):
+    cache = tmp_path / "cache"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    for name in ("POSTDIFF_PICKSCORE", "POSTDIFF_IMAGEREWARD"):
+        monkeypatch.delenv(name, raising=False)
+    weights, words, rest = (tmp_path / name for name in ("weights", "words", "rest"))
+    CLIPModel.from_pretrained(pick_folder).save_pretrained(weights)
+    authors_reward.save(rest)
+    words.mkdir()
+    (rest / "vocab.txt").rename(words / "vocab.txt")
+    for number, (repository, folder) in enumerate(
+        {
+            checkpoints.PICK_SCORE.hub: weights,
+            pick_score.PROCESSOR: pick_folder,
+            checkpoints.IMAGE_REWARD.hub: rest,
+            image_reward.TOKENIZER: words,
+        }.items()
+    ):
+        hub_cache.put(cache, repository, str(number) * 40, folder)
+    images = pictures(0, 1)
+    score, reward = PickScore(), ImageReward()
+    score.update(images, PROMPTS[:1])
+    assert score.last.item() == pytest.approx(by_the_model_card(pick_folder, images, PROMPTS[0]).item(), rel=1e-4)
+    assert score.identity()["checkpoint"] == f"yuvalkirstain/PickScore_v1@{'0' * 40}"
+    reward.update(authors_reward.picture(0, (64, 64))[None], authors_reward.PROMPTS[:1])
+    assert reward.last.item() == pytest.approx(authors_reward.SCORES[64, 64][0], rel=1e-5)
+    assert reward.identity()["checkpoint"] == f"THUDM/ImageReward@{'2' * 40}"
