@@ -113,7 +113,7 @@ class _Run:
         self.step_open = False
 
     def enter(self, stack: ExitStack) -> None:
-        """Put every wrapper in place; attached in reverse, so the first method is outermost everywhere."""
+        """Put every wrapper in place; attached in reverse, so that the first method is outermost."""
         run, state = self, self.state
         network_call = inspect.signature(self.network.forward)
         step_call = inspect.signature(self.pipe.scheduler.step)
@@ -140,7 +140,8 @@ class _Run:
                 return run.condition(forward, arguments)
 
             stack.enter_context(intercept(controlnet, "forward", around_controlnet))
-        for method in reversed(self.methods):
+        # The innermost methods are the outermost on the modules: what they leave out is left out for all.
+        for method in sorted(reversed(self.methods), key=lambda method: method.innermost):
             for context in method.attach(self.network, state):
                 stack.enter_context(context)
 

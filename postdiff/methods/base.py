@@ -29,8 +29,8 @@ class Method:
     """Base of all methods. `first` in a stack means outermost: it sees the pipeline's arguments first.
 
     Attributes:
-        innermost: stands inside all others, wherever the stack names it, because it calls the network for more or
-            fewer steps than it is asked for.
+        innermost: stands inside all others around the network, and outside them around its modules, wherever the
+            stack names it, because it calls the network for more or fewer steps than it is asked for.
     """
 
     innermost: ClassVar[bool] = False

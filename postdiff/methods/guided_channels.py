@@ -10,7 +10,7 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
-from postdiff.methods.base import Method, NetworkCall
+from postdiff.methods.base import Method, NetworkCall, StepCall
 from postdiff.methods.options import require
 
 __all__ = ["GuidedChannels"]
@@ -25,7 +25,7 @@ class GuidedChannels(Method):
     of both branches, and c + w (c - c) is c.
 
     Args:
-        channels: how many are guided; as many as there are, or more, is the pipeline's own guidance.
+        channels: how many are guided; 0 leaves the pipeline's own guidance. A model with no more channels is refused.
 
     Reference:
         Peebles, Xie, "Scalable Diffusion Models with Transformers", ICCV 2023, arXiv:2212.09748, released code.
@@ -35,7 +35,7 @@ class GuidedChannels(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, self.channels >= 1, "channels", "1 or more")
+        require(self, self.channels >= 0, "channels", "0 or more")
 
     def start(self, state: State) -> None:
         if len(state.all_branches) == 1:
@@ -43,8 +43,16 @@ class GuidedChannels(Method):
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample, kwargs)
-        if len(state.branches) == 1:
+        if len(state.branches) == 1 or not self.channels:
             return output
         branches = dict(zip(state.branches, output.chunk(len(state.branches)), strict=True))
         followed = branches["cond"][:, self.channels :]
         return torch.cat([torch.cat([branches[name][:, : self.channels], followed], 1) for name in state.branches])
+
+    def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
+        if self.channels >= sample.shape[1]:
+            raise UsageError(
+                f"GuidedChannels: channels={self.channels}, but a model of {sample.shape[1]} channels guides no more "
+                "than these; leave it out"
+            )
+        return forward(output, timestep, sample)

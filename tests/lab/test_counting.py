@@ -101,9 +101,10 @@ def test_every_view_in_every_format(capsys, style):
 @pytest.mark.parametrize("name", [name for name in catalog.names("structures") if name != "emoji"])
 def test_every_structure_has_its_surroundings(name):
     content = yaml.safe_load(catalog.path("structures", name).read_text())
-    assert content["vae"] and content["text_encoders"]
-    tokens = content["conditions"]["prompt_embeds"][0]
-    assert {encoder["tokens"] for encoder in content["text_encoders"]} == {tokens}
+    # DeepFloyd-IF works in pixels; a video is decoded frame by frame, and one picture is counted here.
+    assert ("vae" in content) == (name not in ("deepfloyd_if_1_xl", "text_to_video_ms"))
+    texts = {shape[0] for given, shape in content["conditions"].items() if given == "prompt_embeds"}
+    assert {encoder["tokens"] for encoder in content.get("text_encoders", [])} == texts, "DiT has classes"
 
 
 def test_counted_twin_equals_the_shipped_model():
