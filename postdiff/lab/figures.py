@@ -43,7 +43,7 @@ def flat_rows(experiment: Experiment) -> list[Row]:
         first = next((each for each in (baseline, *records.values()) if _share_weights(each, own)), {})
         figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         figures |= _quality(own.get("quality"), first.get("quality")) | _speed(own.get("speed"), first.get("speed"))
-        other_model = "quality" in own and "model" in own["quality"].changed
+        other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
         figures["notes"] = "; ".join([*_notes(own, first), *about])
