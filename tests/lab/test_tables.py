@@ -39,6 +39,18 @@ def test_figures(rows):
     assert "reported_paired_psnr" not in cached and plain["notes"] == cached["notes"] == ""
 
 
+@pytest.mark.parametrize("kind", ["quality", "speed"])
+def test_figures_reported_for_another_model_are_left_out(rows, kind):
+    found = rows()
+    results.fresh_path("tiny", "plain").unlink()
+    results.fresh_path("tiny", "plain", "speed").unlink()
+    latency = {"median_s": 1.0, "q25_s": 1.0, "q75_s": 1.0, "batch_size": 1, "session": "s"}
+    own = {"row": "plain", "kind": kind, "latency": latency}
+    for changed, told in (({"model": "other"}, False), ({"steps": 4}, True)):
+        record(**own, changed=changed).write(results.fresh_path("tiny", "plain", kind))
+        assert ("reported_paired_psnr" in flat_rows(found)[0]) == told
+
+
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
