@@ -126,6 +126,13 @@ BESIDE = {
 }
 
 
+@pytest.mark.parametrize("family", ["pixart_alpha", "dit"])
+def test_a_method_around_the_same_blocks_sees_the_rows_that_run(case, family):
+    """Tokens are merged around the blocks that a transformer's encoder is made of."""
+    expected, ours, _ = both(case(family), 3, [ToMe(0.5, rand=False)])
+    assert_close(ours, expected)
+
+
 @pytest.mark.parametrize("keys", [[0], 3], ids=str)
 @pytest.mark.parametrize("beside", BESIDE)
 def test_other_methods_change_inside_what_would_be_one_run(case, beside, keys):
