@@ -18,7 +18,7 @@ EXPERIMENTS = tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 
 METRICS = (FRECHET, TEXT)
 # Label, names of rows, look. A row of equal settings in two tables has one place.
 SERIES = (
-    ("fewer steps", r"steps_\d+", {"marker": "o", "color": COLOURS[0], "linestyle": "-"}),
+    ("50 steps or fewer", r"original|steps_\d+", {"marker": "o", "color": COLOURS[0], "linestyle": "-"}),
     (
         "fewer steps, prior noise",
         r"steps_\d+_noise",
