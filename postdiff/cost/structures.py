@@ -2,8 +2,7 @@
 
 `configs/structures/<name>.yaml` holds the pipeline class, the network's class and configuration, those of a ControlNet
 if there is one, the shapes of the conditions that stand in for encoded prompts and pictures and, optionally, text
-encoders and VAE. Enough to count what a call would
-cost, without any download.
+encoders and VAE. Enough to count what a call would cost, without any download.
 """
 
 from __future__ import annotations

@@ -32,10 +32,9 @@ class KeySet:
     source: str
 
 
-def _gaps(first: int, skipped: Iterable[int], end: int) -> tuple[int, ...]:
-    """All steps from `first` to `end` (excluded) but those skipped."""
-    left_out = set(skipped)
-    return tuple(step for step in range(first, end) if step not in left_out)
+def _all_but(skipped: Iterable[int], steps: int) -> tuple[int, ...]:
+    """Every step of a run of `steps` but those skipped."""
+    return tuple(sorted(set(range(steps)) - set(skipped)))
 
 
 # Steps that the evaluation script of the DiT code leaves out; the 175 others are keys.
@@ -71,11 +70,11 @@ KEY_SETS: dict[str, KeySet] = {
         tuple(step for step in range(50) if step < 20 or step > 40 or step % 2 == 0), 50, f"{CODE}, 's2'"
     ),
     "dit_113_250": KeySet(
-        _gaps(0, (step for step in range(1, 230) if step % 10 < 6), 250), 250,
+        _all_but((step for step in range(1, 230) if step % 10 < 6), 250), 250,
         "DiT code of the authors of arXiv:2312.09608, demonstration: their time was taken with it",
     ),
     "dit_175_250": KeySet(
-        _gaps(0, _DIT_SKIPPED, 250), 250,
+        _all_but(_DIT_SKIPPED, 250), 250,
         "DiT code of the authors of arXiv:2312.09608, evaluation script: their FID was taken with it",
     ),
 }  # fmt: skip
