@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,8 @@ class FeatureDistances(Method):
         levels: noise to signal, sigma / alpha, at each step and, at the end, 0.
         prediction: what the network predicts, as schedulers call it.
     """
+
+    innermost: ClassVar[bool] = True
 
     def __init__(self, width: int = 4096, split: int | None = None) -> None:
         super().__init__()

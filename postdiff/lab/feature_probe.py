@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,8 @@ class FeatureProbe(Method):
     Reference:
         Li et al., "Faster Diffusion", NeurIPS 2024, arXiv:2312.09608, Sec. 3.2 and Fig. 3.
     """
+
+    innermost: ClassVar[bool] = True
 
     def __init__(self, split: int | None = None) -> None:
         super().__init__()
@@ -115,6 +118,8 @@ class FeatureSnapshots(Method):
     Attributes:
         kept: {label of a block: {step: (samples, C, h, w)}}; of a video its first frame.
     """
+
+    innermost: ClassVar[bool] = True
 
     def __init__(self, steps: Sequence[int], samples: int = 1, split: int | None = None) -> None:
         super().__init__()

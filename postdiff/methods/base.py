@@ -30,7 +30,8 @@ class Method:
 
     Attributes:
         innermost: stands inside all others around the network, and outside them around its modules, wherever the
-            stack names it, because it calls the network for more or fewer steps than it is asked for.
+            stack names it: it calls the network for more or fewer steps than it is asked for, or watches what blocks
+            give out when all others have had their say. Of several, the first is outermost in both places.
     """
 
     innermost: ClassVar[bool] = False
