@@ -11,6 +11,7 @@ import functools
 
 import diffusers
 import pytest
+import torch
 
 from tests.support import tiny
 
@@ -38,3 +39,27 @@ def case():
 def baseline():
     """`baseline(name)`: what the bare pipeline draws for samples 0 and 1."""
     return _baseline
+
+
+@functools.cache
+def _small(name):
+    case = tiny.build(name, small=True)
+    return case, case.call(case.pipe)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """`small(name)`: a pipeline on small latents, and what it draws bare for samples 0 and 1.
+
+    Once a module is through, all that it asked for must still draw just that.
+    """
+    used = set()
+
+    def of(name):
+        used.add(name)
+        return _small(name)
+
+    yield of
+    for name in sorted(used):
+        case, expected = _small(name)
+        assert torch.equal(case.call(case.pipe), expected), f"a test changed the bare pipeline of {name}"

@@ -16,7 +16,7 @@ from typing import Any
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["ModuleCache", "Refresh"]
+__all__ = ["Entry", "ModuleCache", "Refresh"]
 
 Branches = dict[str, Any]
 Key = tuple[str, tuple[int, int], str]
@@ -39,13 +39,19 @@ class Refresh:
         ends = [*begins[1:], steps]
         return cls(step for begin, end in zip(begins, ends, strict=True) for step in range(begin, end, interval))
 
+    def turns(self, steps: int) -> set[int]:
+        """Steps at which computing turns to replaying or back: what a method adds to `state.boundaries`."""
+        return {step for step in range(1, steps) if (step in self.scheduled) != (step - 1 in self.scheduled)}
+
     def due(self, written: int, now: int) -> bool:
         """Whether an entry written at step `written` must be computed again at step `now`."""
         return any(written < step <= now for step in self.scheduled)
 
 
 @dataclass
-class _Entry:
+class Entry:
+    """What is kept of one module for one size and branch, and the step it is of."""
+
     value: Any
     written: int
 
@@ -68,7 +74,7 @@ class ModuleCache:
         self.name = name
         self.due = due
         self.merge = merge
-        self._entries: dict[Key, _Entry] = {}
+        self._entries: dict[Key, Entry] = {}
 
     def around(self, module: str, state: State) -> Callable[..., Any]:
         """The function to `intercept` the module's forward with."""
@@ -77,7 +83,7 @@ class ModuleCache:
             stored = self._read(module, state)
             if stored is not None:
                 state.counts[f"{self.name} hits"] += 1
-                return join_rows([tile_rows(stored[branch], 1, state.span) for branch in state.branches])
+                return join_rows([self._replayed(stored[branch], state) for branch in state.branches])
             state.counts[f"{self.name} misses"] += 1
             output = forward(*args, **kwargs)
             self._write(module, state, output)
@@ -89,14 +95,18 @@ class ModuleCache:
         """Whether the module would be replayed now."""
         return self._read(module, state) is not None
 
-    def _read(self, module: str, state: State) -> Mapping[str, Any] | None:
+    def _read(self, module: str, state: State) -> Mapping[str, Entry] | None:
         found = {}
         for branch in state.branches:
             entry = self._entries.get((module, state.size, branch))
             if entry is None or self.due(entry.written, state.index):
                 return None
-            found[branch] = entry.value
+            found[branch] = entry
         return found
+
+    def _replayed(self, entry: Entry, state: State) -> Any:
+        """One branch's rows for all steps of the present call."""
+        return tile_rows(entry.value, 1, state.span)
 
     def _write(self, module: str, state: State, output: Any) -> None:
         branches, last = state.branches, state.index + state.span - 1
@@ -105,4 +115,4 @@ class ModuleCache:
         if self.merge is not None:
             fresh = self.merge(fresh, last)
         for branch, value in fresh.items():
-            self._entries[module, state.size, branch] = _Entry(value, last)
+            self._entries[module, state.size, branch] = Entry(value, last)

@@ -25,6 +25,10 @@ class Family:
         multiples: arguments of the network with a whole multiple of the sample's rows.
         resize: arguments that are tables over the token grid, (tokens, channels), and follow the latent size.
         pixels: micro-conditioning in pixels inside `added_cond_kwargs`: it may follow the latent size.
+        calls: "batched": the guidance branches are rows of one network call; "separate": each has a call of its own,
+            in the order of `cfg`.
+        scale: the pipeline's argument that holds the guidance scale.
+        packed: the network and the solver see rows of tokens, each a square of 2 x 2 latent pixels.
     """
 
     network: Literal["unet", "transformer"]
@@ -35,12 +39,17 @@ class Family:
     multiples: tuple[str, ...] = ()
     resize: tuple[str, ...] = ()
     pixels: tuple[str, ...] = ()
+    calls: Literal["batched", "separate"] = "batched"
+    scale: str = "guidance_scale"
+    packed: bool = False
 
 
 _UNET = Family(network="unet")
 _SDXL = replace(_UNET, pixels=("time_ids",))
 _TRANSFORMER = Family(network="transformer")
 _PIXART = replace(_TRANSFORMER, pixels=("resolution",))
+_TWO_CALLS = replace(_TRANSFORMER, cfg=("cond", "uncond"), calls="separate")
+_PACKED = replace(_TWO_CALLS, scale="true_cfg_scale", packed=True)
 
 FAMILIES: dict[str, Family] = {
     "StableDiffusionPipeline": _UNET,
@@ -62,6 +71,10 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusion3Pipeline": _TRANSFORMER,
     "SanaPipeline": _TRANSFORMER,
     "HunyuanDiTPipeline": replace(_TRANSFORMER, unbatched=("image_rotary_emb",), resize=("image_rotary_emb",)),
+    "FluxPipeline": replace(_PACKED, unbatched=("img_ids", "txt_ids")),
+    "QwenImagePipeline": replace(_PACKED, unbatched=("img_shapes",)),
+    "CogView4Pipeline": _TWO_CALLS,
+    "WanPipeline": _TWO_CALLS,
 }
 
 _SEVERAL_LOOPS = (
@@ -69,7 +82,11 @@ _SEVERAL_LOOPS = (
     "run of steps to plan; and its frames look at each other by a fixed number of rows"
 )
 # Known, and out of reach of a driver that wraps one network and one solver for one run of steps.
-UNFIT: dict[str, str] = dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _SEVERAL_LOOPS)
+UNFIT: dict[str, str] = {
+    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _SEVERAL_LOOPS),
+    "ZImagePipeline": "its network takes a list of pictures and a list of texts in the place of rows of a batch",
+    "ChromaPipeline": "its attention mask spans text and picture tokens, which the driver cannot tell apart",
+}
 
 
 def family_of(pipe: Any) -> Family:
@@ -85,8 +102,8 @@ def family_of(pipe: Any) -> Family:
     for cls in own.__mro__:
         if cls.__name__ in UNFIT:
             raise UsageError(
-                f"{own.__name__} cannot be accelerated: {UNFIT[cls.__name__]}; use TextToVideoSDPipeline or "
-                "AnimateDiffPipeline for video"
+                f"{own.__name__} cannot be accelerated: {UNFIT[cls.__name__]}; "
+                f"use one of: {', '.join(sorted(FAMILIES))}"
             )
         if cls.__name__ in FAMILIES:
             return FAMILIES[cls.__name__]

@@ -18,10 +18,18 @@ __all__ = ["conform", "resize", "scale_pixels", "shrink_control"]
 Size = tuple[int, int]
 
 
-def resize(value: Tensor, size: Size, mode: str = "nearest-exact") -> Tensor:
-    """Resize the last two dimensions of a tensor of any rank: (..., H, W) -> (..., *size)."""
+def resize(value: Tensor, size: Size, mode: str = "nearest-exact", block: int = 1) -> Tensor:
+    """Resize the last two dimensions of a tensor of any rank: (..., H, W) -> (..., *size).
+
+    With a `block` above 1, squares of so many pixels a side move as a whole, as tokens do where latents are packed.
+    """
     if tuple(value.shape[-2:]) == tuple(size):
         return value
+    if block > 1:
+        height, width = (side // block for side in size)
+        squares = value.unflatten(-2, (-1, block)).unflatten(-1, (-1, block)).movedim((-3, -1), (-4, -3))
+        moved = resize(squares, (height, width), mode)
+        return moved.movedim((-4, -3), (-3, -1)).flatten(-2).flatten(-3, -2)
     planes = value.flatten(0, -3).unsqueeze(1)
     align = {} if mode in ("nearest-exact", "area") else {"align_corners": False}
     return F.interpolate(planes, size=size, mode=mode, **align).reshape(*value.shape[:-2], *size)

@@ -8,6 +8,7 @@ from typing import cast
 from torch import nn
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.selectors import is_unet, unet_blocks
 
 __all__ = ["Halves", "halves_of"]
 
@@ -41,10 +42,10 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halv
     Raises:
         UsageError: a network without two halves, or a split that leaves one empty.
     """
-    if hasattr(network, "down_blocks") and hasattr(network, "up_blocks"):
+    if is_unet(network):
         if split is not None:
             raise UsageError(f"{method}: split={split} is for transformers; {type(network).__name__} splits itself")
-        return _unet(network)
+        return _unet(network, method)
     blocks = cast(nn.ModuleList, getattr(network, "transformer_blocks", ()))
     if not len(blocks) or any(type(block).__name__ != "BasicTransformerBlock" for block in blocks):
         raise UsageError(
@@ -59,19 +60,12 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halv
     return Halves(dict(list(named.items())[:first]), dict(list(named.items())[first:]), skips=False)
 
 
-def _unet(network: nn.Module) -> Halves:
-    # Video U-Nets look along time right after the first convolution.
-    names = ["conv_in", "transformer_in", *(f"down_blocks.{i}" for i in range(_count(network, "down_blocks")))]
-    encoder = {name: network.get_submodule(name) for name in names if name != "transformer_in" or _has(network, name)}
-    if _has(network, "mid_block"):
-        encoder["mid_block"] = network.get_submodule("mid_block")
-    decoder = {f"up_blocks.{i}": network.get_submodule(f"up_blocks.{i}") for i in range(_count(network, "up_blocks"))}
+def _unet(network: nn.Module, method: str) -> Halves:
+    down, up = unet_blocks(network, method)
+    # Video U-Nets look along time right after the first convolution; some networks have no middle block.
+    optional = {name: getattr(network, name, None) for name in ("transformer_in", "mid_block")}
+    names = ["conv_in", "transformer_in", *(f"down_blocks.{i}" for i in range(len(down))), "mid_block"]
+    encoder = {name: network.get_submodule(name) for name in names if optional.get(name, network) is not None}
+    # Counted from full resolution inwards there, executed from the inside out.
+    decoder = {f"up_blocks.{i}": block for i, block in enumerate(reversed(up))}
     return Halves(encoder, decoder, skips=True)
-
-
-def _has(network: nn.Module, name: str) -> bool:
-    return getattr(network, name, None) is not None
-
-
-def _count(network: nn.Module, name: str) -> int:
-    return len(cast(nn.ModuleList, getattr(network, name)))

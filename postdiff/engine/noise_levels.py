@@ -10,6 +10,7 @@ functions before `scheduler.step` for the level of the current sample, and after
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Estimate", "estimate", "level", "predict_x0"]
+__all__ = ["Estimate", "estimate", "level", "predict_x0", "ratios"]
 
 
 def level(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
@@ -29,6 +30,14 @@ def level(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
     alpha = mix(one, torch.zeros_like(one), at)
     sigma = mix(torch.zeros_like(one), one, at)
     return alpha.reshape(()), sigma.reshape(())
+
+
+def ratios(scheduler: Any, timesteps: Tensor) -> list[float]:
+    """Noise over signal, sigma / alpha, at each of the timesteps (steps,), also before or within a run."""
+    probe = copy.copy(scheduler)
+    # Without a place in a run, a sigma-based scheduler looks its level up by the timestep.
+    probe._step_index = probe._begin_index = None
+    return [float(sigma / alpha) for alpha, sigma in (level(probe, timestep) for timestep in timesteps)]
 
 
 def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:

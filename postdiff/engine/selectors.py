@@ -13,11 +13,14 @@ from postdiff.engine.errors import UsageError
 __all__ = [
     "TokenBlock",
     "cross_attentions",
+    "is_unet",
     "layer_count",
     "self_attentions",
+    "spatial_transformers",
     "token_blocks",
     "unet_blocks",
     "unet_layers",
+    "with_all_inside",
 ]
 
 Size = tuple[int, int]
@@ -113,16 +116,36 @@ def _level(name: str, depth: int) -> int:
     return depth - 1 if part == "mid_block" else 0
 
 
+def is_unet(network: nn.Module) -> bool:
+    """Whether it has down blocks and up blocks."""
+    return all(getattr(network, name, None) is not None for name in ("down_blocks", "up_blocks"))
+
+
+def spatial_transformers(network: nn.Module, method: str) -> dict[str, nn.Module]:
+    """The stacks of transformer blocks that stand between the resnets of a U-Net, {dotted name: module}.
+
+    Raises:
+        UsageError: the network has none.
+    """
+    found = {name: module for name, module in network.named_modules() if type(module).__name__ == "Transformer2DModel"}
+    if not found:
+        raise UsageError(
+            f"{method} needs a U-Net with spatial transformers; {type(network).__name__} has none. FirstBlockCache and "
+            "TaylorSeer serve transformers"
+        )
+    return found
+
+
 def unet_blocks(network: nn.Module, method: str) -> tuple[list[nn.Module], list[nn.Module]]:
     """Down blocks and up blocks of a U-Net, both counted from full resolution inwards.
 
     Raises:
         UsageError: the network is not a U-Net.
     """
-    down, up = getattr(network, "down_blocks", None), getattr(network, "up_blocks", None)
-    if down is None or up is None:
+    if not is_unet(network):
         raise UsageError(f"{method} needs a U-Net with skip connections; {type(network).__name__} has no down_blocks")
-    return list(cast(nn.ModuleList, down)), list(reversed(cast(nn.ModuleList, up)))
+    down, up = (cast(nn.ModuleList, getattr(network, name)) for name in ("down_blocks", "up_blocks"))
+    return list(down), list(reversed(up))
 
 
 def layer_count(block: nn.Module) -> int:
@@ -143,3 +166,8 @@ def unet_layers(block: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
         resampling = name in ("downsamplers", "upsamplers")
         for i, child in enumerate(children):
             yield f"{name}.{i}", depth if resampling else i, child
+
+
+def with_all_inside(modules: dict[str, nn.Module]) -> list[str]:
+    """Names of modules and of all modules inside them: what is left out with them, no other method may act on."""
+    return [f"{name}.{inner}".rstrip(".") for name, module in modules.items() for inner, _ in module.named_modules()]

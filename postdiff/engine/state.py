@@ -30,7 +30,8 @@ class State:
         start: where the run begins in `scheduler.timesteps` (image-to-image starts late).
         steps: number of steps of this run.
         timesteps: `scheduler.timesteps` from `start` on, shape (steps,).
-        all_branches: guidance branches in the batch that the pipeline sends, in order along dimension 0.
+        all_branches: guidance branches that the pipeline sends, in order along dimension 0 of one batch or, if
+            `separate`, of its calls within a step.
         branches: those of them that the network computes now.
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
@@ -63,6 +64,11 @@ class State:
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)
     first_latents: Tensor | None = field(default=None, repr=False)
+
+    @property
+    def separate(self) -> bool:
+        """Whether each of several guidance branches comes in a network call of its own."""
+        return self.family.calls == "separate" and len(self.all_branches) > 1
 
     @property
     def samples(self) -> int:

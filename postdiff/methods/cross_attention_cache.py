@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from postdiff.engine.cache import ModuleCache
+from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import cross_attentions
 from postdiff.engine.state import State
@@ -73,6 +74,11 @@ class CrossAttentionCache(Method):
             yield intercept(module, "forward", cache.around(name, state))
 
     def start(self, state: State) -> None:
+        if state.separate and self.fill != "cond":
+            raise UsageError(
+                f"CrossAttentionCache: fill='{self.fill}' mixes both guidance branches, which this pipeline computes "
+                "one by one; use 'cond'"
+            )
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
         if self.fill_step == "first_unguided":

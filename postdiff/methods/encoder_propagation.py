@@ -40,7 +40,8 @@ class EncoderPropagation(Method):
         max_parallel: most steps in one call, which bounds the memory; 0 means no bound.
         propagate: what is kept between key steps. "encoder" is the method; "decoder" keeps the up blocks but the
             finest, which reads this step's skip connections; "both" keeps all but that block; "nothing" computes
-            nothing and predicts zero. The last three are ablations, always sequential.
+            nothing and predicts zero. The last three are ablations, always sequential: `decoding` and `max_parallel`
+            mean nothing to them.
         split: blocks that make the encoder of a transformer; 18 of 28 if null.
 
     Reference:
@@ -122,6 +123,11 @@ class EncoderPropagation(Method):
             )
         # The finest up block always runs: without it nothing of a step would enter its prediction.
         coarse = dict(list(halves.decoder.items())[:-1])
+        if self.propagate == "decoder" and not coarse:
+            raise UsageError(
+                "EncoderPropagation: propagate='decoder' keeps all up blocks but the finest, and "
+                f"{type(network).__name__} has no other; use 'encoder'"
+            )
         kept = {"encoder": halves.encoder, "decoder": coarse, "both": {**halves.encoder, **coarse}, "nothing": {}}
         return kept[self.propagate], halves.skips
 

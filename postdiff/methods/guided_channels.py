@@ -40,6 +40,10 @@ class GuidedChannels(Method):
     def start(self, state: State) -> None:
         if len(state.all_branches) == 1:
             raise UsageError("GuidedChannels: this run has no guidance; leave it out or use guidance_scale > 1")
+        if state.separate:
+            raise UsageError(
+                "GuidedChannels needs both guidance branches at once; this pipeline computes them one by one"
+            )
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample, kwargs)

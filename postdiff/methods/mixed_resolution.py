@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine import history, noise_levels
+from postdiff.engine import history, noise_levels, packing
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.rows import split_rows
@@ -69,7 +69,10 @@ class MixedResolution(Method):
         return ("latent size",)
 
     def attach(self, network: nn.Module, state: State) -> tuple[()]:
-        self._patch = getattr(network.config, "patch_size", None) or 1
+        side = getattr(network.config, "patch_size", None) or 1
+        self._patch = side if isinstance(side, int) else side[-1]  # of a video (frames, height, width)
+        self._block = packing.SIDE if state.family.packed else 1
+        self._patch = max(self._patch, self._block)
         return ()
 
     def start(self, state: State) -> None:
@@ -95,12 +98,12 @@ class MixedResolution(Method):
         kwargs = conform(kwargs, state.family.resize, state.full_size, self._low, self._patch)
         if self.micro_conditioning == "low":
             kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, self._low)
-        output = forward(resize(sample, self._low), kwargs)
-        if self.x0 == "conditional":
+        output = forward(resize(sample, self._low, block=self._block), kwargs)
+        if self.x0 == "conditional" and (not state.separate or state.branches == ("cond",)):
             # Another method may compute a single branch, whichever, in the place of all: then that is the prediction.
             place = state.branches.index("cond") if "cond" in state.branches else 0
             self._conditional = split_rows(output, len(state.branches))[place]
-        return resize(output, state.full_size)
+        return resize(output, state.full_size, block=self._block)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
         if state.index >= self._switch:
@@ -113,14 +116,15 @@ class MixedResolution(Method):
         if state.index >= self._switch:
             return forward(output, timestep, sample)
         full = state.full_size
-        output, sample = resize(output, self._low), resize(sample, self._low)
+        output, sample = (resize(value, self._low, block=self._block) for value in (output, sample))
         low = None
         if state.index == self._switch - 1:
             # Before the solver moves on: sigma-based schedulers answer for their current step.
             wanted = self._conditional if self.x0 == "conditional" else output
             now = torch.as_tensor(timestep, device=sample.device)
             low = noise_levels.estimate(state.scheduler, wanted, now, sample)
-        moved = forward(resize(output, full), timestep, resize(sample, full))
+        output, sample = (resize(value, full, block=self._block) for value in (output, sample))
+        moved = forward(output, timestep, sample)
         return moved if low is None else self._enter_full_size(low, state)
 
     def _enter_full_size(self, low: noise_levels.Estimate, state: State) -> Tensor:
@@ -129,7 +133,7 @@ class MixedResolution(Method):
         if self.history == "reset":
             history.reset(scheduler)
         elif self.history == "bilinear":
-            history.resample(scheduler, lambda past: resize(resize(past, self._low), full, "bilinear"))
+            history.resample(scheduler, lambda past: self._enlarged(past, full))
         history.forget_last_sample(scheduler)
         x0 = resize(low.x0, full, self.upsampling)
         if self.noise == "upsampled":
@@ -140,3 +144,6 @@ class MixedResolution(Method):
         if self.renoise == "next":
             alpha, sigma = noise_levels.level(scheduler, state.timesteps[state.index + 1])
         return (alpha * x0 + sigma * noise).to(x0.dtype)
+
+    def _enlarged(self, past: Tensor, full: tuple[int, int]) -> Tensor:
+        return resize(resize(past, self._low, block=self._block), full, "bilinear")

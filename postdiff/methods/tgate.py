@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from postdiff.engine.cache import ModuleCache, Refresh
+from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import cross_attentions, self_attentions
 from postdiff.engine.state import State
@@ -67,6 +68,8 @@ class TGATE(Method):
             yield intercept(module, "forward", own.around(name, state))
 
     def start(self, state: State) -> None:
+        if state.separate:
+            raise UsageError("TGATE stores the mean of both guidance branches, which this pipeline computes one by one")
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
         computes = [self._computes_self_attention(step) for step in range(state.steps)]

@@ -21,8 +21,12 @@ def official(name, interval, branch):
     return one.call(one.pipe)
 
 
-@pytest.mark.parametrize("branch", range(6))
-@pytest.mark.parametrize("name", ["sd_ddim", "sd_dpm++", "sd_euler", "sd_pndm", "sdxl"])
+# The authors' helper counts on two layers a block.
+DEEP = ("sd_deep_dpm++", "sd_deep_euler", "sd_deep_pndm", "sdxl_deep")
+BRANCHES = [("sd_deep", branch) for branch in range(6)] + [(name, branch) for name in DEEP for branch in (1, 3, 5)]
+
+
+@pytest.mark.parametrize(("name", "branch"), BRANCHES)
 def test_equals_the_official_helper(case, baseline, name, branch):
     one = case(name)
     ours = one.call(accelerate(one.pipe, [DeepCache(interval=3, branch=branch)]))
@@ -32,9 +36,9 @@ def test_equals_the_official_helper(case, baseline, name, branch):
 
 @pytest.mark.parametrize("interval", [2, 5])
 def test_other_intervals(case, interval):
-    one = case("sd_ddim")
+    one = case("sd_deep")
     ours = one.call(accelerate(one.pipe, [DeepCache(interval=interval, branch=1)]))
-    assert torch.equal(ours, official("sd_ddim", interval, 1))
+    assert torch.equal(ours, official("sd_deep", interval, 1))
 
 
 def test_paper_numbering_is_one_behind(case):
@@ -109,9 +113,9 @@ def test_nonuniform_with_interval_one_is_the_baseline(case, baseline):
 
 def test_branch_below_the_last_level(case):
     with pytest.raises(UsageError, match="branch=9 is deeper than UNet2DConditionModel, whose last is 8"):
-        accelerate(case("sd").pipe, [DeepCache(branch=9)])
+        accelerate(case("sd_deep").pipe, [DeepCache(branch=9)])
     with pytest.raises(UsageError, match="whose last is 7"):
-        accelerate(case("sd").pipe, [DeepCache(branch=8, numbering="paper")])
+        accelerate(case("sd_deep").pipe, [DeepCache(branch=8, numbering="paper")])
 
 
 def test_transformer_is_refused(case):

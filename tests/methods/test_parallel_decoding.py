@@ -33,34 +33,34 @@ def assert_close(first, second, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("solver", [*SOLVERS, "dpm++_karras", "dpm++_sde", "ddim_v", "euler_v", "lcm"])
-def test_for_every_solver(case, solver):
+def test_for_every_solver(small, solver):
     """Predictions between keys do not depend on the latents, so not on the solver either."""
-    expected, ours, driver = both(case(f"sd_{solver}"), KEYS)
+    expected, ours, driver = both(small(f"sd_{solver}")[0], KEYS)
     assert_close(ours, expected)
     assert driver.counts["network calls"] == len(KEYS)
 
 
 @pytest.mark.parametrize("name", [*UNETS, *PLAIN_TRANSFORMERS])
-def test_for_every_family(case, baseline, name):
+def test_for_every_family(small, name):
     # DeepFloyd-IF thresholds by quantiles, which magnifies float error.
-    expected, ours, driver = both(case(name), 3)
+    expected, ours, driver = both(small(name)[0], 3)
     assert_close(ours, expected, 1e-4 if name in ("deepfloyd_if", "if_stage_2") else 1e-5)
-    assert not torch.equal(ours, baseline(name))
+    assert not torch.equal(ours, small(name)[1])
     assert driver.counts[COUNTER] > 1
 
 
 @pytest.mark.parametrize("ids", [[4], [0, 1, 2]], ids=len)
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize("name", ["sd_dpm++", "controlnet", "dit", "if_stage_2", "text_to_video"])
-def test_for_other_batches_and_without_guidance(case, name, guidance_scale, ids):
+def test_for_other_batches_and_without_guidance(small, name, guidance_scale, ids):
     tolerance = 1e-4 if name == "if_stage_2" else 1e-5
-    expected, ours, _ = both(case(name), KEYS, ids=ids, guidance_scale=guidance_scale)
+    expected, ours, _ = both(small(name)[0], KEYS, ids=ids, guidance_scale=guidance_scale)
     assert_close(ours, expected, tolerance)
 
 
 @pytest.mark.parametrize("keys", ["sd_20", [0, 1, 2, 3, 5, 10, 15], 20, 7])
-def test_for_named_and_listed_keys_and_strides(case, keys):
-    expected, ours, driver = both(case("sd_unipc"), keys, num_inference_steps=20)
+def test_for_named_and_listed_keys_and_strides(small, keys):
+    expected, ours, driver = both(small("sd_unipc")[0], keys, num_inference_steps=20)
     assert_close(ours, expected)
     assert driver.counts["network calls"] == (7 if not isinstance(keys, int) else -(-20 // keys))
 
@@ -85,9 +85,9 @@ def largest_input(one, methods, **changes):
 
 
 @pytest.mark.parametrize("max_parallel", [1, 2, 3, 5])
-def test_the_bound_holds_and_changes_nothing(case, max_parallel):
+def test_the_bound_holds_and_changes_nothing(small, max_parallel):
     """20 steps, the longest run of which is 5; a row costs the same in every call, so memory is bounded too."""
-    one = case("sd_dpm++")
+    one = small("sd_dpm++")[0]
     expected, ours, driver = both(one, "sd_20", max_parallel=max_parallel, num_inference_steps=20)
     assert_close(ours, expected)
     assert driver.counts[COUNTER] == max_parallel
@@ -102,8 +102,8 @@ def test_the_bound_holds_and_changes_nothing(case, max_parallel):
 
 @pytest.mark.parametrize("keys", [KEYS, 8], ids=str)
 @pytest.mark.parametrize("name", ["sd_dpm++", "sdxl", "controlnet", "dit", "pixart_alpha", "text_to_video"])
-def test_macs_are_those_of_sequential_decoding(case, name, keys):
-    one = case(name)
+def test_macs_are_those_of_sequential_decoding(small, name, keys):
+    one = small(name)[0]
     made = [accelerate(one.pipe, [EncoderPropagation(keys, decoding)]) for decoding in ("sequential", "parallel")]
     sequential, parallel = (count_macs(one.pipe, lambda driver=driver: one.call(driver))["denoiser"] for driver in made)
     assert sequential["dense"] == pytest.approx(parallel["dense"], rel=1e-3)  # embeddings of time, once a call
@@ -127,31 +127,31 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("family", ["pixart_alpha", "dit"])
-def test_a_method_around_the_same_blocks_sees_the_rows_that_run(case, family):
+def test_a_method_around_the_same_blocks_sees_the_rows_that_run(small, family):
     """Tokens are merged around the blocks that a transformer's encoder is made of."""
-    expected, ours, _ = both(case(family), 3, [ToMe(0.5, rand=False)])
+    expected, ours, _ = both(small(family)[0], 3, [ToMe(0.5, rand=False)])
     assert_close(ours, expected)
 
 
 @pytest.mark.parametrize("keys", [[0], 3], ids=str)
 @pytest.mark.parametrize("beside", BESIDE)
-def test_other_methods_change_inside_what_would_be_one_run(case, beside, keys):
-    expected, ours, driver = both(case("sd_dpm++"), keys, BESIDE[beside]())
+def test_other_methods_change_inside_what_would_be_one_run(small, beside, keys):
+    expected, ours, driver = both(small("sd_dpm++")[0], keys, BESIDE[beside]())
     assert_close(ours, expected)
     assert driver.counts[COUNTER] > 1
 
 
 @pytest.mark.parametrize("name", ["sdxl", "controlnet", "animatediff", "text_to_video"])
 @pytest.mark.parametrize("beside", ["mixed resolution", "guidance cut", "first unguided fill", "all of PostDiff's"])
-def test_the_same_on_other_families(case, name, beside):
-    expected, ours, driver = both(case(name), [0], BESIDE[beside]())
+def test_the_same_on_other_families(small, name, beside):
+    expected, ours, driver = both(small(name)[0], [0], BESIDE[beside]())
     assert_close(ours, expected)
     assert driver.counts[COUNTER] > 1
 
 
-def test_a_run_ends_where_size_or_branches_change(case):
+def test_a_run_ends_where_size_or_branches_change(small):
     """8 steps on one key; the size changes at 3 and guidance ends at 6: three calls of 3, 3 and 2 steps."""
-    one = case("sd_dpm++")
+    one = small("sd_dpm++")[0]
     driver = accelerate(one.pipe, [MixedResolution(switch=3), CFGCutoff(gate=6), EncoderPropagation([0])])
     one.call(driver)
     assert driver.counts["network calls"] == 3
@@ -161,8 +161,8 @@ def test_a_run_ends_where_size_or_branches_change(case):
 
 @pytest.mark.parametrize("name", ["sd_dpm++", "sdxl", "controlnet"])
 @pytest.mark.parametrize("keys", [4, [0, 5]], ids=str)
-def test_a_tall_stack(case, baseline, name, keys):
-    expected, one = baseline(name), case(name)
+def test_a_tall_stack(small, name, keys):
+    one, expected = small(name)
     before = snapshot(one.pipe)
 
     def stack():

@@ -138,7 +138,7 @@ def test_what_deepcache_left_out_at_the_gate_is_taken_from_its_last_full_step(ca
     """Full steps 0, 3, 6; at gate - 1 = 4 the inner blocks do not run, yet their cross-attention is not done again."""
     driver = accelerate(case("sd").pipe, [DeepCache(interval=3, branch=0), TGATE(gate=5, self_attention_interval=1)])
     case("sd").call(driver)
-    inner, outer = 10, 1
+    inner, outer = 6, 1
     assert driver.counts["tgate cross-attention misses"] == 2 * inner + 5 * outer
     assert driver.counts["tgate cross-attention hits"] == inner + 3 * outer
 

@@ -44,8 +44,8 @@ SDXL: dict[str, Any] = {
 DETERMINISTIC = ("ddim", "dpm++", "euler", "pndm", "unipc", "heun", "ddim_v", "euler_v")
 
 
-def unet(layers: int = 2, **changes: Any) -> UNet2DConditionModel:
-    """Three levels with text cross-attention; `changes` go over its configuration."""
+def unet(layers: int = 1, **changes: Any) -> UNet2DConditionModel:
+    """Three levels of `layers` layers with text cross-attention; `changes` go over its configuration."""
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "sample_size": 16,

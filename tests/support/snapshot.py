@@ -4,7 +4,10 @@ import torch
 
 
 def snapshot(pipe):
-    """{path: [(key, identity of the value), ...]} for the pipeline, its modules and its ControlNet, in key order."""
+    """{path: [(key, mark of the value), ...]} for the pipeline, its modules and its ControlNet, in key order.
+
+    Hooks, parameters and buffers are told apart one by one, and a tensor also by how often it was written to.
+    """
     pictures = {"pipe": _entries(vars(pipe))}
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module):
@@ -20,5 +23,16 @@ def scheduler_keys(scheduler):
 
 def _entries(attributes):
     # What a pipeline notes about its own last call, set anew by every call.
-    noted = {"_num_timesteps", "_interrupt", "_guidance_scale", "_cross_attention_kwargs", "_progress_bar_config"}
-    return [(key, id(value)) for key, value in attributes.items() if key not in noted]
+    noted = {
+        "_num_timesteps", "_current_timestep", "_interrupt", "_guidance_scale", "_progress_bar_config",
+        "_cross_attention_kwargs", "_joint_attention_kwargs", "_attention_kwargs",
+    }  # fmt: skip
+    return [(key, _mark(value)) for key, value in attributes.items() if key not in noted]
+
+
+def _mark(value):
+    if isinstance(value, dict):  # a module's hooks, parameters, buffers and children
+        return id(value), [(key, _mark(each)) for key, each in value.items()]
+    if isinstance(value, torch.Tensor):
+        return id(value), value._version
+    return id(value)

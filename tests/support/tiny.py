@@ -6,11 +6,14 @@ Prompt embeddings are passed in and text encoders left out, so no tokenizer is n
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 
 from diffusers import PixArtAlphaPipeline
 
 from tests.support.cases import STEPS, Case
+from tests.support.modern import cogview4, flux, qwen_image, wan
 from tests.support.parts import BETAS, CROSS, DETERMINISTIC, SCHEDULERS, unet, vae
 from tests.support.transformers import dit, hunyuan, pixart, pixart_alpha, pixart_sigma, sana, sd3
 from tests.support.unets import (
@@ -33,6 +36,7 @@ __all__ = [
     "BETAS",
     "CASES",
     "CROSS",
+    "DEEP",
     "DETERMINISTIC",
     "FAMILY_CASES",
     "SCHEDULERS",
@@ -45,16 +49,16 @@ __all__ = [
     "vae",
 ]
 
-FAMILY_CASES: dict[str, Callable[[], Case]] = {
+FAMILY_CASES: dict[str, Callable[..., Case]] = {
     "sd": sd,
     "img2img": img2img,
     "inpaint4": inpaint,
-    "inpaint9": lambda: inpaint(9),
+    "inpaint9": partial(inpaint, 9),
     "controlnet": controlnet,
     "sdxl": sdxl,
     "lcm": lcm,
     "pixart_alpha": pixart_alpha,
-    "pixart_alpha_sized": lambda: pixart(PixArtAlphaPipeline, "dpm++", 128),
+    "pixart_alpha_sized": partial(pixart, PixArtAlphaPipeline, "dpm++", 128),
     "pixart_sigma": pixart_sigma,
     "dit": dit,
     "deepfloyd_if": deepfloyd_if,
@@ -65,22 +69,34 @@ FAMILY_CASES: dict[str, Callable[[], Case]] = {
     "sd3": sd3,
     "sana": sana,
     "hunyuan": hunyuan,
+    "flux": flux,
+    "flux_cfg": partial(flux, true_cfg=True),
+    "qwen_image": qwen_image,
+    "cogview4": cogview4,
+    "wan": wan,
 }
 # Other rows of the table and other ways to call; the driver is tested on them, not every method.
-VARIANTS: dict[str, Callable[[], Case]] = {
-    "controlnet_guess": lambda: controlnet(guess_mode=True),
-    "controlnets": lambda: controlnet(count=2),
+VARIANTS: dict[str, Callable[..., Case]] = {
+    "controlnet_guess": partial(controlnet, guess_mode=True),
+    "controlnets": partial(controlnet, count=2),
     "sdxl_img2img": sdxl_img2img,
     "sdxl_controlnet": sdxl_controlnet,
 }
-CASES: dict[str, Callable[[], Case]] = {
+# With two layers a block, as in the published networks.
+DEEP: dict[str, Callable[..., Case]] = {
+    "sd_deep": partial(sd, layers=2),
+    "sdxl_deep": partial(sdxl, layers=2),
+    **{f"sd_deep_{name}": partial(sd, name, layers=2) for name in ("dpm++", "euler", "pndm")},
+}
+CASES: dict[str, Callable[..., Case]] = {
     **FAMILY_CASES,
-    **{f"sd_{name}": (lambda name=name: sd(name)) for name in SCHEDULERS},
+    **{f"sd_{name}": partial(sd, name) for name in SCHEDULERS},
 }
 
 
-def build(name: str) -> Case:
-    """A fresh pipeline, quiet."""
-    case = (VARIANTS | CASES)[name]()
+def build(name: str, small: bool = False) -> Case:
+    """A fresh pipeline, quiet; a small one draws 16 pixels (8 x 8 latents) where 32 is the rule of its family."""
+    builder = (VARIANTS | DEEP | CASES)[name]
+    case = builder(**{"pixels": 16} if small and "pixels" in inspect.signature(builder).parameters else {})
     case.pipe.set_progress_bar_config(disable=True)
     return case

@@ -29,13 +29,16 @@ from diffusers import (
 from tests.support.cases import Case, common, embed, encoded_text, pooled_text
 from tests.support.parts import CROSS, SCHEDULERS, SDXL, unet, vae
 
+# Latents are half as wide as pictures. Videos, of three frames, are smaller by themselves.
+PIXELS = 32
 
-def _sd_parts(scheduler: str) -> dict[str, Any]:
+
+def _sd_parts(scheduler: str, layers: int = 1) -> dict[str, Any]:
     return {
         "vae": vae(),
         "text_encoder": None,
         "tokenizer": None,
-        "unet": unet(),
+        "unet": unet(layers),
         "scheduler": SCHEDULERS[scheduler](),
         "safety_checker": None,
         "feature_extractor": None,
@@ -43,33 +46,34 @@ def _sd_parts(scheduler: str) -> dict[str, Any]:
     }
 
 
-def sd(scheduler: str = "ddim") -> Case:
-    pipe = StableDiffusionPipeline(**_sd_parts(scheduler))
-    return Case(pipe, lambda ids: common(ids, height=32, width=32, **encoded_text(ids)))
+def sd(scheduler: str = "ddim", pixels: int = PIXELS, layers: int = 1) -> Case:
+    pipe = StableDiffusionPipeline(**_sd_parts(scheduler, layers))
+    return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, **encoded_text(ids)))
 
 
-def _pictures(ids: list[int]) -> torch.Tensor:
-    return embed(ids, 3, 32, 32, salt=3).clamp(0, 1)
+def _pictures(ids: list[int], pixels: int) -> torch.Tensor:
+    return embed(ids, 3, pixels, pixels, salt=3).clamp(0, 1)
 
 
-def img2img(scheduler: str = "ddim") -> Case:
+def img2img(scheduler: str = "ddim", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionImg2ImgPipeline(**_sd_parts(scheduler))
     # The VAE's own sampling of the image latents must not share the run's generators with another batch layout.
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), strength=0.75, **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **encoded_text(ids)))
 
 
-def inpaint(channels: int = 4, scheduler: str = "ddim") -> Case:
+def inpaint(channels: int = 4, scheduler: str = "ddim", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionInpaintPipeline(**{**_sd_parts(scheduler), "unet": unet(in_channels=channels)})
-    mask = torch.zeros(1, 1, 32, 32)
-    mask[..., 8:24, 8:24] = 1
+    mask = torch.zeros(1, 1, pixels, pixels)
+    hole = slice(pixels // 4, -pixels // 4)
+    mask[..., hole, hole] = 1
     return Case(
         pipe,
         lambda ids: common(
             ids,
-            image=_pictures(ids),
+            image=_pictures(ids, pixels),
             mask_image=mask.repeat(len(ids), 1, 1, 1),
-            height=32,
-            width=32,
+            height=pixels,
+            width=pixels,
             **encoded_text(ids),
         ),
     )
@@ -84,28 +88,29 @@ def _control(net: UNet2DConditionModel, seed: int = 2) -> ControlNetModel:
     return control.eval()
 
 
-def controlnet(scheduler: str = "ddim", count: int = 1, guess_mode: bool = False) -> Case:
+def controlnet(scheduler: str = "ddim", count: int = 1, guess_mode: bool = False, pixels: int = PIXELS) -> Case:
     """`count` ControlNets at once; in guess mode they see the conditional half alone."""
     parts = _sd_parts(scheduler)
     controls = [_control(parts["unet"], seed=2 + i) for i in range(count)]
     pipe = StableDiffusionControlNetPipeline(**parts, controlnet=controls if count > 1 else controls[0])
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        image = _pictures(ids)
-        shared = common(ids, image=[image] * count if count > 1 else image, height=32, width=32, **encoded_text(ids))
+        image = _pictures(ids, pixels)
+        images = [image] * count if count > 1 else image
+        shared = common(ids, image=images, height=pixels, width=pixels, **encoded_text(ids))
         return {**shared, "guess_mode": guess_mode}
 
     return Case(pipe, arguments)
 
 
-def _sdxl_parts(scheduler: str) -> dict[str, Any]:
+def _sdxl_parts(scheduler: str, layers: int = 1) -> dict[str, Any]:
     return {
         "vae": vae(),
         "text_encoder": None,
         "text_encoder_2": None,
         "tokenizer": None,
         "tokenizer_2": None,
-        "unet": unet(**SDXL),
+        "unet": unet(layers, **SDXL),
         "scheduler": SCHEDULERS[scheduler](),
         "force_zeros_for_empty_prompt": False,
         "add_watermarker": False,
@@ -116,29 +121,34 @@ def _sdxl_text(ids: list[int]) -> dict[str, Any]:
     return {**encoded_text(ids), **pooled_text(ids)}
 
 
-def sdxl(scheduler: str = "euler") -> Case:
-    pipe = StableDiffusionXLPipeline(**_sdxl_parts(scheduler))
-    return Case(pipe, lambda ids: common(ids, height=32, width=32, **_sdxl_text(ids)))
+def sdxl(scheduler: str = "euler", pixels: int = PIXELS, layers: int = 1) -> Case:
+    pipe = StableDiffusionXLPipeline(**_sdxl_parts(scheduler, layers))
+    return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, **_sdxl_text(ids)))
 
 
-def sdxl_img2img(scheduler: str = "euler") -> Case:
+def sdxl_img2img(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionXLImg2ImgPipeline(**_sdxl_parts(scheduler))
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), strength=0.75, **_sdxl_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **_sdxl_text(ids)))
 
 
-def sdxl_controlnet(scheduler: str = "euler") -> Case:
+def sdxl_controlnet(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     parts = _sdxl_parts(scheduler)
     pipe = StableDiffusionXLControlNetPipeline(**parts, controlnet=_control(parts["unet"]))
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids), height=32, width=32, **_sdxl_text(ids)))
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        return common(ids, image=_pictures(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
+
+    return Case(pipe, arguments)
 
 
-def lcm() -> Case:
+def lcm(pixels: int = PIXELS) -> Case:
     pipe = LatentConsistencyModelPipeline(**{**_sd_parts("lcm"), "unet": unet(time_cond_proj_dim=16)})
 
     def arguments(ids: list[int]) -> dict[str, Any]:
         text = encoded_text(ids)
         text.pop("negative_prompt_embeds")
-        return {**common(ids, height=32, width=32, **text), "num_inference_steps": 6, "original_inference_steps": 50}
+        shared = common(ids, height=pixels, width=pixels, **text)
+        return {**shared, "num_inference_steps": 6, "original_inference_steps": 50}
 
     return Case(pipe, arguments)
 
@@ -189,7 +199,7 @@ def if_stage_2() -> Case:
     return Case(pipe, arguments)
 
 
-def upscale_x4() -> Case:
+def upscale_x4(pixels: int = PIXELS) -> Case:
     """The last stage of DeepFloyd-IF: the small picture itself, noised, is 3 more channels of the latents."""
     net = unet(
         in_channels=7, num_class_embeds=1000, only_cross_attention=(True, True, False),
@@ -200,10 +210,10 @@ def upscale_x4() -> Case:
     parts.pop("requires_safety_checker")
     parts["vae"].register_to_config(scaling_factor=0.08333)
     pipe = StableDiffusionUpscalePipeline(**parts, low_res_scheduler=SCHEDULERS["ddpm"]())
-    return Case(pipe, lambda ids: common(ids, image=embed(ids, 3, 16, 16, salt=3).clamp(0, 1), **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels // 2), **encoded_text(ids)))
 
 
-def text_to_video() -> Case:
+def text_to_video(pixels: int = 16) -> Case:
     torch.manual_seed(0)
     net = UNet3DConditionModel(
         block_out_channels=(8, 16), layers_per_block=1, sample_size=16, in_channels=4, out_channels=4,
@@ -214,14 +224,14 @@ def text_to_video() -> Case:
         if ".conv4." in name:  # temporal layers start at zero
             torch.nn.init.normal_(parameter, std=0.1)
     pipe = TextToVideoSDPipeline(vae=vae(), text_encoder=None, tokenizer=None, unet=net, scheduler=SCHEDULERS["ddim"]())
-    return Case(pipe, lambda ids: common(ids, height=32, width=32, num_frames=3, **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, num_frames=3, **encoded_text(ids)))
 
 
-def animatediff() -> Case:
+def animatediff(pixels: int = 16) -> Case:
     torch.manual_seed(0)
     adapter = MotionAdapter(
         block_out_channels=(8, 16, 16),
-        motion_layers_per_block=2,
+        motion_layers_per_block=1,
         motion_norm_num_groups=4,
         motion_num_attention_heads=2,
     )
@@ -229,4 +239,4 @@ def animatediff() -> Case:
         vae=vae(), text_encoder=None, tokenizer=None, unet=unet(), motion_adapter=adapter,
         scheduler=SCHEDULERS["ddim"](),
     )  # fmt: skip
-    return Case(pipe, lambda ids: common(ids, height=32, width=32, num_frames=3, **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, num_frames=3, **encoded_text(ids)))

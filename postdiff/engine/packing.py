@@ -1,0 +1,61 @@
+"""Latents packed into tokens, 2 x 2 pixels each, as Flux and Qwen-Image hand them to network and solver.
+
+The driver unpacks them, so that methods see latents (rows, C, H, W) in every pipeline.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+
+__all__ = ["SIDE", "fitted", "latent_size", "pack", "unpack"]
+
+SIDE = 2
+Size = tuple[int, int]
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(rows, C, H, W) to (rows, H W / 4, 4 C), each token channel by channel."""
+    rows, channels, height, width = latents.shape
+    squares = latents.view(rows, channels, height // SIDE, SIDE, width // SIDE, SIDE)
+    return squares.permute(0, 2, 4, 1, 3, 5).reshape(rows, height * width // SIDE**2, channels * SIDE**2)
+
+
+def unpack(tokens: Tensor, size: Size) -> Tensor:
+    """The inverse of `pack` for latents of `size`."""
+    height, width = size
+    squares = tokens.view(len(tokens), height // SIDE, width // SIDE, -1, SIDE, SIDE)
+    return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
+
+
+def latent_size(kwargs: dict[str, Any]) -> Size:
+    """Latent size (height, width), from what the network is told of its tokens' places.
+
+    Raises:
+        UsageError: it is told in a way that is not known here, or of several pictures.
+    """
+    if (ids := kwargs.get("img_ids")) is not None:
+        height, width = (int(places.max()) + 1 for places in ids.reshape(-1, 3)[:, 1:].unbind(1))
+        return height * SIDE, width * SIDE
+    shapes = kwargs.get("img_shapes")
+    if shapes and len(shapes[0]) == 1:
+        _, height, width = shapes[0][0]
+        return height * SIDE, width * SIDE
+    raise UsageError("this pipeline packs its latents in a way that the driver does not know; leave it as it is")
+
+
+def fitted(kwargs: dict[str, Any], size: Size) -> dict[str, Any]:
+    """The network's arguments for latents of another size: places of the tokens as in a run at that size."""
+    height, width = (side // SIDE for side in size)
+    changed = dict(kwargs)
+    if (ids := kwargs.get("img_ids")) is not None:
+        down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        places = torch.stack([torch.zeros_like(down), down, across], -1).reshape(-1, 3).to(ids)
+        changed["img_ids"] = places.expand(*ids.shape[:-2], -1, -1)
+    if (shapes := kwargs.get("img_shapes")) is not None:
+        changed["img_shapes"] = [[(frames, height, width)] for [(frames, _, _)] in shapes]
+    return changed

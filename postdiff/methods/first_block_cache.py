@@ -1,0 +1,66 @@
+"""First-Block cache: when the first block adds nearly what it added before, the others are replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from postdiff.engine.intercept import intercept
+from postdiff.engine.residual_span import ResidualSpan, arguments_of, main_stream, refuse_meta, stacked_blocks
+from postdiff.engine.selectors import with_all_inside
+from postdiff.engine.state import State
+from postdiff.methods.base import Method
+
+__all__ = ["FirstBlockCache"]
+
+
+@dataclass
+class FirstBlockCache(Method):
+    """Run the first transformer block; if what it adds has hardly changed, replay what all others added last time.
+
+    The change is |r - r0| / |r0|, means over the tokens of one row, r0 being the first block's residual at the last
+    step that was computed in full. Every row of the batch is decided for itself, so the work differs from picture to
+    picture.
+
+    Args:
+        threshold: replay up to this change; below 0 computes everything.
+
+    Reference:
+        ParaAttention's First Block Cache (C. Cheng), as in `diffusers.hooks.first_block_cache`, which decides for the
+        whole batch at once; a special case of Liu et al. (TeaCache), arXiv:2411.19108.
+    """
+
+    threshold: float = 0.05
+
+    def claims(self, network: nn.Module) -> list[str]:
+        return with_all_inside(stacked_blocks(network, "FirstBlockCache"))
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        (_, first), *others = stacked_blocks(network, "FirstBlockCache").items()
+        residuals: dict[Any, Tensor] = {}  # at the last step computed, by size and branch
+        now: list[Tensor] = []
+
+        def probe(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            now[:] = [main_stream(first, output) - arguments_of(forward, args, kwargs)["hidden_states"]]
+            return output
+
+        def decide(branch: str, place: int, known: bool) -> Tensor:
+            found, key = now[0].chunk(len(state.branches))[place], (state.size, branch)
+            refuse_meta(found, "FirstBlockCache")
+            if not known:
+                residuals[key] = found
+                return torch.zeros(len(found), dtype=torch.bool)
+            before = residuals[key]
+            change = (found - before).abs().flatten(1).mean(1) / before.abs().flatten(1).mean(1)
+            replay = change <= self.threshold
+            residuals[key] = torch.where(replay.view(-1, *[1] * (found.ndim - 1)), before, found)
+            return replay.cpu()
+
+        yield intercept(first, "forward", probe)
+        yield from ResidualSpan("first_block_cache", dict(others), state, decide).attach()

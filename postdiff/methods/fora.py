@@ -1,0 +1,56 @@
+"""FORA: every attention and feed-forward output of a transformer block is replayed between every N-th step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from torch import nn
+
+from postdiff.engine.attention_kinds import attentions, feed_forwards
+from postdiff.engine.cache import ModuleCache, Refresh
+from postdiff.engine.intercept import intercept
+from postdiff.engine.state import State
+from postdiff.methods.base import Method
+from postdiff.methods.options import require
+
+__all__ = ["FORA"]
+
+
+@dataclass
+class FORA(Method):
+    """Compute attention and feed-forward modules at every `interval`-th step and replay their outputs between.
+
+    Modulation, normalisation and residual sums stay this step's own, so the time embedding is always right. Defined
+    for transformers; in a U-Net it acts on the transformer blocks and leaves the convolutions.
+
+    Args:
+        interval: 1 computes everything.
+
+    Reference:
+        Selvaraju et al., "FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", arXiv:2407.01425.
+    """
+
+    interval: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, self.interval >= 1, "interval", "1 or more")
+
+    def claims(self, network: nn.Module) -> list[str]:
+        return list(_modules(network))
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        cache = ModuleCache("fora", lambda written, now: self._refresh.due(written, now))
+        for name, module in _modules(network).items():
+            yield intercept(module, "forward", cache.around(name, state))
+
+    def start(self, state: State) -> None:
+        self._refresh = Refresh.every(self.interval, state.steps)
+        state.boundaries |= self._refresh.turns(state.steps)
+
+
+def _modules(network: nn.Module) -> dict[str, nn.Module]:
+    found = attentions(network, "FORA")
+    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}

@@ -1,0 +1,65 @@
+"""TaylorSeer: between computed steps, module outputs are extrapolated instead of replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from torch import nn
+
+from postdiff.engine.attention_kinds import attentions, feed_forwards
+from postdiff.engine.cache import Refresh
+from postdiff.engine.forecast import ForecastCache
+from postdiff.engine.intercept import intercept
+from postdiff.engine.state import State
+from postdiff.methods.base import Method
+from postdiff.methods.options import require
+
+__all__ = ["TaylorSeer"]
+
+
+@dataclass
+class TaylorSeer(Method):
+    """Attention and feed-forward outputs of transformer blocks follow a Taylor series between computed steps.
+
+    The first `warmup` steps are computed, then every `interval`-th, counted from the last of these. The differences
+    that the series needs are kept for every module, so memory grows with the order.
+
+    Args:
+        interval: 1 computes everything.
+        order: of the series; 0 replays, as FORA does.
+        warmup: steps computed at the beginning.
+
+    Reference:
+        Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", ICCV 2025,
+        arXiv:2503.06923; its DiT settings are interval 3, order 3 and interval 4, order 4.
+    """
+
+    interval: int = 3
+    order: int = 1
+    warmup: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, self.interval >= 1, "interval", "1 or more")
+        require(self, self.order >= 0, "order", "0 or more")
+        require(self, self.warmup >= 1, "warmup", "1 or more")
+
+    def claims(self, network: nn.Module) -> list[str]:
+        return list(_modules(network))
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        cache = ForecastCache("taylor_seer", lambda written, now: self._refresh.due(written, now), self.order)
+        for name, module in _modules(network).items():
+            yield intercept(module, "forward", cache.around(name, state))
+
+    def start(self, state: State) -> None:
+        computed = {*range(min(self.warmup, state.steps)), *range(self.warmup - 1, state.steps, self.interval)}
+        self._refresh = Refresh(computed)
+        state.boundaries |= self._refresh.turns(state.steps)
+
+
+def _modules(network: nn.Module) -> dict[str, nn.Module]:
+    found = attentions(network, "TaylorSeer")
+    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}
