@@ -6,13 +6,18 @@ A user's mistake ends in one line on stderr and exit code 2; Ctrl-C in one line 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 __all__ = ["entry", "main"]
 
-EXTRA = ("lightning", "omegaconf", "torchmetrics", "tqdm", "PIL", "yaml")
+EXTRA = (
+    *("lightning", "omegaconf", "torchmetrics", "torchvision", "cleanfid", "numpy", "tqdm", "PIL", "yaml"),
+    *("matplotlib", "pyarrow", "requests", "filelock"),
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,6 +36,9 @@ def main(words: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
+    # Whoever ends the process politely gets what Ctrl-C gets; signals are the main thread's business alone.
+    in_charge = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupted) if in_charge else None
     try:
         given, rest = _parser().parse_known_args(words)
         given.overrides = _overrides(given, rest)
@@ -43,11 +51,14 @@ def main(words: Sequence[str] | None = None) -> int:
         # The reader of our output (`| head`) has gone; nothing is left to tell it.
         sys.stderr.close()
         return 0
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
         message = _foreseen(error)
         if debug or message is None:
             raise
         return _tell(message, 2)
+    finally:
+        if in_charge:
+            signal.signal(signal.SIGTERM, before)
     return 0
 
 
@@ -56,13 +67,19 @@ def entry() -> NoReturn:
     sys.exit(main())
 
 
+def _interrupted(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="postdiff", description="Accelerate diffusion models and measure what it costs.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, act: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=about, description=about)
+    def command(
+        name: str, act: Callable[[argparse.Namespace], None], about: str, among: Any = commands
+    ) -> argparse.ArgumentParser:
+        added = among.add_parser(name, help=about, description=about)
         added.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
         added.set_defaults(command=act, takes_overrides=False, experiment=None)
         return added
@@ -75,9 +92,15 @@ def _parser() -> argparse.ArgumentParser:
     on_experiment(run)
     run.add_argument("--shard", metavar="I/N", help="make only part I of N of the pictures")
     run.add_argument("--fresh", action="store_true", help="make records again that are there already")
+    run.add_argument("--no-bench", action="store_true", help="do not measure speed")
     bench = command("bench", _bench, "measure the speed of an experiment's rows in turns")
     on_experiment(bench)
-    for added in (run, bench):
+    score = command("score", _score, "measure the stored pictures of an experiment anew, without drawing")
+    on_experiment(score)
+    launch = command("launch", _launch, "run the rows of an experiment as jobs of their own, here or on SLURM")
+    on_experiment(launch)
+    _add_launch(launch)
+    for added in (run, bench, score, launch):
         added.set_defaults(takes_overrides=True)
         added.epilog = "key=value words change the configuration of all rows, for instance: steps=10 seeds=[0,1]"
     table = command("table", _table, "print the table of an experiment from its records")
@@ -93,6 +116,17 @@ def _parser() -> argparse.ArgumentParser:
         "--branches", default="all", choices=("all", "one"), help="all guidance branches or one; default: all"
     )
     _add_format(macs, ("text", "markdown", "latex", "csv", "json"))
+    about_data = "prepare data sets"
+    data = commands.add_parser("data", help=about_data, description=about_data)
+    actions = data.add_subparsers(metavar="ACTION", required=True)
+    prepare = command("prepare", _data_prepare, "freeze a data set, or a choice of its lines, in a manifest", actions)
+    _add_prepare(prepare)
+    about_statistics = "features of real pictures, which FID and its kin compare with"
+    _add_statistics(command("statistics", _data_statistics, about_statistics, actions))
+    export = command("export", _export, "write a row's pictures as one .npz file for the ADM evaluator")
+    on_experiment(export)
+    export.set_defaults(takes_overrides=True)
+    export.add_argument("--out", metavar="FILE", help="default: outputs/exports/EXPERIMENT/ROW.npz")
     listing = command("list", _list, "list what there is")
     listing.add_argument("kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics")
     _add_format(listing, ("text", "json"))
@@ -101,6 +135,40 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     parser.add_argument("--format", default="text", choices=formats, help="default: text")
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a data card, see 'postdiff list data', or with --from any name")
+    parser.add_argument("--from", dest="source", metavar="PATH", help="file or folder that holds it; default: fetch it")
+    parser.add_argument("--count", type=int, metavar="N", help="lines to choose; default: the card's, or all")
+    parser.add_argument("--seed", type=int, metavar="S", help="of the choice; default: the card's, or 0")
+    rules = "captions: first, random or captions; prompts: in_order or random; classes: balanced or random"
+    parser.add_argument("--choose", metavar="RULE", help=f"{rules}; default: the card's, or the first of these")
+    parser.add_argument("--column", metavar="C", help="of the prompts; default: prompt, prompts, caption or text")
+    parser.add_argument("--classes", type=int, metavar="N", help="what the file names are N classes, not prompts")
+    parser.add_argument("--seeds", metavar="A,B", help="what runs draw with that set no seeds; default: 0")
+    parser.add_argument("--out", metavar="FILE", help="default: outputs/data/NAME.parquet")
+
+
+def _add_statistics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME_OR_FOLDER", help="a data set, or a folder of pictures")
+    parser.add_argument("--images", metavar="FOLDER", help="the data set's pictures; default: what its card names")
+    parser.add_argument("--mode", default="clean", help="clean, legacy_pytorch, legacy_tensorflow or clip")
+    where = "the network: a file, or for mode clip a folder or repository; default: what the environment names"
+    parser.add_argument("--extractor", metavar="PLACE", help=where)
+    parser.add_argument("--crop", type=int, metavar="SIZE", help="shorter side to SIZE and the middle square cut out")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once; default: 32")
+
+
+def _add_launch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shards", type=int, default=1, metavar="N", help="jobs a row; default: 1")
+    parser.add_argument("--executor", default="local", choices=("local", "slurm"), help="default: local")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="jobs at once, here; default: 1")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
+    parser.add_argument(
+        "--wait", action=argparse.BooleanOptionalAction, help="wait for the jobs and print the table; default: here yes"
+    )
 
 
 def _overrides(given: argparse.Namespace, rest: list[str]) -> list[str]:
@@ -124,12 +192,32 @@ def _run(given: argparse.Namespace) -> None:
     quiet.quiet()
     shard = Shard.parse(given.shard) if given.shard else None
     experiment = _experiment(given)
-    picture = run.run(experiment, _say, shard, given.fresh)
+    picture = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
     print(tables.render(experiment))
     print()
     if picture:
         print(f"pictures: {picture}")
     print(f"records:  {folders.outputs() / 'records' / experiment.name}")
+
+
+def _score(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet, scoring, tables
+
+    quiet.quiet()
+    experiment = _experiment(given)
+    scoring.score(experiment, _say)
+    print(tables.render(experiment))
+
+
+def _launch(given: argparse.Namespace) -> None:
+    from postdiff.lab import launch, tables
+
+    given.overrides, resources = launch.split(given.overrides)
+    experiment = _experiment(given)
+    wish = launch.Wish(given.shards, given.executor, resources, given.dry_run, given.wait, given.jobs)
+    finished = launch.launch(experiment, given.overrides, wish, print)
+    if finished:
+        print(tables.render(experiment))
 
 
 def _bench(given: argparse.Namespace) -> None:
@@ -152,6 +240,30 @@ def _macs(given: argparse.Namespace) -> None:
 
     quiet.quiet()
     print(counting_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
+
+
+def _data_prepare(given: argparse.Namespace) -> None:
+    from postdiff.lab import preparing
+
+    names = ("source", "count", "seed", "choose", "column", "classes", "seeds", "out")
+    wish = preparing.Wish(**{name: getattr(given, name) for name in names})
+    print(preparing.prepare(given.name, wish))
+
+
+def _data_statistics(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet, statistics_command
+
+    quiet.quiet()
+    names = ("images", "extractor", "mode", "crop", "device", "batch_size")
+    wish = statistics_command.Wish(**{name: getattr(given, name) for name in names})
+    print(statistics_command.statistics(given.name, wish))
+
+
+def _export(given: argparse.Namespace) -> None:
+    from postdiff.lab import adm, quiet
+
+    quiet.quiet()
+    print(adm.export(_experiment(given), given.out))
 
 
 def _list(given: argparse.Namespace) -> None:
@@ -199,10 +311,19 @@ def _foreseen(error: Exception) -> str | None:
 
     if isinstance(error, UsageError):
         return " ".join(str(error).split())
+    if _out_of_memory(error):
+        reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
+        return f"memory is full ({reason}); use a smaller batch_size or picture, or dtype=float16; what is made is kept"
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}; free or change the folder, POSTDIFF_OUTPUTS says where results go"
     return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether a device or the machine has no memory left; torch, which need not be loaded, has two errors for it."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (type(error) is RuntimeError and "can't allocate memory" in str(error))
 
 
 def _say(message: str) -> None:

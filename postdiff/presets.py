@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-import yaml
-
 from postdiff import catalog, methods
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.methods.base import Method
@@ -43,17 +41,17 @@ def preset(name: str) -> Preset:
         UsageError: no such preset, or keys that do not belong there.
     """
     file = catalog.path("methods", name)
-    try:
-        content = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    content = catalog.read(file)
     allowed = [field.name for field in fields(Preset)]
-    for key in content or {}:
+    for key in content:
         if key not in allowed:
             raise unknown(f"key in {file.name}", key, allowed)
-    missing = [key for key in allowed[:4] if key not in (content or {})]
+    missing = [key for key in allowed[:4] if key not in content]
     if missing:
-        raise UsageError(f"{file} lacks: {', '.join(missing)}")
+        raise UsageError(f"{file} lacks: {', '.join(missing)}; add them")
+    for key in ("methods", "identity"):
+        if not isinstance(content[key] or [], list):
+            raise UsageError(f"{file}: {key}={content[key]} must be a list; write {key}: [...]")
     stacks = {key: tuple(content[key] or ()) for key in ("methods", "identity")}
     return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=bool(content.get("saves", True)))
 

@@ -30,18 +30,20 @@ def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
     """Run `call` once and count.
 
     Args:
-        pipe: the pipeline whose components the work is attributed to.
+        pipe: the pipeline whose components the work is attributed to, or a cascade: `pipe.pipes` is {stage: pipeline}.
         call: runs the pipeline or a driver over it; every image of its batch is counted.
 
     Returns:
         {"denoiser" | "text_encoder" | "vae" | "total": {"dense" | "fvcore" | "all": MACs}}. A ControlNet counts as
-        denoiser. Parts the pipeline lacks read 0.
+        denoiser. Parts the pipeline lacks read 0. Of a cascade, "denoiser:stage" and so on follow, whose sum "denoiser"
+        is.
 
     Raises:
         UsageError: an operation with a known cost that belongs to no convention.
     """
     found = tally(pipe, call)
-    return {**{part: found.macs(part) for part in PARTS}, "total": found.macs()}
+    staged = sorted({part for part, _, _ in found.cells if ":" in part})
+    return {**{part: found.macs(part) for part in (*PARTS, *staged)}, "total": found.macs()}
 
 
 def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> Tally:
@@ -57,13 +59,15 @@ def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> 
     """
     journal = Journal()
     with ExitStack() as stack:
-        for part, owner, method in _components(pipe):
-            stack.enter_context(intercept(owner, method, _marked(journal, part=part)))
-        for owner in dict.fromkeys(owner for _, owner, _ in _components(pipe)):
-            for module, group in grouped(owner):
-                stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
-        if hasattr(pipe, "scheduler"):
-            stack.enter_context(intercept(pipe.scheduler, "step", _counted(journal)))
+        for stage, one in getattr(pipe, "pipes", {"": pipe}).items():
+            for part, owner, method in _components(one):
+                place = f"{part}:{stage}" if stage else part
+                stack.enter_context(intercept(owner, method, _marked(journal, part=place)))
+            for owner in dict.fromkeys(owner for _, owner, _ in _components(one)):
+                for module, group in grouped(owner):
+                    stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
+            if hasattr(one, "scheduler"):
+                stack.enter_context(intercept(one.scheduler, "step", _counted(journal)))
         stack.enter_context(Watch(journal.add, known))
         call()
     return journal.tally()

@@ -15,7 +15,8 @@ def one_branch(tally: Tally, seen: Seen) -> Tally:
     of a network have work in common.
     """
 
-    def share(part: str, step: int) -> int:
+    def share(place: str, step: int) -> int:
+        part = place.partition(":")[0]
         if part == "denoiser":
             return seen.branches.get(step, 1)
         return seen.prompts if part == "text_encoder" else 1

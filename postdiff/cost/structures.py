@@ -143,6 +143,7 @@ def _others(pipeline: str, scheduler: Any) -> dict[str, Any]:
 
     more: dict[str, dict[str, Any]] = {
         "DiTPipeline": {"vae": _NoDecoder()},  # decodes whatever it is asked for
+        "IFSuperResolutionPipeline": {"image_noising_scheduler": diffusers.DDPMScheduler()},
         "StableDiffusionUpscalePipeline": {"vae": _NoDecoder(), "low_res_scheduler": diffusers.DDPMScheduler()},
     }
     return {"scheduler": scheduler, **more.get(pipeline, {})}

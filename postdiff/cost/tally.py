@@ -75,7 +75,8 @@ class Tally:
     """Sums of one pipeline call.
 
     Attributes:
-        cells: {(part, step, group): work}; what cost nothing is left out.
+        cells: {(part, step, group): work}; what cost nothing is left out. A part of one stage of a cascade is written
+            "part:stage".
         steps: number of solver calls.
     """
 
@@ -83,12 +84,11 @@ class Tally:
     steps: int
 
     def work(self, part: str | None = None, step: int | None = None, group: str | None = None) -> Work:
-        """The sum over all cells that match; None matches everything."""
-        wanted = (part, step, group)
+        """The sum over all cells that match; None matches everything, and a part also those of its stages."""
         found = (
             work
-            for cell, work in self.cells.items()
-            if all(want is None or want == have for want, have in zip(wanted, cell, strict=True))
+            for (own, at, within), work in self.cells.items()
+            if part in (None, own, own.partition(":")[0]) and step in (None, at) and group in (None, within)
         )
         return sum(found, Work())
 

@@ -3,44 +3,20 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
-from postdiff import presets
-from postdiff.cost.by_hand import papers_account
 from postdiff.cost.groups import GROUPS
-from postdiff.cost.on_meta import Seen
-from postdiff.cost.sharing import one_branch
-from postdiff.cost.structures import Twin, real_size
+from postdiff.cost.structures import Twin
 from postdiff.cost.tally import CONVENTIONS, Tally
-from postdiff.engine.errors import UsageError
-from postdiff.lab import models, schedulers
+from postdiff.lab import models
+from postdiff.lab.counted import Counted, counted
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.experiment import Row as ExperimentRow
 from postdiff.lab.figures import Row
 from postdiff.lab.progress import bar
 
 __all__ = ["Counted", "convention_of", "count", "group_key", "row_figures", "step_figures"]
-
-
-@dataclass(frozen=True)
-class Counted:
-    """One row of an experiment, counted on its model's structure twin for one image.
-
-    Attributes:
-        row: the experiment's row.
-        tally: denoiser by step and group; text encoder and VAE too, where the structure file describes them.
-        seen: what the network was asked for at each step.
-    """
-
-    row: ExperimentRow
-    tally: Tally
-    seen: Seen
-
-    def shared(self, branches: str) -> Tally:
-        """What all guidance branches cost together, or one of them."""
-        return self.tally if branches == "all" else one_branch(self.tally, self.seen)
 
 
 def count(experiment: Experiment) -> list[Counted]:
@@ -51,12 +27,12 @@ def count(experiment: Experiment) -> list[Counted]:
     """
     twins: dict[str, Twin] = {}
     card = functools.cache(models.card)  # rows mostly share their cards
-    counted = []
+    found = []
     with bar("counting", len(experiment.rows), "row") as shown:
         for row in experiment.rows:
-            counted.append(_count(row, card(row.config.model), twins))
+            found.append(counted(row, card(row.config.model), twins))
             shown.update()
-    return counted
+    return found
 
 
 def group_key(group: str) -> str:
@@ -64,7 +40,7 @@ def group_key(group: str) -> str:
     return group.replace("-", "_") + "_t"
 
 
-def row_figures(counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+def row_figures(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
     """One flat row each.
 
     Keys: row, label, note, model, convention, branches, steps. For one image, in 10^12 and by convention (macs_t_dense,
@@ -73,13 +49,17 @@ def row_figures(counted: Sequence[Counted], convention: str, branches: str) -> l
     chosen convention: macs_t, macs_saving (over the first row of the same model). For all branches also paper_macs_t
     (`papers_account`) and, where the experiment reports MACs in the same convention, reported_macs_t and gap_percent
     of paper_macs_t to it. An experiment reports them as macs_t_dense, macs_g_fvcore and so on, in 10^12 or 10^9; macs_t
-    and macs_g, as tables of records have them, are dense.
+    and macs_g, as tables of records have them, are dense. A cascade's steps and figures are those of all its stages;
+    macs_t_<stage>_dense and so on are one stage's denoiser alone.
     """
     firsts: dict[str, Row] = {}  # a saving compares settings of one model
     rows = []
-    for one in counted:
+    for one in rows_counted:
         tally = one.shared(branches)
-        row = _names(one.row, convention, branches) | {"steps": one.row.config.steps} | _denoiser(tally)
+        row = _names(one.row, convention, branches) | {"steps": one.steps} | _denoiser(tally)
+        for stage in one.stages:
+            macs = tally.macs(f"denoiser:{stage}")
+            row |= {f"macs_t_{stage}_{name}": value / 1e12 for name, value in macs.items()}
         for part in ("text_encoder", "vae"):
             row |= {f"{part}_t_{name}": macs / 1e12 if macs else None for name, macs in tally.macs(part).items()}
         row |= {f"total_t_{name}": macs / 1e12 for name, macs in tally.macs().items()}
@@ -91,14 +71,14 @@ def row_figures(counted: Sequence[Counted], convention: str, branches: str) -> l
     return rows
 
 
-def step_figures(counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+def step_figures(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
     """One flat row for every step (solver call) of every row.
 
     Keys: row, label, note, model, convention, branches, step, computed (guidance branches in it), macs_t, and by
     convention macs_t_ and the groups as in `row_figures`.
     """
     rows = []
-    for one in counted:
+    for one in rows_counted:
         tally, names = one.shared(branches), _names(one.row, convention, branches)
         for step in range(tally.steps):
             row = names | {"step": step, "computed": one.seen.branches.get(step, 0)} | _denoiser(tally, step)
@@ -120,7 +100,7 @@ def _denoiser(tally: Tally, step: int | None = None) -> Row:
 
 
 def _compared(one: Counted, convention: str) -> Row:
-    reckoned = asdict(papers_account(one.tally, one.seen))[convention] / 1e12
+    reckoned = asdict(one.paper)[convention] / 1e12
     reported = _reported(one.row).get(convention)
     if reported is None:
         return {"paper_macs_t": reckoned}
@@ -147,26 +127,3 @@ def convention_of(experiment: Experiment) -> str:
     """The convention in which its reported MACs are, the first if there are several; dense if there are none."""
     named = (name for row in experiment.rows for name in _reported(row))
     return next(named, "dense")
-
-
-def _count(row: ExperimentRow, card: models.ModelCard, twins: dict[str, Twin]) -> Counted:
-    import diffusers
-
-    config = row.config
-    if card.structure is None:
-        raise UsageError(f"row '{row.name}': model '{config.model}' names no structure to count; give its card one")
-    scheduler = diffusers.DPMSolverMultistepScheduler(steps_offset=1)
-    scheduler = schedulers.layered(scheduler, card.scheduler, config.scheduler)
-    if card.structure not in twins:
-        twins[card.structure] = real_size(card.structure, scheduler)
-    twin = twins[card.structure]
-    twin.pipe.scheduler = scheduler
-    wanted = {"num_inference_steps": config.steps, "num_frames": card.of_task(config)["frames"], **card.usual(config)}
-    # DiT and the upscaler have one size and take no other.
-    taken = inspect.signature(type(twin.pipe).__call__).parameters
-    call = {name: value for name, value in wanted.items() if value is not None and name in taken}
-    try:
-        tally, seen = twin.tally(presets.build_methods(config.methods), **call)
-    except UsageError as error:
-        raise UsageError(f"row '{row.name}': {error}") from error
-    return Counted(row, tally, seen)

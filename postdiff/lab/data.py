@@ -1,16 +1,11 @@
-"""What pictures are made of: data cards, and the Lightning data module that yields every sample.
-
-A data card names a JSON-lines file, one line a picture to make (per seed): its key `prompt`, and where the model takes
-more than text, `image` or `class`.
-"""
+"""What pictures are made of: samples of a data set, and the Lightning data module that yields every one of them."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +13,8 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import conditions
-from postdiff.lab.conditions import Condition
-from postdiff.lab.schema import merged, read_yaml
-from postdiff.lab.sources import package_file
+from postdiff.lab.data_cards import DataCard, Entry, card, read, read_prompts
 
 __all__ = [
     "DataCard",
@@ -31,6 +22,7 @@ __all__ = [
     "PromptDataModule",
     "Sample",
     "Shard",
+    "calls",
     "card",
     "generator",
     "pairs",
@@ -38,47 +30,6 @@ __all__ = [
     "read_prompts",
     "samples",
 ]
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
-
-@dataclass
-class DataCard:
-    """Prompts as experiments know them, with pictures or classes for the models that take these.
-
-    Attributes:
-        summary: one line.
-        prompts: JSON-lines file with a key `prompt`, relative to the package.
-        images: folder of pictures, relative to the package or absolute. A line's key `image` says which file of it
-            belongs to the prompt; if no line has the key, the files in order of their names belong to the lines in
-            order.
-        condition: what is made of each picture before a pipeline gets it: none, canny, scribble, scribble_xdog.
-        classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
-            its key `class` says which class it names. With `count` and seeds every class is drawn equally often.
-        reference_statistics: safetensors file with mean, covariance and n of real pictures' features, or null.
-    """
-
-    summary: str = ""
-    prompts: str = ""
-    images: str | None = None
-    condition: Condition = field(default_factory=Condition)
-    classes: int | None = None
-    reference_statistics: str | None = None
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One line of a data card.
-
-    Attributes:
-        prompt: the text, or a class's name.
-        picture: file of the picture that goes in, if the card has pictures.
-        label: number of the class, if the card has classes.
-    """
-
-    prompt: str
-    picture: Path | None = None
-    label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -134,95 +85,9 @@ class Shard:
             UsageError: not of that form, or out of range.
         """
         first, slash, second = text.partition("/")
-        if not slash or not first.isdigit() or not second.isdigit() or not 1 <= int(first) <= int(second):
+        if not slash or not first.isdecimal() or not second.isdecimal() or not 1 <= int(first) <= int(second):
             raise UsageError(f"--shard {text} is no part; write i/n with 1 <= i <= n, for instance 1/4")
         return cls(int(first), int(second))
-
-
-def card(name: str) -> DataCard:
-    """The data card of that name.
-
-    Raises:
-        UsageError: no such card; the nearest name is suggested.
-    """
-    file = catalog.path("data", name)
-    found = merged(DataCard, [(str(file), _long_form(read_yaml(file)))])
-    try:
-        conditions.check(found.condition)
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from error
-    if found.images is None and found.condition != Condition():
-        raise UsageError(
-            f"{file}: condition '{found.condition.name}' has no pictures; name their folder under 'images'"
-        )
-    if found.classes is not None and found.classes < 1:
-        raise UsageError(f"{file}: classes={found.classes} is too small; use at least 1")
-    return found
-
-
-def _long_form(values: Mapping[str, Any]) -> dict[str, Any]:
-    # `condition: canny` is what everybody writes first.
-    if isinstance(values.get("condition"), str):
-        return {**values, "condition": {"name": values["condition"]}}
-    return dict(values)
-
-
-def read(data: DataCard) -> list[Entry]:
-    """All lines of a card, in the order of its file.
-
-    Raises:
-        UsageError: the file is missing or is not JSON lines with a key `prompt`; there are fewer pictures than lines,
-            or one is missing or cannot be read; or classes out of range.
-    """
-    file = package_file(data.prompts)
-    if not file.is_file():
-        raise UsageError(f"prompt file {file} is missing; name another one in the data card")
-    try:
-        lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-        prompts = [str(line["prompt"]) for line in lines]
-    except (ValueError, KeyError, TypeError):
-        raise UsageError(f"{file} is not JSON lines with a key 'prompt' in each line") from None
-    pictures = [None] * len(lines) if data.images is None else _pictures(package_file(data.images), lines, file)
-    labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
-    return [Entry(*together) for together in zip(prompts, pictures, labels, strict=True)]
-
-
-def read_prompts(data: DataCard) -> list[str]:
-    """The prompts of a card alone; see `read`."""
-    return [entry.prompt for entry in read(data)]
-
-
-def _pictures(folder: Path, lines: Sequence[Mapping[str, Any]], file: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise UsageError(f"image folder {folder} is missing; name another one in the data card")
-    named = [line["image"] for line in lines if "image" in line]
-    if not named:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    elif len(named) < len(lines):
-        raise UsageError(f"{file}: {len(named)} of {len(lines)} lines have a key 'image'; give it to all or to none")
-    else:
-        found = [folder / str(name) for name in named]
-    if len(found) < len(lines):
-        raise UsageError(f"{folder} holds {len(found)} pictures for {len(lines)} prompts of {file}; add those missing")
-    found = found[: len(lines)]
-    for path in found:
-        if not path.is_file():
-            raise UsageError(f"picture {path}, which {file} names, is missing; add it or correct the key 'image'")
-        conditions.refuse_unreadable(path)
-    return found
-
-
-def _labels(classes: int, lines: Sequence[Mapping[str, Any]], file: Path) -> list[int]:
-    named = [line["class"] for line in lines if "class" in line]
-    if not named and len(lines) != classes:
-        raise UsageError(f"{file} has {len(lines)} lines for classes={classes}; write one a class, or a key 'class'")
-    if named and len(named) < len(lines):
-        raise UsageError(f"{file}: {len(named)} of {len(lines)} lines have a key 'class'; give it to all or to none")
-    found = named or list(range(classes))
-    for label in found:
-        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < classes:
-            raise UsageError(f"{file}: class {label!r} is none of 0 to {classes - 1}; correct it, or classes={classes}")
-    return found
 
 
 def pairs(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
@@ -246,14 +111,29 @@ def generator(sample: Sample) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(name[:7], "big"))
 
 
+def calls(samples: Sequence[Sample], shard: Shard | None = None) -> list[list[Sample]]:
+    """The samples of each call of the pipeline, of one part of the work or of all."""
+    found: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.call, []).append(sample)
+    shard = shard or Shard(1, 1)
+    return list(found.values())[shard.number - 1 :: shard.of]
+
+
 class PromptDataModule(LightningDataModule):
     """Batches of `Sample`: every prompt with every seed, seed by seed.
+
+    Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
+    so that a picture is made in the same batch on one device as on many. When testing, each device gets a run of
+    neighbours of each seed, so that what the devices found, joined in their order, is in the order of the samples.
 
     Args:
         samples: all of them, for instance from `pairs`.
         batch_size: samples in a batch; when predicting, calls of the pipeline in a batch (videos stay whole).
         shard: which part to yield when predicting; neighbours go to different parts, so parts are equally hard.
-        wanted: which samples to yield when testing (those whose picture exists); None means all.
+        wanted: which samples to yield when testing (those whose picture exists); None means all. When predicting,
+            batches without a wanted sample are left out, all others are whole.
+        device: which of so many devices this is.
     """
 
     def __init__(
@@ -262,26 +142,35 @@ class PromptDataModule(LightningDataModule):
         batch_size: int,
         shard: Shard | None = None,
         wanted: Callable[[Sample], bool] | None = None,
+        device: Shard | None = None,
     ) -> None:
         super().__init__()
         self.samples, self.batch_size, self.shard = list(samples), batch_size, shard
-        self.wanted = wanted or (lambda sample: True)
+        self.wanted, self.device = wanted or (lambda sample: True), device or Shard(1, 1)
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     def transfer_batch_to_device(self, batch: list[Sample], *_: Any) -> list[Sample]:
         """Samples are text and numbers; there is nothing to move."""
         return batch
 
     def predict_dataloader(self) -> DataLoader[list[Sample]]:
-        shard = self.shard or Shard(1, 1)
-        calls: dict[tuple[int, int], list[Sample]] = {}
-        for sample in self.samples:
-            calls.setdefault(sample.call, []).append(sample)
-        part = list(calls.values())[shard.number - 1 :: shard.of]
-        return DataLoader(part, batch_size=self.batch_size, collate_fn=_joined)  # type: ignore[arg-type]
+        part = calls(self.samples, self.shard)
+        batches = [_joined(part[start : start + self.batch_size]) for start in range(0, len(part), self.batch_size)]
+        left = [batch for batch in batches if any(map(self.wanted, batch))]
+        own = left[self.device.number - 1 :: self.device.of]
+        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
-        wanted = [sample for sample in self.samples if self.wanted(sample)]
-        return DataLoader(wanted, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+        by_seed: dict[int, list[Sample]] = {}
+        for sample in filter(self.wanted, self.samples):
+            by_seed.setdefault(sample.seed, []).append(sample)
+        own = [sample for found in by_seed.values() for sample in _run_of(found, self.device)]
+        return DataLoader(own, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+
+
+def _run_of(samples: Sequence[Sample], device: Shard) -> Sequence[Sample]:
+    ends = [len(samples) * number // device.of for number in (device.number - 1, device.number)]
+    return samples[ends[0] : ends[1]]
 
 
 def _joined(groups: Sequence[Sequence[Sample]]) -> list[Sample]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import nn
 from torchmetrics import Metric, MetricCollection
 
+from postdiff.lab import distributed, intervals
 from postdiff.lab.data import Sample
+from postdiff.lab.picture_rows import pixel_hash
 from postdiff.lab.pictures import PictureFolder
 from postdiff.lab.results import Value
 from postdiff.lab.sampling import Sampler
@@ -34,9 +35,10 @@ class Evaluation(LightningModule):
         references: pictures of the reference run, if a metric needs them.
         metrics: for each seed, metrics by name.
         reference_id: names the reference run in the identity of paired metrics.
+        shared: whether other processes measure the rest; otherwise this one is given all pictures.
 
     Attributes:
-        rows: after a test, one mapping a picture for the CSV file.
+        rows: after a test, one mapping a picture for the CSV file; empty in all but the first process.
         values: after a test, the metrics by name.
     """
 
@@ -47,9 +49,11 @@ class Evaluation(LightningModule):
         references: PictureFolder | None = None,
         metrics: Mapping[int, Mapping[str, Metric]] | None = None,
         reference_id: str | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         self.pictures, self.sampler, self.references, self.reference_id = pictures, sampler, references, reference_id
+        self.shared = shared
         # No compute groups: they would join metrics that only happen to agree on the first batch.
         self.by_seed = nn.ModuleDict(
             {str(seed): MetricCollection(dict(named), compute_groups=False) for seed, named in (metrics or {}).items()}
@@ -67,8 +71,10 @@ class Evaluation(LightningModule):
 
     def on_test_start(self) -> None:
         self.rows, self.values = [], {}
-        for metrics in self.by_seed.values():
-            metrics.reset()  # type: ignore[operator]
+        for seed in self.by_seed:
+            for metric in self._metrics(seed).values():
+                metric.reset()
+                metric.distributed_available_fn = lambda: self.shared
 
     def test_step(self, batch: list[Sample], batch_idx: int = 0) -> None:
         """Measure the pictures of a batch, seed by seed."""
@@ -94,26 +100,39 @@ class Evaluation(LightningModule):
                     "prompt": sample.prompt,
                     "seed": sample.seed,
                     **{name: figures[place] for name, figures in single.items()},
-                    "sha256": _pixel_hash(image),
+                    "sha256": pixel_hash(image),
                 }
             )
 
     def on_test_epoch_end(self) -> None:
         """Gather the seeds' values and hand the means to the loggers."""
         counts = {seed: sum(row["seed"] == int(seed) for row in self.rows) for seed in self.by_seed}
+        if self.shared:
+            counts = distributed.joined(counts)
+            self.rows = self._in_order(itertools.chain(*distributed.gathered(self.rows)))
+        total = sum(counts.values())
         first = self._metrics(next(iter(self.by_seed)))
         for name in (known for known in METRICS if known in first):
             metric = first[name]
             # A Frechet distance needs two pictures; a part of a run may have seeds with fewer.
-            least = 1 if isinstance(metric, PerImageMetric) else 2
+            least = METRICS[name].least
             per_seed = {
                 seed: float(self._metrics(seed)[name].compute()) for seed, count in counts.items() if count >= least
             }
-            identity = {**metric.identity(), "n_per_seed": max(counts.values(), default=0)}  # type: ignore[operator]
+            with metric.sync_context():  # an identity may tell how many pictures were seen
+                identity = {**metric.identity(), "n_per_seed": max(counts.values(), default=0)}  # type: ignore[operator]
             if name.startswith("paired_"):
                 identity["reference"] = self.reference_id
-            self.values[name] = _value(per_seed, len(self.rows), bool(metric.higher_is_better), identity)
-        self.log_dict({name: value.value for name, value in self.values.items() if value.value is not None})
+            self.values[name] = _value(per_seed, total, bool(metric.higher_is_better), identity)
+            measured = {int(seed): self._metrics(seed)[name] for seed in per_seed}
+            self.values[name].interval = intervals.interval(name, measured, self.rows)
+        figures = {name: value.value for name, value in self.values.items() if value.value is not None}
+        if distributed.device().of == 1:  # Lightning would average over devices what is the same on all
+            self.log_dict(figures)
+
+    def _in_order(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        places = {int(seed): place for place, seed in enumerate(self.by_seed)}
+        return sorted(rows, key=lambda row: (places[row["seed"]], row["index"]))
 
     def _metrics(self, seed: int | str) -> MetricCollection:
         found = self.by_seed[str(seed)]
@@ -132,8 +151,3 @@ def _value(per_seed: dict[str, float], n: int, higher_is_better: bool, identity:
         higher_is_better=higher_is_better,
         identity=identity,
     )
-
-
-def _pixel_hash(image: Tensor) -> str:
-    assert image.dtype == torch.uint8
-    return hashlib.sha256(image.permute(1, 2, 0).contiguous().numpy().tobytes()).hexdigest()

@@ -16,6 +16,7 @@ Many rows of one kind are written once; see `postdiff.lab.sweep`.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ from postdiff.lab.schema import read_yaml
 
 __all__ = ["Experiment", "Row", "load"]
 
+# A record is `<row>.json`, or `<row>.speed.json`.
+NAME = re.compile(r"[\w+=-][\w.+=-]{0,119}")
 ROW_KEYS = ("label", "reported", "note", *(field.name for field in dataclasses.fields(RunConfig)))
 
 
@@ -104,6 +107,11 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
 
 def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Row:
     where = f"row '{name}' of experiment {experiment}"
+    if not NAME.fullmatch(name) or name.endswith(".speed"):
+        raise UsageError(
+            f"experiment {experiment}: '{name}' is no name for a row, since files are called after it; use letters, "
+            "digits, '_', '-', '+', '=' and '.', not first and not '.speed'"
+        )
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be a mapping of keys and values")
     for key in values:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import results
+from postdiff.lab import comparable, results, stages
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.results import Record
 
@@ -15,13 +15,14 @@ __all__ = ["Row", "flat_rows"]
 Row = dict[str, Any]
 
 # Settings that change where and how a row is run, not what comes out.
-ASIDE = ("bench", "device", "wandb")
+ASIDE = ("bench", "device", "wandb", "tensorboard", "mirror")
 
 
 def flat_rows(experiment: Experiment) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
-    Keys: row, label, model, steps, network_calls, the metrics (with `_spread`), macs_g and macs_t (denoiser, dense
+    Keys: row, label, model, steps, network_calls, the metrics (with `_spread`, and `_low` and `_high` where a 95 %
+    interval was asked for), macs_g and macs_t (denoiser, dense
     convention, 10^9 and 10^12 a picture), macs_g_fvcore (in that convention), macs_saving (of the first row with the
     same weights over this one's), time_s, time_q25_s, time_q75_s (a picture), speedup, peak_memory_mb (10^6 bytes, a
     call), `<metric>_at_<step>` (of the clean estimate), n_done, n_asked, device, commit, notes, and `reported_` and
@@ -37,7 +38,7 @@ def flat_rows(experiment: Experiment) -> list[Row]:
             f"make them with 'postdiff run {experiment.name}'"
         )
     baseline = results.load(experiment.name, [experiment.baseline]).get(experiment.baseline, {})
-    found = []
+    found, unlike = [], comparable.unlike(records)
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
         first = next((each for each in (baseline, *records.values()) if _share_weights(each, own)), {})
@@ -46,7 +47,7 @@ def flat_rows(experiment: Experiment) -> list[Row]:
         other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
-        figures["notes"] = "; ".join([*_notes(own, first), *about])
+        figures["notes"] = "; ".join([*_notes(own, first), *unlike.get(row.name, []), *about])
         for name, value in ({} if other_model else row.reported).items():
             ours = figures.get(name)
             figures[f"reported_{name}"] = value
@@ -74,12 +75,14 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     macs, with_attention = _macs(record), _macs(record, "fvcore")
     figures: Row = {
         "model": record.config.get("model"),
-        "steps": record.config.get("steps"),
+        "steps": stages.total_steps(record.config),
         "network_calls": record.counts.get("network calls"),
     }
     for name, value in record.metrics.items():
         figures[name] = value.value
         figures[f"{name}_spread"] = value.spread
+        if value.interval is not None:
+            figures[f"{name}_low"], figures[f"{name}_high"] = value.interval
     figures |= _quarters(record)
     return figures | {
         "macs_g": None if macs is None else macs / 1e9,

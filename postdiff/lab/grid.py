@@ -27,7 +27,7 @@ def draw(rows: Sequence[tuple[str, PictureFolder]], samples: Sequence[Sample], f
         samples: one column each; every row must have their pictures.
         file: where to write.
     """
-    pictures = [[_open(folder.file(sample)) for sample in samples] for _, folder in rows]
+    pictures = [[_doubled(folder.image(sample)) for sample in samples] for _, folder in rows]
     width = max(picture.width for line in pictures for picture in line)
     height = max(picture.height for line in pictures for picture in line)
     font = _font(max(13, width // 9))
@@ -52,9 +52,7 @@ def draw(rows: Sequence[tuple[str, PictureFolder]], samples: Sequence[Sample], f
         sheet.save(temporary)
 
 
-def _open(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        picture = image.convert("RGB")
+def _doubled(picture: Image.Image) -> Image.Image:
     if max(picture.size) >= SMALL:
         return picture
     return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)

@@ -9,9 +9,10 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 
-__all__ = ["FRAMES", "Given", "Intake", "check", "intake_of", "native_size"]
+__all__ = ["FRAMES", "Given", "Intake", "check", "check_stage", "in_pixels", "intake_of", "native_size"]
 
 FRAMES = "num_frames"  # what video pipelines call their length
+STEPS = "num_inference_steps"
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Intake:
         name: of the class.
         accepted: all arguments of its call.
         usual_frames: the length of a video by default; None if it makes single pictures.
+        usual_steps: inference steps by default.
     """
 
     name: str
     accepted: frozenset[str]
     usual_frames: int | None
+    usual_steps: int = 50
 
     @property
     def prompts(self) -> bool:
@@ -67,7 +70,8 @@ def intake_of(cls: Any) -> Intake:
     """What the pipelines of a class take."""
     arguments = inspect.signature(cls.__call__).parameters
     usual = int(arguments[FRAMES].default) if FRAMES in arguments else None
-    return Intake(cls.__name__, frozenset(arguments), usual)
+    steps = int(arguments[STEPS].default) if STEPS in arguments else Intake.usual_steps
+    return Intake(cls.__name__, frozenset(arguments), usual, steps)
 
 
 def check(wanted: Intake, given: Given) -> None:
@@ -93,6 +97,31 @@ def check(wanted: Intake, given: Given) -> None:
         raise UsageError(f"strength={given.strength} is for image-to-image, and {name} is none; leave it out")
     if given.frames is not None and wanted.usual_frames is None:
         raise UsageError(f"frames={given.frames} is for videos, and {name} makes single pictures; leave it out")
+
+
+def check_stage(wanted: Intake, first: bool) -> None:
+    """Refuse a pipeline that cannot stand in a cascade.
+
+    Args:
+        wanted: of its class.
+        first: whether it begins, from text alone; all others go on from a picture.
+
+    Raises:
+        UsageError: one line with the first reason.
+    """
+    if not wanted.prompts:
+        raise UsageError(f"{wanted.name} takes no prompt, and every stage of a cascade is told what to draw")
+    if "mask_image" in wanted.accepted or wanted.usual_frames is not None:
+        raise UsageError(f"{wanted.name} takes more than a picture, or gives more; use pipelines of single pictures")
+    if first and wanted.picture:
+        raise UsageError(f"{wanted.name} goes on from a picture, and the first stage has none; put another one first")
+    if not first and not wanted.picture:
+        raise UsageError(f"{wanted.name} takes no picture to go on from; put it first, or use an upscaler")
+
+
+def in_pixels(pipe: Any) -> bool:
+    """Whether the pipeline diffuses pixels: its pictures are then in [-1, 1] as tensors, all others' in [0, 1]."""
+    return getattr(pipe, "vae", None) is None
 
 
 def native_size(pipe: Any) -> tuple[int, int] | None:

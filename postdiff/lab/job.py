@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from postdiff import metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import data, intake, models, provenance, schedulers, weights
+from postdiff.lab import data, intake, measuring, metric_specs, models, placement, provenance, schedulers, weights
 from postdiff.lab.config import RunConfig, digest
 from postdiff.lab.experiment import Experiment, Row
+from postdiff.lab.stages import StageRun, first_laid_over, fitted, resolve
 
 __all__ = ["Job", "prepare"]
 
@@ -26,7 +27,7 @@ class Job:
         config: the row's config with everything that the cards decide filled in.
         card: the model card.
         data_card: the data card.
-        methods: instances, first outermost.
+        methods: instances, first outermost; of a cascade, the first stage's.
         checkpoint: the weights.
         entries: the lines of the data card that are used.
         prompts_hash: hash of them.
@@ -34,6 +35,8 @@ class Job:
         speed_id: of the speed record.
         picture_id: of all that decides the pixels.
         reference_id: the same for the run without methods and with `reference_steps`.
+        drawn_id: of settings, prompts and seeds, whatever is measured of them and with whatever code.
+        stages: of a cascade, all of them in order; empty if the model is one pipeline.
     """
 
     experiment: str
@@ -49,6 +52,8 @@ class Job:
     speed_id: str
     picture_id: str
     reference_id: str
+    drawn_id: str
+    stages: tuple[StageRun, ...] = ()
 
     @property
     def name(self) -> str:
@@ -73,7 +78,7 @@ class Job:
     @property
     def metrics(self) -> list[str]:
         """Names of the metrics to measure."""
-        return list(self.config.metrics or [])
+        return metric_specs.names(self.config.metrics)
 
     @property
     def paired(self) -> bool:
@@ -83,17 +88,19 @@ class Job:
     @property
     def step_metric(self) -> str | None:
         """The metric that scores every step, if `step_scores` asks for it: one of picture and prompt alone."""
-        return next(_step_metrics(self.metrics), None) if self.config.step_scores else None
+        return next(measuring.step_metrics(self.metrics), None) if self.config.step_scores else None
 
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
         config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps)
         row = Row("reference", f"{config.steps}-step reference", config, {}, {})
-        return dataclasses.replace(self, row=row, config=config, methods=(), picture_id=self.reference_id)
+        alone = tuple(stage.reference() for stage in self.stages)
+        return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone, picture_id=self.reference_id)
 
     def resolved(self) -> dict[str, Any]:
         """The resolved config as a record keeps it, methods with every option spelt out."""
-        return {**self.config.as_dict(), "methods": presets.describe(self.methods)}
+        chain = {stage.name: stage.described() for stage in self.stages}
+        return {**self.config.as_dict(), "methods": presets.describe(self.methods), "stages": chain}
 
 
 def prepare(experiment: Experiment) -> list[Job]:
@@ -122,7 +129,10 @@ def _prepare(
     data_card: data.DataCard,
     available: Sequence[data.Entry],
 ) -> Job:
+    row = fitted(row, card)
+    row = dataclasses.replace(row, config=first_laid_over(row.config, card))
     checkpoint = models.checkpoint(card)
+    chain = resolve(row.config, card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
         if solver.name is not None:
@@ -131,7 +141,7 @@ def _prepare(
     if count > len(available):
         raise UsageError(f"count={count}, but data '{row.config.data}' has {len(available)} prompts; use at most that")
     asked = dataclasses.replace(row.config, **card.of_task(row.config))
-    cls = models.pipeline_class(card)
+    cls = models.pipeline_class(chain[0].card if chain else card)
     wanted = cls and intake.intake_of(cls)
     if wanted is not None:
         intake.check(wanted, _given(asked, data_card))
@@ -139,15 +149,17 @@ def _prepare(
         asked,
         frames=_frames(asked, wanted),
         count=count,
+        seeds=row.config.seeds or data_card.seeds or [0],
         dtype=row.config.dtype or card.dtype,
-        device=provenance.resolve_device(row.config.device),
-        metrics=_chosen_metrics(row.config, count, card, data_card),
+        device=placement.device(row.config),
+        metrics=measuring.chosen(row.config, count, card, data_card),
         **card.usual(row.config),
     )
-    if config.step_scores and next(_step_metrics(config.metrics or []), None) is None:
+    measured = metric_specs.names(config.metrics)
+    if config.step_scores and next(measuring.step_metrics(measured), None) is None:
         raise UsageError(
             f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
-            f"{', '.join(config.metrics or []) or 'none'}; use model=emoji or step_scores=false"
+            f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"
         )
     _check_words(card, available)
     prompts = [entry.prompt for entry in available]
@@ -159,14 +171,15 @@ def _prepare(
         **_beside_text(config, data_card, available),
     }
     described = presets.describe(methods)
-    run = {**made_of, "steps": config.steps, "methods": described}
+    run = {**made_of, "steps": config.steps, "methods": described, **_of(chain)}
+    references = _of(stage.reference() for stage in chain)
     quality = {
         **run,
-        **{
-            name: getattr(config, name) for name in ("seeds", "batch_size", "metrics", "reference_steps", "step_scores")
-        },
+        **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
+        "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
+        **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
         "used": digest(prompts[:count]),
-        "measured_with": _measured_with(config, card, data_card),
+        "measured_with": measuring.measured_with(config, card, data_card),
     }
     return Job(
         experiment=experiment,
@@ -181,9 +194,21 @@ def _prepare(
         run_id=digest(quality),
         speed_id=digest({**run, "bench": dataclasses.asdict(config.bench)}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
-        picture_id=digest({**run, "code": provenance.code() if methods else None}),
-        reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None}),
+        picture_id=digest({**run, "code": provenance.code() if _accelerated(methods, chain) else None}),
+        reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None, **references}),
+        drawn_id=digest({**run, "seeds": config.seeds, "used": digest(prompts[:count])}),
+        stages=chain,
     )
+
+
+def _of(chain: Iterable[StageRun]) -> dict[str, Any]:
+    """What the stages of a cascade add to an identity; nothing where there are none, so that older ids stay true."""
+    described = [[stage.name, stage.described()] for stage in chain]
+    return {"stages": described} if described else {}
+
+
+def _accelerated(methods: Sequence[Any], chain: Sequence[StageRun]) -> bool:
+    return bool(methods) or any(stage.methods for stage in chain)
 
 
 def _given(config: RunConfig, data_card: data.DataCard) -> intake.Given:
@@ -218,49 +243,6 @@ def _beside_text(config: RunConfig, data_card: data.DataCard, entries: Sequence[
     if data_card.classes is not None:
         found["classes"] = digest([entry.label for entry in entries])
     return found
-
-
-def _step_metrics(names: Iterable[str]) -> Iterator[str]:
-    return (name for name in names if metrics.find(name).needs == ("encoder",))
-
-
-def _chosen_metrics(config: RunConfig, count: int, card: models.ModelCard, data_card: data.DataCard) -> list[str]:
-    """The metrics asked for, or else all that model and data can serve."""
-    available: dict[str, object] = {
-        "references": True,
-        "encoder": card.dual_encoder,
-        "statistics": data_card.reference_statistics,
-    }
-    # Metrics with weights of their own, which do not ship, are measured only when asked for.
-    shipped = [name for name, info in metrics.METRICS.items() if info.checkpoint is None]
-    names = shipped if config.metrics is None else config.metrics
-    missing = {name: need for name in names for need in metrics.find(name).needs if not available[need]}
-    possible = [name for name in names if name not in missing]
-    if count == 1 and any("statistics" in metrics.find(name).needs for name in possible):
-        raise UsageError("count=1: a Frechet distance needs at least two pictures a seed; use count=2 or more")
-    if config.metrics is None:
-        return possible
-    if missing:
-        name, need = next(iter(missing.items()))
-        card_kind = f"model '{config.model}'" if need == "encoder" else f"data '{config.data}'"
-        raise UsageError(
-            f"metric {name} needs {'a dual encoder' if need == 'encoder' else 'reference statistics'}, "
-            f"which {card_kind} does not name; use metrics=[{','.join(possible)}]"
-        )
-    return list(names)
-
-
-def _measured_with(config: RunConfig, card: models.ModelCard, data_card: data.DataCard) -> list[str | None]:
-    """Hashes of the files that the metrics rest on; their paths are nobody's business."""
-    needs = {need for name in config.metrics or [] for need in metrics.find(name).needs}
-    files = []
-    if "encoder" in needs:
-        files.append(models.package_file(str(card.dual_encoder)) / "model.safetensors")
-    if "statistics" in needs:
-        files.append(models.package_file(str(data_card.reference_statistics)))
-    own = dict.fromkeys(metrics.find(name).checkpoint for name in config.metrics or [])
-    marks = [checkpoint.identity() for checkpoint in own if checkpoint is not None]
-    return [*(models.file_hash(file) if file.is_file() else None for file in files), *marks]
 
 
 def same_model(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from postdiff import catalog, methods, presets
 from postdiff.engine.errors import unknown
+from postdiff.lab import data_cards
 from postdiff.lab.schema import read_yaml
 from postdiff.metrics import METRICS
 
@@ -47,6 +48,15 @@ def _methods() -> list[Entry]:
     return sorted(entries, key=lambda entry: entry["name"])
 
 
+def _data() -> list[Entry]:
+    entries = _cards("data")
+    known = {entry["name"] for entry in entries}
+    for name in data_cards.prepared_names():
+        if name not in known:
+            entries.append({"kind": "data", "name": name, "summary": f"prepared: {data_cards.prepared(name)}"})
+    return sorted(entries, key=lambda entry: entry["name"])
+
+
 def _metrics() -> list[Entry]:
     return [{"kind": "metrics", "name": name, "summary": info.summary} for name, info in METRICS.items()]
 
@@ -55,6 +65,6 @@ KINDS: dict[str, Callable[[], list[Entry]]] = {
     "models": lambda: _cards("models"),
     "methods": _methods,
     "experiments": lambda: _cards("experiments"),
-    "data": lambda: _cards("data"),
+    "data": _data,
     "metrics": _metrics,
 }

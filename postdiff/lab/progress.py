@@ -1,35 +1,90 @@
-"""One progress bar for pictures, with the time left, on stderr."""
+"""Progress on stderr: a bar with rate and time left, which row of how many it is, and a line after each row."""
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TextIO
 
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
-__all__ = ["PictureBar", "bar"]
+from postdiff.lab import distributed
+
+__all__ = ["PictureBar", "Rows", "bar", "tell"]
+
+FORMAT = "{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}, {remaining} left, {rate_fmt}]"
+# In a file no bar writes more lines than this, nor one more often than every so many seconds.
+LINES, LINE_SECONDS = 20, 30.0
+# Below this an estimate of the whole is of no use to anybody.
+SHORT = 10.0
+
+_place: ContextVar[str] = ContextVar("place", default="")
 
 
 def bar(title: str, total: int, unit: str) -> Any:
-    """A bar that shows done, total, elapsed and remaining time; few lines when stderr is a file."""
+    """A bar that shows done, total, elapsed and remaining time, and the mean rate; few lines when stderr is a file."""
+    terminal = sys.stderr.isatty()
     return tqdm(
         total=total,
-        desc=title,
+        desc=_place.get() + title,
         unit=unit,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,
-        bar_format="{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}, {remaining} left, {rate_fmt}]",
+        file=sys.stderr if terminal else _Lines(sys.stderr),
+        dynamic_ncols=terminal,
+        mininterval=0.1 if terminal else LINE_SECONDS,
+        miniters=None if terminal else max(1, total // LINES),
+        position=0,  # bars follow one another, and an old one that was left open must not push the next
+        smoothing=0,  # the mean rate: a batch that was found done must not turn the estimate over
+        bar_format=FORMAT,
     )
 
 
+def tell(line: str) -> None:
+    """One line on stderr that leaves bars whole."""
+    tqdm.write(f"postdiff: {line}", file=sys.stderr)
+
+
+class Rows:
+    """Where an experiment stands: "row 2 of 7" before every title, and after a row the time gone and to come.
+
+    Args:
+        of: rows to run.
+    """
+
+    def __init__(self, of: int) -> None:
+        self.of, self.number, self.started = of, 0, time.monotonic()
+
+    @contextmanager
+    def row(self) -> Iterator[None]:
+        """The next row, from start to end; nothing is told of a single row, or of one that failed."""
+        self.number += 1
+        if self.of == 1:
+            yield
+            return
+        began, token = time.monotonic(), _place.set(f"row {self.number} of {self.of}, ")
+        try:
+            yield
+        finally:
+            _place.reset(token)
+        now = time.monotonic()
+        gone, left = now - self.started, self.of - self.number
+        if left and gone >= SHORT:
+            to_come = gone / self.number * left
+            tell(
+                f"row {self.number} of {self.of} took {_clock(now - began)}; {_clock(gone)} gone, "
+                f"about {_clock(to_come)} to come if the others take as long on average"
+            )
+
+
 class PictureBar(Callback):
-    """Counts pictures while Lightning predicts.
+    """Counts pictures while Lightning predicts; on many devices the first counts for all, which go at one pace.
 
     Args:
         title: what is being made.
-        total: pictures in all.
+        total: pictures in all, of all devices.
     """
 
     def __init__(self, title: str, total: int) -> None:
@@ -37,14 +92,51 @@ class PictureBar(Callback):
         self.bar: Any = None
 
     def on_predict_start(self, *_: Any) -> None:
-        self.bar = bar(self.title, self.total, "img")
+        if distributed.first():
+            self.bar = bar(self.title, self.total, "img")
 
     def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        self.bar.update(len(batch))
+        """Count a batch; `outputs`, if a number, says how many of its pictures were made and not found."""
+        if self.bar is None:
+            return
+        devices = distributed.device().of
+        seen = self._at_most(len(batch) * devices)
+        made = outputs * devices if isinstance(outputs, int) else seen
+        # Pictures of an earlier run took no time, and the estimate must not think so.
+        self.bar.initial += max(seen - made, 0)
+        self.bar.update(seen)
 
     def on_predict_end(self, *_: Any) -> None:
-        self.bar.close()
+        if self.bar is not None:
+            if distributed.device().of > 1:  # shares are equal only nearly, but now all are done
+                self.bar.update(self._at_most(self.total))
+            self._close()
 
     def on_exception(self, *_: Any) -> None:
         if self.bar is not None:
-            self.bar.close()
+            self._close()
+
+    def _at_most(self, count: int) -> int:
+        return min(count, self.total - int(self.bar.n))
+
+    def _close(self) -> None:
+        self.bar.close()
+        self.bar = None
+
+
+class _Lines:
+    """A file that gets each state of a bar as a line of its own; the others would pile up behind carriage returns."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self.stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    return str(tqdm.format_interval(seconds))

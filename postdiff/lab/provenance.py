@@ -15,6 +15,7 @@ import torch
 import postdiff
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import check_device
 
 __all__ = ["code", "device_name", "git", "resolve_device", "versions"]
 
@@ -66,8 +67,9 @@ def resolve_device(name: str) -> str:
     """Turn "auto" into what this machine has.
 
     Raises:
-        UsageError: the device was asked for by name and is absent.
+        UsageError: no name of a device, or the device was asked for by name and is absent.
     """
+    check_device(name)
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):

@@ -1,15 +1,19 @@
-"""Filling in what every record says of its job, code and machine, whatever was measured."""
+"""Filling in what every record says of its job, code and machine, whatever was measured; and keeping it."""
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from postdiff.lab import provenance
+from postdiff.engine.errors import UsageError
+from postdiff.lab import distributed, folders, locks, provenance, results
 from postdiff.lab.job import Job
 from postdiff.lab.results import Record
 
-__all__ = ["now", "record"]
+__all__ = ["keep", "now", "record"]
 
 
 def now() -> str:
@@ -19,6 +23,8 @@ def now() -> str:
 
 def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -> Record:
     """A record that ends now; `measured` holds the fields of `Record` that belong to its kind."""
+    together = distributed.device().of
+    name = provenance.device_name(job.config.device)
     return Record(
         kind=kind,
         experiment=job.experiment,
@@ -30,7 +36,7 @@ def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -
         checkpoint=job.checkpoint,
         seeds=list(job.config.seeds),
         prompts=job.prompts_hash,
-        device=provenance.device_name(job.config.device),
+        device=name if together == 1 else f"{together} x {name}",
         dtype=str(job.config.dtype),
         started=started,
         ended=now(),
@@ -38,3 +44,35 @@ def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -
         versions=provenance.versions(),
         **measured,
     )
+
+
+def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a quality record and its pictures' figures, unless another part of the same run has finished both.
+
+    Args:
+        record: what to write.
+        rows: one mapping a picture, with equal keys.
+    """
+    file = results.fresh_path(record.experiment, record.row)
+    with locks.writing(f"{record.experiment}/{record.row}"):
+        folders.sweep(file.parent)
+        if not _already_full(file, record):
+            _write_csv(file.with_suffix(".csv"), rows)
+            record.write(file)
+
+
+def _already_full(file: Path, record: Record) -> bool:
+    if record.full or not file.is_file():
+        return False
+    try:
+        present = Record.read(file)
+    except UsageError:
+        return False  # damaged: it is written anew
+    return present.full and present.run_id == record.run_id
+
+
+def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with folders.whole_file(file) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else ["index", "prompt", "seed"])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -33,6 +33,7 @@ class Value:
         n: pictures measured, all seeds together.
         higher_is_better: direction of improvement.
         identity: what must be equal for two values to be comparable.
+        interval: lower and upper bound of the 95 % interval over pictures; None if none was asked for.
     """
 
     value: float | None
@@ -41,6 +42,7 @@ class Value:
     n: int
     higher_is_better: bool
     identity: dict[str, Any]
+    interval: list[float] | None = None
 
 
 @dataclass

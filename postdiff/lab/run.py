@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders, grid, quality, results, speed
+from postdiff.lab import distributed, folders, grid, locks, mirror, placement, progress, quality, results, speed
 from postdiff.lab.data import Shard
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.job import Job, prepare
 from postdiff.lab.results import Record
 from postdiff.lab.sampling import Pipelines
 
-__all__ = ["bench", "run"]
+__all__ = ["bench", "draw_grid", "run", "unfinished"]
 
 Say = Callable[[str], None]
 
 
-def run(experiment: Experiment, say: Say, shard: Shard | None = None, fresh: bool = False) -> Path | None:
+def run(
+    experiment: Experiment, say: Say, shard: Shard | None = None, fresh: bool = False, timed: bool = True
+) -> Path | None:
     """Run the rows whose records are not there yet, then draw the grid.
+
+    On several devices this process starts the others, which end when the last row is measured.
 
     Args:
         experiment: the rows to run.
         say: told what is skipped and why.
         shard: make only this part of the pictures, and time nothing.
         fresh: make records and pictures again.
+        timed: whether to measure speed as well.
 
     Returns:
         The grid's file, or None while pictures are missing.
@@ -35,22 +41,63 @@ def run(experiment: Experiment, say: Say, shard: Shard | None = None, fresh: boo
         UsageError: a mistake in the experiment, or a folder that cannot be written.
     """
     folders.writable_outputs()
-    jobs, pipelines = prepare(experiment), Pipelines()
-    todo = [job for job in jobs if fresh or not _done(job, "quality", job.run_id)]
-    if fresh and shard is None:
-        for folder in {quality.pictures(job).folder for job in jobs}:
-            shutil.rmtree(folder, ignore_errors=True)
-    for job in jobs:
-        if job not in todo:
-            say(f"{job.name}: done already (run {job.run_id}); --fresh makes it again")
-            continue
-        record = quality.measure(job, pipelines, shard)
-        if not record.full:
-            missing = record.n_asked - record.n_done
-            say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
-    if shard is None:
+    jobs = prepare(experiment)
+    settings = placement.common(job.config for job in jobs)
+    with distributed.crew(settings, jobs[0].config.device):
+        pipelines = Pipelines()
+        _quality([_placed(job) for job in jobs], pipelines, say if distributed.first() else _silent, shard, fresh)
+    if shard is None and timed:
         _speed(jobs, pipelines, fresh)
     return _grid(experiment, jobs)
+
+
+def unfinished(experiment: Experiment) -> list[str]:
+    """Names of the rows that have no full record yet.
+
+    Raises:
+        UsageError: a mistake in the experiment.
+    """
+    jobs = prepare(experiment)
+    placement.common(job.config for job in jobs)
+    return [job.name for job in jobs if not _done(job, "quality", job.run_id)]
+
+
+def draw_grid(experiment: Experiment) -> Path | None:
+    """The picture of an experiment whose rows were run elsewhere; None while pictures are missing."""
+    return _grid(experiment, prepare(experiment))
+
+
+def _quality(jobs: Sequence[Job], pipelines: Pipelines, say: Say, shard: Shard | None, fresh: bool) -> None:
+    todo = distributed.from_first(lambda: _todo(jobs, shard, fresh, say))
+    rows = progress.Rows(len(todo) if distributed.first() else 1)  # of a single row nothing is told
+    for job in jobs:
+        if job.name not in todo:
+            say(f"{job.name}: done already (run {job.run_id}); --fresh makes it again")
+            mirror.again(job, quality.pictures(job))
+            continue
+        with rows.row():
+            record = quality.measure(job, pipelines, shard, say)
+        if not record.full and distributed.first():
+            missing = record.n_asked - record.n_done
+            say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
+
+
+def _todo(jobs: Sequence[Job], shard: Shard | None, fresh: bool, say: Say) -> list[str]:
+    """Names of the rows to run; with `fresh` their old pictures are gone."""
+    if fresh and shard is None:
+        for folder in {quality.pictures(job).folder for job in jobs}:
+            with locks.making(folder, None, say):
+                shutil.rmtree(folder, ignore_errors=True)
+    return [job.name for job in jobs if fresh or not _done(job, "quality", job.run_id)]
+
+
+def _placed(job: Job) -> Job:
+    place = distributed.placed(job.config.device)
+    return dataclasses.replace(job, config=dataclasses.replace(job.config, device=place))
+
+
+def _silent(message: str) -> None:
+    """What the other devices have to say, the first one says."""
 
 
 def bench(experiment: Experiment) -> None:

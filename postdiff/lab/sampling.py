@@ -1,169 +1,36 @@
-"""From samples to pixels: one pipeline, one scheduler, one stack of methods."""
+"""The sampler of a row, around pipelines that neighbouring rows share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from postdiff import accelerate
-from postdiff.engine.errors import UsageError
-from postdiff.lab import conditions, data, intake, models, schedulers
+from postdiff.lab import models
+from postdiff.lab.cascade_sampler import CascadeSampler
 from postdiff.lab.job import Job
-from postdiff.lab.solver_noise import own_noise
+from postdiff.lab.sampler import Sampler
 
 __all__ = ["Pipelines", "Sampler"]
 
 
 class Pipelines:
-    """The pipeline loaded last is kept, since neighbouring rows mostly share it."""
+    """What was loaded last is kept, since neighbouring rows mostly share it: a pipeline, or the stages of a cascade."""
 
     def __init__(self) -> None:
-        self._key: tuple[str | None, ...] | None = None
-        self._pipe: Any = None
-        self._scheduler: Any = None
+        self._key: tuple[Any, ...] | None = None
+        self._pipes: dict[str, Any] = {}
+        self._schedulers: dict[str, Any] = {}
 
     def sampler(self, job: Job) -> Sampler:
         """A sampler for the job, loading its pipeline if it is not the one at hand."""
-        key = (job.card.pipeline, job.checkpoint, job.config.dtype, job.config.device)
+        wanted: dict[str, tuple[models.PipelineCard, str]] = {one.name: (one.card, one.dtype) for one in job.stages}
+        wanted = wanted or {"": (job.card, str(job.config.dtype))}
+        classes = [(name, card.pipeline, dtype) for name, (card, dtype) in wanted.items()]
+        key = (job.checkpoint, job.config.device, *classes)
         if key != self._key:
-            self._key = self._pipe = None  # the old one first: two may not fit in memory
-            self._pipe = models.load(job.card, str(job.config.dtype), job.config.device)
-            self._key, self._scheduler = key, self._pipe.scheduler
-        return Sampler(self._pipe, self._scheduler, job)
-
-
-class Sampler:
-    """Makes the pictures of a job.
-
-    Args:
-        pipe: the pipeline; other samplers may use it in turn.
-        scheduler: the one that it was loaded with.
-        job: what to make.
-
-    Attributes:
-        fast: the same pipeline with the job's methods.
-    """
-
-    def __init__(self, pipe: Any, scheduler: Any, job: Job) -> None:
-        self.pipe, self.job = pipe, job
-        try:
-            self.fast = accelerate(pipe, job.methods)
-        except UsageError as error:
-            raise UsageError(f"row '{job.name}': {error}") from error
-        self.scheduler = schedulers.layered(scheduler, job.card.scheduler, job.config.scheduler)
-        self.intake = intake.intake_of(type(pipe))
-        try:
-            intake.check(self.intake, job.given)
-            self._check_classes()
-            self._check_size()
-            self._check_frames()
-        except UsageError as error:
-            raise UsageError(f"row '{job.name}': {error}") from error
-
-    def call(self, samples: Sequence[data.Sample], driver: Any = None) -> Any:
-        """One call of the pipeline, its result as it is (pictures as floats in [0, 1]).
-
-        Args:
-            samples: one row of the call each: a picture, or a whole video whichever of its frames is given.
-            driver: called in the place of `fast`, for instance one that observes as well.
-
-        Raises:
-            UsageError: settings that the pipeline refuses, or a picture to begin with that cannot be read.
-        """
-        config, accepted = self.job.config, self.intake.accepted
-        arguments: dict[str, Any] = {
-            "generator": [data.generator(sample) for sample in samples],
-            "num_inference_steps": config.steps,
-            "output_type": "pt",
-            **self._inputs(samples),
-        }
-        for name in ("guidance_scale", "height", "width", "strength"):
-            if (value := getattr(config, name)) is not None and name in accepted:
-                arguments[name] = value
-        if self.intake.usual_frames is not None:
-            arguments[intake.FRAMES] = config.frames
-        if "use_resolution_binning" in accepted:
-            # PixArt would draw at the nearest of its own sizes and shrink the picture afterwards.
-            arguments["use_resolution_binning"] = False
-        self.pipe.scheduler = self.scheduler
-        try:
-            with own_noise(self.pipe, arguments["generator"]):
-                return (driver or self.fast)(**arguments)
-        except UsageError as error:
-            raise UsageError(f"row '{self.job.name}': {error}") from error
-        except ValueError as error:
-            raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
-
-    def __call__(self, samples: Sequence[data.Sample]) -> Tensor:
-        """Pictures (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.
-
-        Raises:
-            UsageError: settings that the pipeline refuses, or a picture that holds NaN.
-        """
-        calls = {sample.call: sample for sample in samples}
-        made = _pictures(self.call(list(calls.values())), len(calls))
-        rows = {call: row for row, call in enumerate(calls)}
-        images = torch.stack([made[rows[sample.call], sample.frame] for sample in samples])
-        for sample, image in zip(samples, images, strict=True):
-            if not torch.isfinite(image).all():
-                raise UsageError(
-                    f"row '{self.job.name}': picture {sample.index} ('{sample.prompt}', seed {sample.seed}) holds "
-                    "NaN, so no metric of it would mean anything; try dtype=float32"
-                )
-        return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-    def _inputs(self, samples: Sequence[data.Sample]) -> dict[str, Any]:
-        """What the pipeline starts from: text or classes, and pictures."""
-        if self.intake.classes:
-            return {"class_labels": [sample.label for sample in samples]}
-        found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples]}
-        if self.intake.picture:
-            size, condition = self._picture_size(), self.job.data_card.condition
-            found["image"] = [
-                conditions.prepared(sample.picture, size, condition) for sample in samples if sample.picture is not None
-            ]
-        return found
-
-    def _picture_size(self) -> tuple[int, int]:
-        config, native = self.job.config, intake.native_size(self.pipe)
-        height, width = config.height or (native and native[0]), config.width or (native and native[1])
-        if not height or not width:
-            raise UsageError(f"{type(self.pipe).__name__} has no size of its own; give height and width")
-        return height, width
-
-    def _check_size(self) -> None:
-        """Refuse a size that would be passed over in silence."""
-        wanted = (self.job.config.height, self.job.config.width)
-        if "height" in self.intake.accepted or self.intake.picture:
-            return
-        native = intake.native_size(self.pipe)
-        if native is not None and any(asked not in (None, own) for asked, own in zip(wanted, native, strict=True)):
-            raise UsageError(
-                f"{type(self.pipe).__name__} draws at its own size, {native[0]} x {native[1]}; leave out height and "
-                "width"
-            )
-
-    def _check_frames(self) -> None:
-        """A card from the hub that does not name its class says too late that it makes videos."""
-        if self.intake.usual_frames is not None and self.job.config.frames is None:
-            raise UsageError(f"{type(self.pipe).__name__} makes videos; name it under 'pipeline' in the model card")
-
-    def _check_classes(self) -> None:
-        known = getattr(getattr(self.pipe, self.fast.family.network).config, "num_embeds_ada_norm", None)
-        if not self.intake.classes or known is None:
-            return
-        for entry in self.job.entries:
-            if entry.label is not None and entry.label >= known:
-                raise UsageError(
-                    f"class {entry.label} ('{entry.prompt}') is none of the {known} of "
-                    f"{type(self.pipe).__name__}; use data of its own classes"
-                )
-
-
-def _pictures(result: Any, calls: int) -> Tensor:
-    """Pictures (calls, frames, 3, H, W) of a pipeline's result; frames is 1 but for videos."""
-    found = result.frames if hasattr(result, "frames") else result.images
-    return found.reshape(calls, -1, *found.shape[-3:])
+            self._key, self._pipes = None, {}  # the old one first: two may not fit in memory
+            for name, (card, dtype) in wanted.items():
+                self._pipes[name] = models.load(card, dtype, job.config.device)
+            self._key, self._schedulers = key, {name: pipe.scheduler for name, pipe in self._pipes.items()}
+        if job.stages:
+            return CascadeSampler(self._pipes, self._schedulers, job)
+        return Sampler(self._pipes[""], self._schedulers[""], job)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from postdiff import catalog
 from postdiff.engine.errors import UsageError, unknown
 
 __all__ = ["from_words", "merged", "read_yaml"]
@@ -24,13 +24,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     Raises:
         UsageError: the file is not YAML or holds no mapping.
     """
-    try:
-        found = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file} is not valid YAML: {_one_line(error)}") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{file} holds no keys; it must be a YAML mapping")
-    return found
+    return catalog.read(file)
 
 
 def from_words(words: Sequence[str]) -> dict[str, Any]:
@@ -44,10 +38,7 @@ def from_words(words: Sequence[str]) -> dict[str, Any]:
         key, equals, text = word.partition("=")
         if not equals or not key:
             raise UsageError(f"'{word}' sets nothing; write key=value, for instance steps=10")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"the value in '{word}' is not valid YAML: {_one_line(error)}") from None
+        value = catalog.parsed(text, f"the value in '{word}'")
         *parents, last = key.split(".")
         place = found
         for parent in parents:
@@ -76,7 +67,7 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     try:
         return _typed(schema, together)
     except OmegaConfBaseException as error:
-        raise UsageError(f"{_culprit(schema, layers)}{_one_line(error)}") from None
+        raise UsageError(f"{_culprit(schema, layers)}{_one_line(error)}; give another value") from None
 
 
 def _typed(schema: type[T], values: Mapping[str, Any]) -> T:
@@ -114,11 +105,18 @@ def check_keys(schema: type[Any], values: Mapping[str, Any], where: str, above: 
         lists = any(get_origin(hint) is list for hint in (nested, *get_args(nested)))
         if lists and value is not None and not isinstance(value, list | tuple):
             raise UsageError(f"{where}: {above}{key}={value} must be a list; write {above}{key}=[...]")
-        if dataclasses.is_dataclass(nested):
+        inside = {f"{above}{key}": (nested, value)}
+        if get_origin(nested) is dict and dataclasses.is_dataclass(get_args(nested)[1]):
+            # Names of the file's own choice, each with the keys of one dataclass.
             if not isinstance(value, Mapping):
-                names = ", ".join(field.name for field in dataclasses.fields(nested))
-                raise UsageError(f"{where}: {above}{key} has keys of its own ({names}); set one of them")
-            check_keys(nested, value, where, f"{above}{key}.")  # type: ignore[arg-type]
+                raise UsageError(f"{where}: {above}{key}={value} must be a mapping of names to keys and values")
+            inside = {f"{above}{key}.{name}": (get_args(nested)[1], each) for name, each in value.items()}
+        for place, (kind, each) in inside.items():
+            if dataclasses.is_dataclass(kind):
+                if not isinstance(each, Mapping):
+                    names = ", ".join(field.name for field in dataclasses.fields(kind))
+                    raise UsageError(f"{where}: {place} has keys of its own ({names}); set one of them")
+                check_keys(kind, each, where, f"{place}.")  # type: ignore[arg-type]
 
 
 def _one_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from functools import partial
 
 from postdiff.cost.latency import measure as time_calls
 from postdiff.cost.memory import peak_memory
-from postdiff.lab import provenance, recording, results
+from postdiff.lab import mirror, provenance, recording, results
 from postdiff.lab.job import Job, same_model
 from postdiff.lab.progress import bar
 from postdiff.lab.results import Record
@@ -65,4 +65,6 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
         )
         record.write(results.fresh_path(job.experiment, job.name, "speed"))
         records.append(record)
+    for job, record in zip(jobs, records, strict=True):
+        mirror.speed(job, record)
     return records

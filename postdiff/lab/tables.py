@@ -92,7 +92,9 @@ def _spread(name: str, digits: int) -> Callable[[Row], str]:
         value, spread = row.get(name), row.get(f"{name}_spread")
         if value is None:
             return "-"
-        return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+        between = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}") + between
 
     return cell
 

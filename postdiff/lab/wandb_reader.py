@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from postdiff.lab import folders
 __all__ = ["Mirrored", "offline_runs", "online_runs"]
 
 HEAD, BLOCK, PIECE_HEAD = 7, 32768, 7
+TABLE = ".table.json"
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,26 @@ class Mirrored:
     Attributes:
         name: "experiment/row".
         group: the experiment.
-        config: the resolved config and `run_id` of the record.
+        config: the resolved config, and `run_id`, `identity` and origin of the record.
         summary: last value of every metric.
+        id: the run's own name, the same each time the row was drawn with these settings, prompts and seeds.
+        tags: experiment, model, data, methods, and those added.
+        tables: rows of every table by its key, pictures as files; of offline runs alone.
+        curves: {"curves/<metric>/<seed>": figures after each denoising step}; of offline runs alone.
     """
 
     name: str
     group: str
     config: dict[str, Any]
     summary: dict[str, Any]
+    id: str = ""
+    tags: tuple[str, ...] = ()
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    curves: dict[str, list[float]] = field(default_factory=dict)
 
 
 def offline_runs(root: Path | None = None) -> list[Mirrored]:
-    """Runs in a folder, the oldest first.
+    """Runs in a folder, the oldest first; parts of one run, which was opened again, are put together.
 
     Args:
         root: what W&B was given as its folder; `outputs/wandb` if omitted.
@@ -47,7 +56,10 @@ def offline_runs(root: Path | None = None) -> list[Mirrored]:
     files = sorted(root.rglob("run-*.wandb"), key=lambda file: file.stat().st_mtime)
     if not files:
         raise UsageError(f"{root} holds no W&B run; make some with 'postdiff run EXPERIMENT wandb=offline'")
-    return [_read(file) for file in files]
+    parts: dict[str, list[Path]] = {}
+    for file in files:
+        parts.setdefault(file.stem.removeprefix("run-"), []).append(file)
+    return [_read(run_id, files) for run_id, files in parts.items()]
 
 
 def online_runs(project: str) -> list[Mirrored]:
@@ -63,30 +75,69 @@ def online_runs(project: str) -> list[Mirrored]:
 
     try:
         found = list(wandb.Api().runs(project))
-        return [Mirrored(run.name, run.group or "", dict(run.config), dict(run.summary)) for run in found]
+        return [
+            Mirrored(run.name, run.group or "", dict(run.config), dict(run.summary), run.id, tuple(run.tags))
+            for run in found
+        ]
     except Exception as error:  # no login, no network, no such project: many kinds
         raise UsageError(
             f"W&B project {project} cannot be read ({' '.join(str(error).split())}); see 'wandb login'"
         ) from error
 
 
-def _read(file: Path) -> Mirrored:
+def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
     name = group = ""
+    tags: tuple[str, ...] = ()
     config: dict[str, Any] = {}
     summary: dict[str, Any] = {}
-    for entry in _entries(file):
-        kind = entry.WhichOneof("record_type")
-        if kind == "run":
-            name, group = entry.run.display_name, entry.run.run_group
-            config |= _values(entry.run.config.update)
-        elif kind == "config":
-            config |= _values(entry.config.update)
-        elif kind == "summary":
-            summary |= _values(entry.summary.update)
-        elif kind == "history":
-            summary |= _values(entry.history.item)
-    # Names that W&B keeps for itself begin with an underscore.
-    return Mirrored(name, group, *({k: v for k, v in part.items() if k[0] != "_"} for part in (config, summary)))
+    tables: dict[str, list[dict[str, Any]]] = {}
+    curves: dict[str, list[float]] = {}
+    for file in files:
+        drawn: dict[str, list[float]] = {}
+        for entry in _entries(file):
+            kind = entry.WhichOneof("record_type")
+            if kind == "run":
+                name, group, tags = entry.run.display_name, entry.run.run_group, tuple(entry.run.tags)
+                config |= _values(entry.run.config.update)
+            elif kind == "config":
+                config |= _values(entry.config.update)
+            elif kind == "summary":
+                summary |= _values(entry.summary.update)
+            elif kind == "history":
+                values = _values(entry.history.item)
+                summary |= values
+                for key in values:
+                    if key.startswith("curves/"):
+                        drawn.setdefault(key, []).append(values[key])
+            elif kind == "artifact" and entry.artifact.type == "run_table":
+                tables |= _tables(entry.artifact.manifest.contents)
+        curves |= drawn
+    about_tables = tuple(f"{key}." for key in tables)
+    summary = {key: value for key, value in _own(summary).items() if not key.startswith(about_tables)}
+    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves)
+
+
+def _own(values: dict[str, Any]) -> dict[str, Any]:
+    """Without the names that W&B keeps for itself, which begin with an underscore."""
+    return {key: value for key, value in values.items() if key[0] != "_"}
+
+
+def _tables(contents: Iterable[Any]) -> dict[str, list[dict[str, Any]]]:
+    """Tables of an artifact that was not sent yet: its files lie where its manifest says, under names of their own."""
+    places = {entry.path: Path(entry.local_path) for entry in contents if entry.local_path}
+    found = {}
+    for path, place in places.items():
+        if path.endswith(TABLE) and place.is_file():
+            table = json.loads(place.read_text())
+            rows = [[_cell(value, places) for value in row] for row in table["data"]]
+            found[path.removesuffix(TABLE)] = [dict(zip(table["columns"], row, strict=True)) for row in rows]
+    return found
+
+
+def _cell(value: Any, places: dict[str, Path]) -> Any:
+    if isinstance(value, dict) and value.get("_type") == "image-file":
+        return places.get(value["path"])
+    return value
 
 
 def _entries(file: Path) -> Iterator[Any]:

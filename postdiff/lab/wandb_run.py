@@ -1,56 +1,144 @@
-"""Weights & Biases as an option: one run a row, with its numbers and a few pictures. Records never depend on it."""
+"""A row's run on Weights & Biases, or in its offline form on disk. Never hangs; what cannot be sent stays on disk."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders
+from postdiff.lab import folders, mirror_content
 from postdiff.lab.job import Job
 from postdiff.lab.pictures import PictureFolder
+from postdiff.lab.results import Record
 
-__all__ = ["finish", "start"]
+__all__ = ["WandbRun", "root"]
 
-PICTURES = 8
+# Sending pictures takes longer than saying hello.
+PATIENCE = 4
 
 
-def start(job: Job) -> Any:
-    """A Lightning logger for the row, or None when W&B is off.
+def root() -> Path:
+    """Folder of everything that W&B writes."""
+    return folders.outputs() / "wandb"
+
+
+class WandbRun:
+    """An open run; opened again for the same row and settings, it goes on as the same run.
+
+    Args:
+        job: the row.
+        offline: write to disk and connect to nothing, whatever the config says.
 
     Raises:
-        UsageError: W&B is asked for and not installed, or refuses to start.
+        UsageError: W&B is not installed, or refuses to start: no login, no network, no server.
     """
-    if job.config.wandb == "off":
-        return None
-    os.environ.setdefault("WANDB_SILENT", "true")
-    from lightning.pytorch.loggers import WandbLogger
 
-    root = folders.outputs() / "wandb"
-    root.mkdir(parents=True, exist_ok=True)
+    def __init__(self, job: Job, offline: bool = False) -> None:
+        self.job = job
+        self.offline = offline or job.config.wandb == "offline"
+        root().mkdir(parents=True, exist_ok=True)
+        with _surroundings(self.offline):
+            self.run = self._open()
+
+    def quality(self, record: Record, pictures: PictureFolder) -> None:
+        """Add a quality record's numbers, curves and origin, and the table of pictures."""
+        with _surroundings(self.offline):
+            self.run.config.update(mirror_content.describe(record), allow_val_change=True)
+            self._curves(record)
+            self.run.log(mirror_content.numbers(record))
+            # Last: the server is asked about earlier pictures, which may take long, or fail.
+            if (table := self._table(pictures)) is not None:
+                self.run.log({"pictures": table})
+
+    def speed(self, record: Record) -> None:
+        """Add a speed record's times."""
+        with _surroundings(self.offline):
+            self.run.log(mirror_content.times(record))
+
+    def close(self, failed: bool = False) -> None:
+        """End the run.
+
+        Raises:
+            TimeoutError: the server has not taken all of it in time; the rest is on disk.
+        """
+        with _surroundings(self.offline):
+            self.run.finish(exit_code=1 if failed else 0)
+
+    def _curves(self, record: Record) -> None:
+        curves = mirror_content.curves(record)
+        if curves:
+            self.run.define_metric("denoising_step", hidden=True)
+            self.run.define_metric("curves/*", step_metric="denoising_step")
+        for step in range(max(map(len, curves.values()), default=0)):
+            at_step = {key: curve[step] for key, curve in curves.items() if step < len(curve)}
+            self.run.log({"denoising_step": step + 1, **at_step})
+
+    def _table(self, pictures: PictureFolder) -> Any:
+        import wandb
+
+        heads, lines = mirror_content.table(self.job, pictures)
+        rows = []
+        for sample, figures in lines:
+            pixels = pictures.read([sample])[0].permute(1, 2, 0).numpy()
+            rows.append([wandb.Image(pixels), *figures])
+        return wandb.Table(columns=["picture", *heads], data=rows) if rows else None
+
+    @property
+    def mode(self) -> Literal["offline", "online"]:
+        """What W&B is asked for."""
+        return "offline" if self.offline else "online"
+
+    def _open(self) -> Any:
+        job, mode = self.job, self.mode
+        try:
+            import wandb
+
+            if wandb.run is not None:  # a row that failed and was passed over has left its run open
+                wandb.run.finish(exit_code=1)
+            return wandb.init(
+                id=mirror_content.name(job),
+                resume="allow",
+                mode=mode,
+                project=job.config.mirror.project or os.environ.get("WANDB_PROJECT") or "postdiff",
+                entity=job.config.mirror.entity,
+                group=job.experiment,
+                name=f"{job.experiment}/{job.name}",
+                notes=job.row.label,
+                tags=mirror_content.tags(job),
+                dir=root(),
+                config={**job.resolved(), "run_id": job.run_id},
+                settings=wandb.Settings(
+                    init_timeout=job.config.mirror.timeout,
+                    login_timeout=job.config.mirror.timeout,
+                    finish_timeout=PATIENCE * job.config.mirror.timeout,
+                    finish_timeout_raises=True,
+                    silent=True,
+                    console="off",  # stdout holds tables that other programs read, and stderr bars
+                ),
+            )
+        except ModuleNotFoundError as error:
+            raise UsageError(f'wandb={mode} needs W&B; pip install "postdiff[lab]", or use wandb=off') from error
+        except Exception as error:  # W&B raises many kinds: no login, no network, no server
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(f"W&B did not start ({reason}); use wandb=offline, or see 'wandb login'") from error
+
+
+@contextmanager
+def _surroundings(offline: bool) -> Iterator[None]:
+    """Environment variables that W&B reads, for a moment: its files all below `root`, and no reports when offline."""
+    wanted = {"WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR") or str(root().absolute()), "WANDB_SILENT": "true"}
+    if offline:
+        wanted["WANDB_ERROR_REPORTING"] = "false"  # or it counts its own use on its server, offline too
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ |= wanted
     try:
-        logger = WandbLogger(
-            project="postdiff",
-            group=job.experiment,
-            name=f"{job.experiment}/{job.name}",
-            save_dir=root,
-            offline=job.config.wandb == "offline",
-            config={**job.resolved(), "run_id": job.run_id},
-        )
-        logger.experiment  # noqa: B018  # connects now, so that a refusal is told before the pictures are measured
-    except ModuleNotFoundError as error:
-        raise UsageError(f"wandb={job.config.wandb} needs W&B; pip install wandb, or use wandb=off") from error
-    except Exception as error:  # W&B raises many kinds: no login, no network, no server
-        raise UsageError(f"W&B did not start ({' '.join(str(error).split())}); use wandb=offline") from error
-    return logger
-
-
-def finish(logger: Any, job: Job, pictures: PictureFolder) -> None:
-    """Add the first pictures and close the run."""
-    if logger is None:
-        return
-    shown = [sample for sample in job.samples if pictures.has(sample)][:PICTURES]
-    logger.log_image(
-        "pictures", [str(pictures.file(sample)) for sample in shown], caption=[sample.prompt for sample in shown]
-    )
-    logger.experiment.finish()
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

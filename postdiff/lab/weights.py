@@ -34,11 +34,13 @@ def checked_pipeline(folder: Path) -> Path:
     if not index.is_file():
         raise UsageError(f"{folder} is not a diffusers pipeline: no model_index.json; make one with save_pretrained")
     try:
-        components = json.loads(index.read_text())
+        components = json.loads(index.read_text(encoding="utf-8"))
     except ValueError:
-        raise UsageError(f"{index} is not valid JSON; save the pipeline again with save_pretrained") from None
+        components = None
+    if not isinstance(components, dict):
+        raise UsageError(f"{index} is not valid JSON with the parts of a pipeline; save the pipeline again with save_pretrained")
     for name, value in components.items():
-        if not name.startswith("_") and isinstance(value, list) and value[0] is not None:
+        if not name.startswith("_") and isinstance(value, list) and value[:1] != [None]:
             _refuse_pickles(folder / name)
     return folder
 

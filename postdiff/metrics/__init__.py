@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from postdiff.engine.errors import unknown
+from postdiff.metrics import options
 from postdiff.metrics.checkpoints import IMAGE_REWARD, PICK_SCORE, Checkpoint
 
 __all__ = ["METRICS", "MetricInfo", "find"]
@@ -26,7 +27,12 @@ class MetricInfo:
         higher_is_better: direction of improvement.
         digits: decimals worth printing.
         needs: which of "references", "encoder" and "statistics" it is built from or updated with.
-        checkpoint: weights of its own that do not ship; such a metric is measured only when asked for by name.
+        checkpoint: weights of its own that do not ship.
+        options: dataclass of what can be set.
+        network: what stands behind a metric with options: "clean", "legacy_pytorch", "legacy_tensorflow" (clean-fid's
+            modes), "mode" (its option of that name says which of them), "clip", "cmmd", "lpips" or "dists".
+        real: whether it compares with the features of real pictures.
+        least: pictures a seed without which it means nothing.
     """
 
     code: tuple[str, str]
@@ -36,6 +42,15 @@ class MetricInfo:
     digits: int
     needs: tuple[str, ...]
     checkpoint: Checkpoint | None = None
+    options: type[Any] | None = None
+    network: str | None = None
+    real: bool = False
+    least: int = 1
+
+    @property
+    def shipped(self) -> bool:
+        """Whether nothing must be fetched for it; other metrics are measured only when asked for by name."""
+        return self.checkpoint is None and self.network is None
 
     def load(self) -> type[Any]:
         """Import the metric's class."""
@@ -75,6 +90,7 @@ METRICS: dict[str, MetricInfo] = {
         False,
         2,
         ("encoder", "statistics"),
+        least=2,
     ),
     "emoji_text_score": MetricInfo(
         ("text_score", "EmojiTextScore"),
@@ -110,6 +126,141 @@ METRICS: dict[str, MetricInfo] = {
         2,
         ("references",),
         PICK_SCORE,
+    ),
+    "fid_clean": MetricInfo(
+        ("fid", "FID"),
+        "FID (clean)",
+        "Frechet Inception distance as clean-fid has it; needs Inception and 'postdiff data statistics'",
+        False,
+        2,
+        (),
+        options=options.FIDOptions,
+        network="clean",
+        real=True,
+        least=2,
+    ),
+    "fid_legacy_pytorch": MetricInfo(
+        ("fid", "FID"),
+        "FID (pytorch)",
+        "Frechet Inception distance as pytorch-fid has it; needs Inception and 'postdiff data statistics'",
+        False,
+        2,
+        (),
+        options=options.FIDOptions,
+        network="legacy_pytorch",
+        real=True,
+        least=2,
+    ),
+    "fid_legacy_tensorflow": MetricInfo(
+        ("fid", "FID"),
+        "FID (tensorflow)",
+        "Frechet Inception distance as the authors' code has it; needs Inception and 'postdiff data statistics'",
+        False,
+        2,
+        (),
+        options=options.FIDOptions,
+        network="legacy_tensorflow",
+        real=True,
+        least=2,
+    ),
+    "kid": MetricInfo(
+        ("kid", "KID"),
+        "KID",
+        "kernel Inception distance, not scaled; needs Inception and 'postdiff data statistics'",
+        False,
+        5,
+        (),
+        options=options.KIDOptions,
+        network="mode",
+        real=True,
+        least=2,
+    ),
+    "precision": MetricInfo(
+        ("precision_recall", "Precision"),
+        "Precision",
+        "share of the pictures that lie among the real ones; needs Inception and 'postdiff data statistics'",
+        True,
+        3,
+        (),
+        options=options.PrecisionRecallOptions,
+        network="mode",
+        real=True,
+        least=4,
+    ),
+    "recall": MetricInfo(
+        ("precision_recall", "Recall"),
+        "Recall",
+        "share of the real pictures that lie among the pictures; needs Inception and 'postdiff data statistics'",
+        True,
+        3,
+        (),
+        options=options.PrecisionRecallOptions,
+        network="mode",
+        real=True,
+        least=4,
+    ),
+    "inception_score": MetricInfo(
+        ("inception_score", "InceptionScore"),
+        "IS",
+        "Inception Score, classes sure for each picture and spread over all; needs Inception",
+        True,
+        2,
+        (),
+        options=options.InceptionScoreOptions,
+        network="legacy_tensorflow",
+        least=2,
+    ),
+    "clip_score": MetricInfo(
+        ("clip_score", "ClipScore"),
+        "CLIP score",
+        "100 x cosine of picture and prompt in a CLIP model of your choice; needs its weights",
+        True,
+        2,
+        (),
+        options=options.ClipOptions,
+        network="clip",
+    ),
+    "clip_score_w25": MetricInfo(
+        ("clip_score", "ClipScoreW25"),
+        "CLIPScore (w=2.5)",
+        "2.5 x max(cosine, 0) of picture and prompt in a CLIP model of your choice; needs its weights",
+        True,
+        4,
+        (),
+        options=options.ClipOptions,
+        network="clip",
+    ),
+    "cmmd": MetricInfo(
+        ("cmmd", "CMMD"),
+        "CMMD",
+        "1000 x squared MMD to real pictures in CLIP features; needs its weights and 'postdiff data statistics'",
+        False,
+        3,
+        (),
+        options=options.CMMDOptions,
+        network="cmmd",
+        real=True,
+        least=2,
+    ),
+    "paired_lpips": MetricInfo(
+        ("perceptual", "LPIPS"),
+        "LPIPS",
+        "learned perceptual distance to the reference run of the same prompt and seed; needs its backbone's weights",
+        False,
+        4,
+        ("references",),
+        options=options.LPIPSOptions,
+        network="lpips",
+    ),
+    "paired_dists": MetricInfo(
+        ("perceptual", "DISTS"),
+        "DISTS",
+        "distance of structure and texture to the reference run of the same prompt and seed; needs VGG16's weights",
+        False,
+        4,
+        ("references",),
+        options=options.DISTSOptions,
+        network="dists",
     ),
 }
 

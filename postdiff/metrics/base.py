@@ -16,12 +16,14 @@ class PerImageMetric(Metric):
 
     Attributes:
         last: figures of the last `update`, shape (B,), on the CPU.
+        resamples: how many times whoever keeps the figures should draw them anew for an interval.
     """
 
     full_state_update = False
     is_differentiable = False
     total: Tensor
     count: Tensor
+    resamples = 0
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "fetched"]
+__all__ = ["CLIP", "CMMD", "IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "fetched", "hash_of"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Checkpoint:
         hub: the authors' repository.
         weights: its weight file.
         beside: its other files, as patterns.
+        given: folder or repository that goes before the variable, for instance from a config.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Checkpoint:
     hub: str
     weights: str
     beside: tuple[str, ...] = ("*.json", "*.txt")
+    given: str | None = None
 
     def folder(self) -> Path:
         """The folder with the files, fetched if it is in a repository and not on this machine.
@@ -58,12 +60,12 @@ class Checkpoint:
             UsageError: the environment variable names a folder that is missing or holds no weights.
         """
         if self._local() is not None:
-            return _hash(self.folder() / self.weights)
+            return hash_of(self.folder() / self.weights)
         repository, revision = _parts(self._place())
         return f"{repository}@{fetched_to.name if fetched_to else revision or 'main'}"
 
     def _place(self) -> str:
-        return os.environ.get(self.variable) or self.hub
+        return self.given or os.environ.get(self.variable) or self.hub
 
     def _local(self) -> Path | None:
         place = self._place()
@@ -71,7 +73,8 @@ class Checkpoint:
             return folder
         # A repository has one slash and does not begin with it: all else was meant as a folder.
         if place.count("/") != 1 or place.startswith(("/", ".", "~")):
-            raise UsageError(f"{self.name}: {self.variable}={place} is no folder; {self._remedy()}")
+            said = f"model={place}" if self.given else f"{self.variable}={place}"
+            raise UsageError(f"{self.name}: {said} is no folder; {self._remedy()}")
         return None
 
     def _remedy(self) -> str:
@@ -79,6 +82,8 @@ class Checkpoint:
 
 
 PICK_SCORE = Checkpoint("PickScore", "POSTDIFF_PICKSCORE", "yuvalkirstain/PickScore_v1", "model.safetensors")
+CLIP = Checkpoint("CLIP", "POSTDIFF_CLIP", "openai/clip-vit-large-patch14", "model.safetensors")
+CMMD = Checkpoint("CMMD's CLIP", "POSTDIFF_CMMD", "openai/clip-vit-large-patch14-336", "model.safetensors")
 IMAGE_REWARD = Checkpoint("ImageReward", "POSTDIFF_IMAGEREWARD", "THUDM/ImageReward", "ImageReward.pt")
 
 
@@ -116,7 +121,12 @@ def _parts(place: str) -> tuple[str, str | None]:
     return repository, revision or None
 
 
+def hash_of(file: Path) -> str:
+    """16 hexadecimal digits of a file's content."""
+    return _hash(file.resolve(), file.stat().st_mtime_ns)
+
+
 @functools.cache
-def _hash(file: Path) -> str:
+def _hash(file: Path, changed: int) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]

@@ -1,8 +1,10 @@
 """A tiny experiment on a tiny model, and a fresh outputs folder for each test."""
 
+import sys
+
 import pytest
 
-from postdiff import cli
+from postdiff import cli, methods
 from tests.lab import tiny_folder
 
 
@@ -27,6 +29,22 @@ def tiny(tiny_root, outputs, monkeypatch):
     """Makes the tiny experiment known; gives its root."""
     monkeypatch.setenv("POSTDIFF_PATH", str(tiny_root))
     return tiny_root
+
+
+@pytest.fixture
+def extended(tiny, tmp_path, monkeypatch):
+    """A folder beside `tiny` in POSTDIFF_PATH, for methods of the test's own, which are forgotten afterwards."""
+    root = tmp_path / "extended"
+    root.mkdir()
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{root}")
+    known = set(sys.modules)
+    yield root
+    while str(root / "methods") in methods.__path__:
+        methods.__path__.remove(str(root / "methods"))
+    for name in set(sys.modules) - known:
+        if name.startswith("postdiff.methods."):
+            del sys.modules[name]
+            delattr(methods, name.rpartition(".")[2])
 
 
 @pytest.fixture

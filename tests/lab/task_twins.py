@@ -67,3 +67,32 @@ def save(name: str, folder: Path, variant: str | None = None) -> dict[str, Path]
         saved[key] = folder / key
         make().save_pretrained(saved[key])
     return saved
+
+
+def cascade() -> dict[str, Any]:
+    """DeepFloyd-IF's three stages, {name: pipeline}: 8, 16 and, decoded, 32 pixels."""
+    first, second, third = (tiny.build(name).pipe for name in ("deepfloyd_if", "if_stage_2", "upscale_x4"))
+    first.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
+    # As on the hub, where the second stage brings the same text encoder along.
+    second.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
+    third.register_modules(tokenizer=texts.clip_tokenizer(), text_encoder=texts.clip_text())
+    return {"base": first, "larger": second, "x4": third}
+
+
+# Cards with stages, and what their twin calls those.
+CASCADES = {"deepfloyd_if": {"if_1_xl": "base", "if_2_l": "larger", "x4": "x4"}}
+
+
+def cascade_card(folder: Path) -> dict[str, Any]:
+    """A model card of the cascade, whose stages are saved below `folder`."""
+    sizes = {"base": {"height": 8, "width": 8}, "larger": {"height": 16, "width": 16}, "x4": {}}
+    own: dict[str, dict[str, Any]] = {
+        "base": {"guidance_scale": 7.0},
+        "larger": {"steps": 4, "guidance_scale": 4.0, "shared_text": True, "arguments": {"noise_level": 100}},
+        "x4": {"steps": 5, "guidance_scale": 9.0, "arguments": {"noise_level": 10}},
+    }
+    stages = {}
+    for name, pipe in cascade().items():
+        pipe.save_pretrained(folder / name)
+        stages[name] = {"folder": str(folder / name), **sizes[name], **own[name]}
+    return {"summary": "three stages", "stages": stages}

@@ -38,7 +38,7 @@ def test_equals_the_three_pipelines_by_hand(case):
     assert torch.allclose(result, expected, atol=1e-5)
     assert result.shape == (2, 4, 16, 16)
     assert [snapshot(pipe) for pipe in (one, two, three)] == before
-    assert {name: counts["network calls"] for name, counts in cascade.counts.items()} == {
+    assert {name: counts["network calls"] for name, counts in cascade.by_stage.items()} == {
         "deepfloyd_if": 6, "if_stage_2": 4, "upscale_x4": 5,
     }  # fmt: skip
 
@@ -73,13 +73,60 @@ def test_methods_belong_to_a_stage(case):
     cascade = Cascade(stages(case, methods))
     text = encoded_text(IDS)
     first = cascade(generator=generators(IDS), output_type="latent", **text).images
-    assert {name: counts["network calls"] for name, counts in cascade.counts.items()} == {
+    assert {name: counts["network calls"] for name, counts in cascade.by_stage.items()} == {
         "deepfloyd_if": 3, "if_stage_2": 4, "upscale_x4": 5,
     }  # fmt: skip
     assert torch.equal(cascade(generator=generators(IDS), output_type="latent", **text).images, first)
     plain = Cascade(stages(case))(generator=generators(IDS), output_type="latent", **text).images
     assert not torch.equal(first, plain)
     assert torch.isfinite(first).all()
+
+
+def test_each_pair_of_stages_hands_on_in_the_range_of_the_next():
+    """Pictures of pixel stages are in [-1, 1], all others' in [0, 1]; from latents to pixels and on to latents."""
+    first, second, third = (tiny.build(name).pipe for name in ("sd", "if_stage_2", "upscale_x4"))
+    first.register_modules(tokenizer=texts.clip_tokenizer(), text_encoder=texts.clip_text())
+    second.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
+    third.register_modules(tokenizer=texts.clip_tokenizer(), text_encoder=texts.clip_text())
+    seen = {}
+
+    def watched(pipe, name):
+        encode = pipe.preprocess_image if name == "pixels" else pipe.image_processor.preprocess
+
+        def around(image, *args, **kwargs):
+            seen[name] = image
+            return encode(image, *args, **kwargs)
+
+        return around
+
+    second.preprocess_image = watched(second, "pixels")
+    third.image_processor.preprocess = watched(third, "latents")
+    Cascade(
+        [
+            Stage("first", first, 2, arguments={"height": 8, "width": 8}),
+            Stage("second", second, 2, arguments={"height": 16, "width": 16, "clean_caption": False}),
+            Stage("third", third, 1),
+        ]
+    )("a red apple", generator=torch.Generator().manual_seed(1), output_type="latent")
+    assert seen["pixels"].min() < -0.01 and seen["pixels"].abs().max() <= 1
+    assert 0 <= seen["latents"].min() < seen["latents"].max() <= 1
+
+
+def test_stages_of_different_precision(case):
+    """Text and pictures are handed on in the precision of the next stage."""
+    pipe = tiny.build("if_stage_2").pipe.to(torch.float64)
+    first, last = (stage for stage in stages(case) if stage.name != "if_stage_2")
+    chain = [first, Stage("second", pipe, 3, arguments={"height": 16, "width": 16}), last]
+    result = Cascade(chain)(generator=generators(IDS), output_type="latent", **encoded_text(IDS)).images
+    assert result.dtype == torch.float32 and torch.isfinite(result).all()
+
+
+def test_counts_add_up(case):
+    cascade = Cascade(stages(case, ([EncoderPropagation([0, 1, 4])], [], [EncoderPropagation([0, 3])])))
+    cascade(generator=generators(IDS), output_type="latent", **encoded_text(IDS))
+    assert cascade.counts["network calls"] == 3 + 4 + 2
+    longest = "encoder_propagation decoded at once"
+    assert cascade.counts[longest] == max(counts[longest] for counts in cascade.by_stage.values()) == 3
 
 
 def test_the_papers_key_sets_are_for_its_numbers_of_steps():
@@ -97,3 +144,8 @@ def test_mistakes_name_the_stage(case):
         Cascade(stages(case, ([EncoderPropagation("if_1_100")], [], [])))(**encoded_text(IDS))
     with pytest.raises(UsageError, match="needs a prompt, or prompt_embeds"):
         Cascade(stages(case))()
+    first, second, third = stages(case)
+    with pytest.raises(UsageError, match="stage 'if_stage_2': IFSuperResolutionPipeline refuses: .*noise_level"):
+        Cascade([first, Stage(second.name, second.pipe, 2, arguments={"noise_level": -1}), third])(**encoded_text(IDS))
+    with pytest.raises(UsageError, match="stage 'sd': StableDiffusionPipeline cannot encode text for another stage"):
+        Cascade([Stage("sd", case("sd").pipe), second])("a red apple")

@@ -102,7 +102,7 @@ def test_every_view_in_every_format(capsys, style):
 def test_every_structure_has_its_surroundings(name):
     content = yaml.safe_load(catalog.path("structures", name).read_text())
     # DeepFloyd-IF works in pixels; a video is decoded frame by frame, and one picture is counted here.
-    assert ("vae" in content) == (name not in ("deepfloyd_if_1_xl", "text_to_video_ms"))
+    assert ("vae" in content) == (name not in ("deepfloyd_if_1_xl", "deepfloyd_if_2_l", "text_to_video_ms"))
     texts = {shape[0] for given, shape in content["conditions"].items() if given == "prompt_embeds"}
     assert {encoder["tokens"] for encoder in content.get("text_encoders", [])} == texts, "DiT has classes"
 

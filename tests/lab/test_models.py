@@ -14,7 +14,7 @@ import yaml
 
 from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import hub, models
+from postdiff.lab import cards, hub, models
 from postdiff.lab.results import Record
 from postdiff.methods import DeepCache, MixedResolution
 from tests.lab import task_twins
@@ -107,8 +107,9 @@ def hub_sources():
     """Every place on the hub that a shipped card names."""
     for name in catalog.names("models"):
         card = models.card(name)
-        parts = [getattr(card, key) for key in (*models.REPLACED, *models.ADDED)]
-        yield from ((name, source) for source in (card, *parts, card.lora, card.custom_diffusion) if source.hub)
+        for one in (card, *card.stages.values()):
+            brought = (one, *cards.parts(one).values(), one.lora, one.custom_diffusion)
+            yield from ((name, source) for source in brought if source.hub)
 
 
 def test_hub_cards_are_pinned_to_a_commit_or_say_why_not():
@@ -118,7 +119,7 @@ def test_hub_cards_are_pinned_to_a_commit_or_say_why_not():
 
 
 def test_every_hub_card_has_a_twin():
-    assert {name for name, _ in hub_sources()} == {*TWINS, *task_twins.TWINS}
+    assert {name for name, _ in hub_sources()} == {*TWINS, *task_twins.TWINS, *task_twins.CASCADES}
 
 
 @pytest.mark.parametrize("name", TWINS)

@@ -2,13 +2,17 @@
 
 import csv
 import json
+import resource
 import struct
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab import experiment, job, models, quality, run, speed
+from postdiff.lab.evaluation import Evaluation
 from postdiff.lab.results import Record
 from postdiff.lab.sampling import Sampler
 from postdiff.lab.wandb_reader import offline_runs
@@ -217,6 +221,31 @@ def test_nothing_but_json_on_stdout(tiny, outputs, command):
     entries = json.loads(command("list", "--format", "json")[1])
     assert {"kind", "name", "summary"} == set(entries[0])
     assert {entry["kind"] for entry in entries} == {"models", "methods", "experiments", "data", "metrics"}
+
+
+def test_memory_does_not_grow(tiny, outputs, command, monkeypatch):
+    """Over 200 pictures, while they are drawn and while they are measured."""
+    used = {"drawn": [], "measured": []}
+    step, measure = Evaluation.predict_step, Evaluation.test_step
+
+    def noted(kind, act):
+        def around(self, *given):
+            found = act(self, *given)
+            used[kind].append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
+            return found
+
+        return around
+
+    monkeypatch.setattr(Evaluation, "predict_step", noted("drawn", step))
+    monkeypatch.setattr(Evaluation, "test_step", noted("measured", measure))
+    seeds = f"seeds={list(range(40))}".replace(" ", "")
+    words = ("count=5", seeds, "batch_size=5", "steps=1", "metrics=[emoji_text_score]", "bench.repeats=0")
+    code, _, err = command("run", "tiny", "--rows", "plain", *words)
+    assert code == 0 and [len(sizes) for sizes in used.values()] == [40, 40], err
+    for kind, sizes in used.items():
+        x, y = 5.0 * np.arange(len(sizes)), np.array(sizes, dtype=float)
+        slope = np.polyfit(x[10:], y[10:], 1)[0]
+        assert slope < 20_000, f"{slope:.0f} bytes a picture while pictures are {kind}"
 
 
 def test_the_shipped_model_runs(outputs, command):

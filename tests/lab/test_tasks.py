@@ -193,7 +193,7 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
 def drawn(**changes):
     job = prepared({"steps": 10, "count": 1, "metrics": ["paired_psnr"], **changes})
     sampler = Pipelines().sampler(job)
-    return sampler(job.samples), sampler.fast.counts
+    return sampler(job.samples), sampler.watched.counts
 
 
 def test_the_less_strength_the_more_of_the_picture_stays(emoji_cards):

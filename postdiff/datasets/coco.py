@@ -1,0 +1,140 @@
+"""Captions of the COCO data sets: which caption of which picture.
+
+An annotation file has pictures, each with five captions or more. Three rules choose among them:
+
+- `first`: different pictures, of each the caption that stands first in the file;
+- `random`: different pictures, of each a caption drawn at random;
+- `captions`: captions drawn at random among all, so two may belong to one picture.
+
+With the first two, all pictures come in the order of their numbers; fewer than all are drawn at random and come in the
+order drawn. White space around a caption is removed, and line breaks in it become spaces: some have them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from postdiff.datasets import choice
+from postdiff.datasets.lines import Line, checked_image, checked_prompt
+from postdiff.engine.errors import UsageError, unknown
+
+__all__ = ["RULES", "Captions", "choose", "is_coco", "parse"]
+
+RULES = ("first", "random", "captions")
+
+
+@dataclass
+class _Picture:
+    id: int
+    name: str
+    captions: list[tuple[int, str]] = field(default_factory=list)
+
+    def line(self, number: int, caption: str) -> Line:
+        return Line(f"{self.id}-{number}", caption, self.name)
+
+
+@dataclass(frozen=True)
+class Captions:
+    """An annotation file, checked.
+
+    Attributes:
+        where: its name, for messages.
+        pictures: those with captions, in the order of their numbers.
+    """
+
+    where: str
+    pictures: tuple[_Picture, ...]
+
+
+def is_coco(text: str) -> bool:
+    """Whether JSON text looks like an annotation file, without reading all of it."""
+    return text.lstrip()[:1] == "{" and '"annotations"' in text and '"images"' in text
+
+
+def parse(text: str, where: str) -> Captions:
+    """Read an annotation file (`captions_val2014.json`).
+
+    Raises:
+        UsageError: broken JSON, no such file, or an entry that does not fit the others.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise UsageError(f"{where} is not JSON at {place} ({error.msg}); fetch it again") from None
+    except RecursionError:
+        raise UsageError(f"{where} is nested too deep to be an annotation file; fetch it again") from None
+    entries = content if isinstance(content, dict) else {}
+    images, annotations = entries.get("images"), entries.get("annotations")
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        raise UsageError(f"{where} is no COCO annotation file (no lists 'images', 'annotations'); use captions_*.json")
+    pictures: dict[int, _Picture] = {}
+    for at, image in enumerate(images, 1):
+        told = f"{where}, image {at}"
+        number = _number(image, "id", told)
+        if number in pictures:
+            raise UsageError(f"{told}: two images have the id {number}; fetch the file again")
+        pictures[number] = _Picture(number, checked_image(image.get("file_name"), told))
+    _add_captions(pictures, annotations, where)
+    having = sorted((picture for picture in pictures.values() if picture.captions), key=lambda picture: picture.id)
+    if not having:
+        raise UsageError(f"{where} holds no captions; use captions_*.json")
+    return Captions(where, tuple(having))
+
+
+def _add_captions(pictures: dict[int, _Picture], annotations: list[Any], where: str) -> None:
+    seen: set[int] = set()
+    for place, annotation in enumerate(annotations, 1):
+        told = f"{where}, annotation {place}"
+        number, image = _number(annotation, "id", told), _number(annotation, "image_id", told)
+        if "caption" not in annotation:
+            raise UsageError(f"{told} has no key 'caption'; use captions_*.json, not that of instances or keypoints")
+        if number in seen:
+            raise UsageError(f"{told}: two annotations have the id {number}; fetch the file again")
+        if image not in pictures:
+            raise UsageError(f"{told} belongs to image {image}, which the file does not hold; fetch it again")
+        seen.add(number)
+        caption = annotation["caption"]
+        if isinstance(caption, str):
+            caption = " ".join(caption.split())
+        pictures[image].captions.append((number, checked_prompt(caption, told)))
+
+
+def _number(entry: Any, key: str, told: str) -> int:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"{told} has no whole number '{key}'; fetch the file again")
+    return value
+
+
+def choose(captions: Captions, rule: str, count: int | None, seed: int) -> tuple[list[Line], str]:
+    """The lines chosen, and a sentence that says how.
+
+    Args:
+        captions: of an annotation file.
+        rule: one of `RULES`.
+        count: number of lines; None means all pictures (or captions).
+        seed: of everything drawn.
+
+    Raises:
+        UsageError: no such rule, or fewer pictures or captions than asked for.
+    """
+    if rule not in RULES:
+        raise unknown("rule for captions", rule, RULES)
+    pictures = list(captions.pictures)
+    if rule == "captions":
+        every = [picture.line(*caption) for picture in pictures for caption in picture.captions]
+        count = choice.enough(count, len(every), "captions", captions.where)
+        lines = choice.drawn(every, count, seed, "caption", lambda line: line.id.partition("-")[2])
+        return lines, f"{count} of {len(every)} captions drawn with seed {seed}"
+    count = choice.enough(count, len(pictures), "images with captions", captions.where)
+    how = f"all {count} images" if count == len(pictures) else f"{count} of {len(pictures)} images, seed {seed}"
+    if count < len(pictures):
+        pictures = choice.drawn(pictures, count, seed, "image", lambda picture: picture.id)
+    if rule == "first":
+        return [picture.line(*picture.captions[0]) for picture in pictures], f"{how}; the first caption of each"
+    one = [choice.drawn(picture.captions, 1, seed, "caption", lambda caption: caption[0])[0] for picture in pictures]
+    lines = [picture.line(*caption) for picture, caption in zip(pictures, one, strict=True)]
+    return lines, f"{how}; a random caption of each, seed {seed}"

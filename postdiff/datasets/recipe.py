@@ -1,0 +1,84 @@
+"""How a known data set is made from its official file: data of a card, under its key `source`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from postdiff.datasets import coco, plain
+from postdiff.engine.errors import UsageError, unknown
+
+__all__ = ["KINDS", "Recipe", "check", "default_rule"]
+
+# Kinds with the rules that choose among their lines; the first is the default.
+KINDS = {"captions": coco.RULES, "prompts": plain.PROMPT_RULES, "classes": plain.CLASS_RULES}
+
+
+@dataclass
+class Recipe:
+    """Where a data set comes from, and which of its lines are chosen.
+
+    Attributes:
+        kind: `captions` (a COCO annotation file), `prompts` (any file of prompts) or `classes` (a file of classes).
+        file: name of the official file; of a file that ships with the package, its path there.
+        url: where it is fetched from; null if it ships.
+        md5: its published checksum, or
+        sha256: the same with a better hash; null if none is published.
+        member: the file in it that counts, if it is a zip archive.
+        column: where the prompts are; null means the usual column.
+        lines: how many the whole set has; null if that is not checked.
+        choose: rule; see `postdiff.datasets.coco` and `postdiff.datasets.plain`.
+        count: lines to choose; null means all.
+        seed: of the choice.
+    """
+
+    kind: str | None = None
+    file: str | None = None
+    url: str | None = None
+    md5: str | None = None
+    sha256: str | None = None
+    member: str | None = None
+    column: str | None = None
+    lines: int | None = None
+    choose: str | None = None
+    count: int | None = None
+    seed: int = 0
+
+    @property
+    def given(self) -> bool:
+        """Whether a card says anything here."""
+        return self.kind is not None
+
+    @property
+    def checksum(self) -> tuple[str, str] | None:
+        """Name of the hash and its published value, or None."""
+        if self.sha256 is not None:
+            return "sha256", self.sha256
+        return None if self.md5 is None else ("md5", self.md5)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe that cannot be followed.
+
+    Raises:
+        UsageError: no kind or rule of that name, no file, or numbers out of range.
+    """
+    if recipe == Recipe():
+        return
+    if recipe.kind not in KINDS:
+        raise unknown("kind of source", recipe.kind, KINDS)
+    if recipe.file is None:
+        raise UsageError("source names no 'file'; write the name of the official file")
+    if recipe.choose is not None and recipe.choose not in KINDS[recipe.kind]:
+        raise unknown(f"rule for {recipe.kind}", recipe.choose, KINDS[recipe.kind])
+    if (recipe.count is not None and recipe.count < 1) or recipe.seed < 0:
+        raise UsageError(f"source: count={recipe.count}, seed={recipe.seed}; use a count from 1 and a seed from 0")
+
+
+def default_rule(kind: str, drawn: bool) -> str:
+    """The rule where none is named.
+
+    Args:
+        kind: one of `KINDS`.
+        drawn: whether a seed is given, which only a random choice has a use for.
+    """
+    return "random" if drawn and kind == "prompts" else KINDS[kind][0]

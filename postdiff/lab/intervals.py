@@ -1,0 +1,57 @@
+"""95 % intervals by drawing the pictures anew, with replacement, within each seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torchmetrics import Metric
+
+from postdiff.metrics.base import PerImageMetric
+
+__all__ = ["interval"]
+
+LEVEL = 95.0
+CHUNK = 1 << 22  # figures drawn at once, 32 MB
+
+
+def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The interval of a metric's mean over seeds; None if none was asked for, or nothing was kept to draw from.
+
+    Of a mean over pictures it is the percentiles of resampled means, from the figures of the single pictures. A figure
+    of a whole set (`draws`) is biased by the repetitions in a resample, a Frechet distance upwards, so its percentiles
+    are moved by the difference between the value and the resamples' mean.
+
+    Args:
+        name: of the metric.
+        by_seed: it, after `compute`, for each seed that has enough pictures.
+        rows: figures of the single pictures, with the key `seed`.
+    """
+    resamples = min((int(getattr(metric, "resamples", 0)) for metric in by_seed.values()), default=0)
+    if not resamples:
+        return None
+    if all(isinstance(metric, PerImageMetric) for metric in by_seed.values()):
+        generator = np.random.default_rng(0)
+        if not rows:
+            return None  # in all but the first process of a run on several devices
+        figures = [np.array([row[name] for row in rows if row["seed"] == seed], dtype=float) for seed in by_seed]
+        draws = np.mean([_means(own, resamples, generator) for own in figures], axis=0)
+    else:
+        found = [getattr(metric, "draws", []) for metric in by_seed.values()]
+        if any(len(own) != resamples for own in found):
+            return None
+        draws = np.mean(found, axis=0)
+        draws += np.mean([float(metric.compute()) for metric in by_seed.values()]) - draws.mean()
+    low, high = (float(bound) for bound in np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2]))
+    return [low, high] if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _means(figures: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Mean of each resample, (resamples,)."""
+    at_once = max(1, CHUNK // len(figures))
+    parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+    return np.concatenate(
+        [figures[generator.integers(len(figures), size=(part, len(figures)))].mean(1) for part in parts]
+    )

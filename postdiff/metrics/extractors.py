@@ -1,0 +1,205 @@
+"""Networks behind FID and its kin: clean-fid's Inception in its three modes, or any TorchScript file; see `load`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from cleanfid import inception_pytorch
+from cleanfid.inception_torchscript import InceptionV3W
+from cleanfid.resize import build_resizer
+from torch import Tensor, nn
+
+from postdiff.engine.errors import UsageError
+from postdiff.metrics import torch_files
+from postdiff.metrics.checkpoints import hash_of
+from postdiff.metrics.extractor import Extractor
+
+__all__ = ["TorchExtractor", "file_of", "load"]
+
+# What clean-fid would fetch by itself, in the middle of a run and with no word about it.
+TORCHSCRIPT = (
+    "POSTDIFF_INCEPTION",
+    "inception-2015-12-05.pt",
+    "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
+)
+PYTORCH = (
+    "POSTDIFF_INCEPTION_PYTORCH",
+    inception_pytorch.FID_WEIGHTS_URL.rpartition("/")[2],
+    inception_pytorch.FID_WEIGHTS_URL,
+)
+RESIZE = {
+    "clean": "to 299x299, PIL bicubic with antialiasing, not rounded",
+    "legacy_pytorch": "to 299x299, torch bilinear without antialiasing",
+    "legacy_tensorflow": "none outside the network; Inception's own, TensorFlow 1 bilinear to 299x299",
+}
+
+
+class TorchExtractor(Extractor):
+    """A network of float pictures (B, 3, H, W) from 0 to 255, with clean-fid's resizing before it.
+
+    Args:
+        network: the network.
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+        name: what to call it in a record.
+        checkpoint: which weights.
+        classes: gives (B, classes) probabilities of pictures as `network` takes them; None if it has no classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        mode: str,
+        name: str,
+        checkpoint: str,
+        classes: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.eval()
+        for parameter in network.parameters():  # a TorchScript module has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+        self.mode, self.name, self.checkpoint, self._classes = mode, name, checkpoint, classes
+        self._resize = build_resizer(mode)
+        with torch.no_grad():
+            found = self.network(torch.zeros(1, 3, 299, 299))
+        if not isinstance(found, Tensor) or found.dim() != 2:
+            raise UsageError(f"extractor {name} must give features of shape (pictures, length); use another network")
+        self.num_features = found.shape[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        return self.network(self._prepared(images)).float()
+
+    @torch.no_grad()
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities (B, classes), float32, of pictures (B, 3, H, W), uint8.
+
+        Raises:
+            UsageError: the network has no classes.
+        """
+        if self._classes is None:
+            raise UsageError(
+                f"extractor {self.name} gives no class scores, which the Inception Score needs; use "
+                f"{TORCHSCRIPT[1]}, or a TorchScript file with a method logits(pictures)"
+            )
+        return self._classes(self._prepared(images)).float()
+
+    def _prepared(self, images: Tensor) -> Tensor:
+        if self.mode == "legacy_tensorflow":
+            return images.float()
+        arrays = [self._resize(image) for image in images.permute(0, 2, 3, 1).cpu().numpy()]
+        return torch.stack([torch.from_numpy(array).permute(2, 0, 1) for array in arrays]).to(images.device)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "checkpoint": self.checkpoint,
+            "features": f"{self.num_features} dimensions",
+            "mode": self.mode,
+            "resize": RESIZE[self.mode],
+            "dtype": "float32, statistics in float64",
+        }
+
+
+class _Inception(InceptionV3W):
+    """clean-fid's wrapper around a network that is read already, whatever its file is called."""
+
+    def __init__(self, base: Any, resize_inside: bool) -> None:
+        nn.Module.__init__(self)
+        self.base, self.layers, self.resize_inside = base, base.layers, resize_inside
+
+
+class _InceptionPytorch(nn.Module):
+    """clean-fid's copy of pytorch-fid's network, fed as clean-fid feeds it."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        with torch_files.in_place_of(PYTORCH[2], file):
+            self.network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images / 255)[0].flatten(1)
+
+
+def file_of(mode: str, place: str | None) -> Path | None:
+    """The file that `load` reads, or None if it is nowhere.
+
+    Args:
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+        place: a file, a folder that holds Inception under its own name, or None for the environment variable.
+    """
+    variable, name, _ = _source(mode)
+    given = place or os.environ.get(variable)
+    if not given:
+        return None
+    found = Path(given).expanduser()
+    found = found / name if found.is_dir() else found
+    return found if found.is_file() else None
+
+
+def load(mode: str, place: str | None = None) -> TorchExtractor:
+    """The network for a mode; nothing is ever fetched.
+
+    Args:
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+        place: see `file_of`. Any TorchScript file serves that takes float pictures (B, 3, H, W) from 0 to 255 and gives
+            (B, d), with an exported method `logits` if the Inception Score is wanted.
+
+    Raises:
+        UsageError: no file, with the address to get it from; or it is not of the right kind.
+    """
+    file = file_of(mode, place)
+    if file is None:
+        variable, name, address = _source(mode)
+        given = place or os.environ.get(variable)
+        why = f"there is no file {given}" if given else "no file is named"
+        raise UsageError(
+            f"mode {mode} needs the Inception network {name}, and {why}; get it from {address} and set {variable} to "
+            "it, or give the option extractor: FILE"
+        )
+    return _loaded(mode, file.resolve(), file.stat().st_mtime_ns)
+
+
+def _source(mode: str) -> tuple[str, str, str]:
+    return PYTORCH if mode == "legacy_pytorch" else TORCHSCRIPT
+
+
+# One copy for all metrics and seeds; the time of change, so that a file that was replaced is read again.
+@functools.lru_cache(maxsize=2)
+def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
+    mark = hash_of(file)
+    try:
+        with warnings.catch_warnings():
+            # torch would rather have another format, but this is the one that the weights are published in.
+            warnings.simplefilter("ignore", FutureWarning)
+            script = torch.jit.load(str(file), map_location="cpu").eval()
+    except RuntimeError:
+        if mode != "legacy_pytorch":
+            raise UsageError(f"{file} is no TorchScript file, which mode {mode} needs; get {TORCHSCRIPT[2]}") from None
+        return TorchExtractor(_pytorch(file), mode, "Inception-v3 of pytorch-fid", mark)
+    if not hasattr(script, "layers"):
+        own = getattr(script, "logits", None)
+        classes = None if own is None else lambda pictures: own(pictures).softmax(1)
+        return TorchExtractor(script, mode, file.name, mark, classes)
+    if mode == "legacy_pytorch":
+        raise UsageError(f"mode legacy_pytorch needs pytorch-fid's own weights, not {file.name}; get {PYTORCH[2]}")
+    # The score's authors left out the bias of the last layer by mistake, and all have done so since.
+    return TorchExtractor(
+        _Inception(script, resize_inside=mode == "legacy_tensorflow"),
+        mode,
+        "Inception-v3 of 2015-12-05",
+        mark,
+        lambda pictures: script(pictures, no_output_bias=True),
+    )
+
+
+def _pytorch(file: Path) -> nn.Module:
+    torch_files.found("mode legacy_pytorch needs pytorch-fid's Inception", PYTORCH[2], PYTORCH[0], str(file))
+    try:
+        return _InceptionPytorch(file)
+    except RuntimeError:
+        raise UsageError(f"{file} holds no weights of pytorch-fid's Inception; get {PYTORCH[2]}") from None

@@ -1,0 +1,140 @@
+"""Files of prompts in every format, and the mistakes in them."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from postdiff.datasets import files
+from postdiff.datasets.lines import LONGEST, Line
+from postdiff.engine.errors import UsageError
+
+WORDS = ["a red heart", 'a "quoted", long prompt', "naïve café ☕ 猫"]
+
+
+def written(tmp_path, name, content):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def parquet(tmp_path):
+    file = tmp_path / "prompts.parquet"
+    pq.write_table(pa.table({"pixels": [b"\x00", b"\x01", b"\x02"], "caption": WORDS}), file)
+    return file
+
+
+QUOTED = [word.replace('"', '""') for word in WORDS]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("p.txt", "\n".join(WORDS) + "\n\n"),
+        ("p.txt", "\r\n".join(WORDS)),
+        ("p.txt", "\ufeff" + "\n".join(WORDS)),
+        ("p.csv", "number,Prompt\r\n" + "".join(f'{i},"{word}"\r\n' for i, word in enumerate(QUOTED))),
+        ("p.csv", "\ufeffPrompts,Category\n" + "".join(f'"{word}",Colours\n' for word in QUOTED)),
+        # Tabs part fields, so quotes inside one are just quotes, and those around one are a spreadsheet's.
+        ("p.tsv", f'Prompt\tCategory\tNote\n{WORDS[0]}\tx\t\n"{QUOTED[1]}"\tx\t\n{WORDS[2]}\tx\t""\n'),
+        ("p.tsv", f"Prompt\n{WORDS[0]}\n{WORDS[1]}\n{WORDS[2]}\n"),
+        ("p.jsonl", "".join(json.dumps({"text": word}) + "\n\n" for word in WORDS)),
+        ("p.jsonl", "".join(json.dumps({"prompt": word}, ensure_ascii=False) + "\n" for word in WORDS)),
+        ("p.json", json.dumps(WORDS, indent=1)),
+        ("p.json", json.dumps([{"prompt": word, "caption": "other"} for word in WORDS])),
+        ("p.json", "".join(json.dumps({"prompt": word}) + "\n" for word in WORDS)),
+    ],
+)
+def test_every_format_gives_the_same_lines(tmp_path, name, content):
+    assert files.read(written(tmp_path, name, content)) == [Line(str(i), word) for i, word in enumerate(WORDS)]
+
+
+def test_any_parquet_table_with_prompts(tmp_path):
+    assert [line.prompt for line in files.read(parquet(tmp_path))] == WORDS
+
+
+def test_separators_that_only_python_splits_at_stay_inside_prompts(tmp_path):
+    odd = "one\u2028two\x85three"
+    file = written(tmp_path, "p.jsonl", json.dumps({"prompt": odd}, ensure_ascii=False))
+    assert [line.prompt for line in files.read(file)] == [odd]
+
+
+def test_ids_images_and_classes_are_read_where_wanted(tmp_path):
+    file = written(tmp_path, "p.csv", "id,prompt,image,class\nx,tench,a/0.png,7\ny,carp,1.png,3\n")
+    assert files.read(file) == [Line("x", "tench"), Line("y", "carp")]
+    assert files.read(file, "image", images=True, classes=8) == [
+        Line("x", "a/0.png", "a/0.png", 7),
+        Line("y", "1.png", "1.png", 3),
+    ]
+
+
+LONG = "word " * 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("p.txt", b"a heart\n\xff\xfe", r"is not UTF-8 \(byte 0xff in line 2\); save it as UTF-8"),
+        ("p.txt", "a heart".encode("utf-16"), "is not UTF-8"),
+        ("p.txt", "a\0h\0e\0", "line 1: the prompt holds characters that are no text"),
+        ("p.txt", "", "holds no prompts"),
+        ("p.txt", " \n\n", "holds no prompts"),
+        ("p.txt", "one\n\nthree\n", "line 2: the prompt is empty; write one or remove the line"),
+        ("p.txt", "\none\n", "line 1: the prompt is empty"),
+        ("p.txt", f"one\n{LONG}\n", f"line 2: the prompt has 4999 characters, more than {LONGEST}.*shorten it"),
+        ("p.csv", "prompt\n", "holds no prompts"),
+        ("p.csv", "prompt,note\na red, round heart,x\n", "line 2 has 3 fields, and the header 2 columns; put quotes"),
+        ("p.csv", 'prompt\n"never closed\n', r"line 2 is not CSV \(.*\); mend its quotes"),
+        ("p.csv", "prompt,prompt\na,b\n", "two columns are called 'prompt'"),
+        ("p.csv", "name,words\na,b\n", "has no column or key 'prompt', but 'name', 'words'; rename one"),
+        ("p.csv", "id,prompt\n1,a\n1,b\n", "two lines have the id '1'; give each line its own"),
+        ("p.csv", "id,prompt\n1,a\n2,\n", "line 3: the prompt is empty"),
+        ("p.tsv", "prompt\tnote\na\n", "line 2 has 1 fields, and the header 2 columns"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": \n', r"is not JSON at line 2, column 12 \(.*\); mend it"),
+        ("p.jsonl", '{"prompt": "a"}\n[1]\n', "line 2 is no JSON object; write one with a key 'prompt'"),
+        ("p.jsonl", '{"prompt": "a"}\n{"promt": "b"}\n', "line 2: no key 'prompt'; every line needs it"),
+        ("p.jsonl", '{"prompt": 3}\n', "line 1: the prompt must be text, not '3'"),
+        ("p.jsonl", '{"prompt": "\\ud800"}\n', "holds characters that are no text"),
+        ("p.jsonl", '{"id": 1, "prompt": "a"}\n{"prompt": "b"}\n', "1 of 2 lines have a key 'id'"),
+        ("p.json", '["a", "b"', r"is not JSON at line 1, column 10"),
+        ("p.json", '["a",\n 3]', "item 2 is no JSON object"),
+        ("p.json", '{"prompt": "a"}', "is no list"),
+        ("p.json", "[" * 100_000, "nested too deep|is not JSON"),
+        ("p.json", '{"images": [], "annotations": []}', "is a COCO file; choose among its captions with"),
+        ("p.parquet", "no table", "cannot be read as Parquet"),
+        ("p.docx", "a", r"files ending in '\.docx' are not read; use one of \.txt, \.csv"),
+    ],
+)
+def test_mistakes_are_one_line_with_their_place(tmp_path, name, content, told):
+    with pytest.raises(UsageError, match=told) as error:
+        files.read(written(tmp_path, name, content))
+    assert "\n" not in str(error.value) and name in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ({"image": "../up.png"}, "image '../up.png' is no file name below a folder"),
+        ({"image": "/etc/passwd"}, "is no file name below a folder"),
+        ({"image": "a/../../b.png"}, "is no file name below a folder"),
+        ({"image": "C:\\b.png"}, "is no file name below a folder"),
+        ({"image": "..\\b.png"}, "is no file name below a folder"),
+        ({"image": ""}, "is no file name below a folder"),
+        ({"image": 3}, "is no file name below a folder"),
+        ({"class": 10}, "class 10 is none of 0 to 9"),
+        ({"class": -1}, "class -1 is none of 0 to 9"),
+        ({"class": "-1"}, "class '-1' is none of 0 to 9"),
+        ({"class": True}, "class True is none of 0 to 9"),
+        ({"class": 1.5}, "class 1.5 is none of 0 to 9"),
+    ],
+)
+def test_images_stay_in_their_folder_and_classes_in_range(tmp_path, line, told):
+    file = written(tmp_path, "p.jsonl", json.dumps({"prompt": "a", **line}))
+    with pytest.raises(UsageError, match=told):
+        files.read(file, images="image" in line, classes=10)
+
+
+def test_a_column_is_suggested(tmp_path):
+    with pytest.raises(UsageError, match="unknown column 'Promt'; did you mean 'Prompt'"):
+        files.read(written(tmp_path, "p.tsv", "Prompt\tNote\na\tb\n"), "Promt")

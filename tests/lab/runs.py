@@ -1,0 +1,68 @@
+"""Helpers of the tests that compare, break off and take up runs."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from postdiff.lab.results import Record
+
+# 24 pictures in batches of which none is full of one seed.
+WORDS = ["count=4", "seeds=[0,1,2,3,4,5]", "bench.repeats=0", "batch_size=5", "reference_steps=5"]
+
+
+def record(outputs: Path, row: str) -> Record:
+    """The record of a row of the experiment `tiny`."""
+    return Record.read(outputs / "records" / "tiny" / f"{row}.json")
+
+
+def but_for_times(found: Record) -> dict:
+    """A record's content without its times."""
+    return {key: value for key, value in dataclasses.asdict(found).items() if key not in ("started", "ended")}
+
+
+def hashes(outputs: Path, row: str) -> list[tuple[str, str, str]]:
+    """Seed, index and pixel hash of each picture, as the row's CSV lists them."""
+    with (outputs / "records" / "tiny" / f"{row}.csv").open(newline="") as stream:
+        return [(line["seed"], line["index"], line["sha256"]) for line in csv.DictReader(stream)]
+
+
+def states(folder: Path, pattern: str = "*.png") -> dict[Path, int]:
+    """When each picture below a folder was written, in nanoseconds."""
+    files = [file for file in folder.rglob(pattern) if not file.name.startswith(".")]
+    return {file: file.stat().st_mtime_ns for file in files}
+
+
+def start(*words: str, launcher: tuple[str, ...] = ("-m",), **variables: str) -> subprocess.Popen[str]:
+    """`postdiff` in a process of its own, with one thread."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    command = [sys.executable, *launcher, "postdiff", *words]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def add_method(root: Path, name: str, body: str) -> None:
+    """A method of the test's own below `root`, for POSTDIFF_PATH: `body` is what its hook `step` does first."""
+    lines = "".join(f"        {line}\n" for line in body.splitlines())
+    code = (
+        "import os, signal, time\nfrom dataclasses import dataclass\nfrom postdiff.methods.base import Method\n\n\n"
+        f"@dataclass\nclass {name.capitalize()}(Method):\n"
+        "    def step(self, forward, output, timestep, sample, state):\n"
+        f"{lines}        return forward(output, timestep, sample)\n"
+    )
+    for kind, suffix, text in (
+        ("methods", ".py", code),
+        (
+            "configs/methods",
+            ".yaml",
+            yaml.safe_dump({"label": name, "reference": "none", "methods": [{name: {}}], "identity": []}),
+        ),
+    ):
+        file = root / kind / f"{name}{suffix}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)

@@ -1,0 +1,163 @@
+"""Runs that break off: nothing whole is made again, nothing damaged is used, and the record is the same in the end."""
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from postdiff.lab import folders, locks
+from postdiff.lab.data import Shard
+from tests.lab import runs
+
+
+def pictures(outputs):
+    return list(runs.states(outputs / "pictures"))
+
+
+def test_a_killed_run_goes_on_to_the_same_record(extended, outputs, command, monkeypatch, tmp_path):
+    runs.add_method(extended, "slow", "time.sleep(0.1)")
+    few = ("steps=2", "metrics=[emoji_text_score,emoji_frechet_distance]")
+    words = ("run", "tiny", "--rows", "cached", "methods=[slow]", *runs.WORDS, *few)
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "undisturbed"))
+    code, _, err = command(*words)
+    assert code == 0, err
+    expected = runs.record(tmp_path / "undisturbed", "cached")
+    process = runs.start(*words, POSTDIFF_OUTPUTS=str(outputs))
+    while len(pictures(outputs)) < 8 and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    before = runs.states(outputs / "pictures")
+    assert process.returncode == -signal.SIGKILL and 8 <= len(before) < 24
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
+    code, _, err = command(*words)
+    assert code == 0, err
+    after = runs.states(outputs / "pictures")
+    assert len(after) == 24 and {file: after[file] for file in before} == before, "whole pictures were made again"
+    assert runs.but_for_times(runs.record(outputs, "cached")) == runs.but_for_times(expected)
+    assert not [file for file in outputs.rglob(".*") if file.name != ".guard"]
+
+
+def test_what_is_half_written_or_damaged_is_made_anew(tiny, outputs, command):
+    words = ("run", "tiny", "--rows", "plain", *runs.WORDS)
+    command(*words)
+    expected, hashes = runs.but_for_times(runs.record(outputs, "plain")), runs.hashes(outputs, "plain")
+    own = outputs / "pictures" / expected["pictures"] / "2"
+    (own / "00000.png").write_bytes((own / "00000.png").read_bytes()[:300])
+    (own / "00001.png").write_bytes(b"")
+    Image.new("RGB", (32, 32)).save(own / "00002.png")  # as an older version wrote it: without a row
+    (own / "00003.png").unlink()
+    os.link(outputs / "pictures" / expected["pictures"] / "3" / "00003.png", own / "00003.png")
+    (own / "00002.png").unlink()
+    left = own / f".00009-999999999@{folders.host()}@abcdefgh.png"
+    left.write_bytes(b"half")
+    (outputs / "records" / "tiny" / "plain.json").unlink()
+    whole = runs.states(own.parent)
+    code, _, err = command(*words)
+    told = [line for line in err.splitlines() if "made anew" in line]
+    assert code == 0 and len(told) == 1 and "and 2 more" in told[0], err
+    assert runs.but_for_times(runs.record(outputs, "plain")) == expected and runs.hashes(outputs, "plain") == hashes
+    again = {file for file, state in runs.states(own.parent).items() if state != whole.get(file)}
+    assert {file.name for file in again} == {f"0000{index}.png" for index in range(4)} and not left.exists()
+
+
+def test_pictures_of_older_versions_are_used(tiny, outputs, command):
+    words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
+    command(*words)
+    before = runs.hashes(outputs, "plain")
+    for file in pictures(outputs):
+        with Image.open(file) as picture:
+            bare = picture.convert("RGB")
+        bare.save(file)
+    (outputs / "records" / "tiny" / "plain.json").unlink()
+    states = runs.states(outputs / "pictures")
+    code, _, err = command(*words)
+    assert code == 0 and "anew" not in err and runs.states(outputs / "pictures") == states
+    assert runs.hashes(outputs, "plain") == before
+
+
+@pytest.mark.parametrize("store", ["png", "npz"])
+def test_a_full_disk_loses_nothing(tiny, outputs, command, refused, monkeypatch, store):
+    words = ("run", "tiny", "--rows", "plain", f"store={store}", *runs.WORDS)
+    write, written = Path.write_bytes, []
+
+    def full(self, content):
+        if len(written) == 12:
+            write(self, content[:10])
+            raise OSError(28, "No space left on device")
+        written.append(self)
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    if store == "npz":
+        written += [None] * 6
+    line = refused(*words)
+    assert "No space left on device" in line and str(outputs / "pictures") in line
+    before = runs.states(outputs / "pictures", f"*.{store}")
+    assert before and not list((outputs / "pictures").rglob(".*")), "half a file was left"
+    assert not (outputs / "records" / "tiny" / "plain.json").exists()
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert command(*words)[0] == 0 and runs.record(outputs, "plain").full
+    after = runs.states(outputs / "pictures", f"*.{store}")
+    assert {file: after[file] for file in before} == before
+
+
+def test_latents_that_stop_being_numbers_are_named(extended, outputs, refused):
+    body = "if state.index == 2 and len(output) > 1:\n    output = output.clone()\n    output[1] = float('inf')"
+    runs.add_method(extended, "poison", body)
+    line = refused(
+        "run", "tiny", "--rows", "plain", "methods=[poison]", "bench.repeats=0", "metrics=[emoji_text_score]"
+    )
+    assert "picture 1 ('an apple', seed 0) holds NaN or infinity from step 2 on" in line
+    assert not pictures(outputs), "a batch with a bad picture was kept"
+
+
+def test_sigterm_ends_cleanly(extended, outputs):
+    runs.add_method(extended, "slow", "time.sleep(0.1)")
+    few = ("steps=2", "metrics=[emoji_text_score]")
+    process = runs.start("run", "tiny", "--rows", "cached", "methods=[slow]", *runs.WORDS, *few)
+    while len(pictures(outputs)) < 5 and process.poll() is None:
+        time.sleep(0.02)
+    process.terminate()
+    _, err = process.communicate()
+    assert process.returncode == 130 and "Traceback" not in err and "postdiff: interrupted" in err.splitlines()[-1]
+    assert not list((outputs / "pictures").rglob(".*"))
+
+
+def test_the_second_process_waits_and_says_for_whom(outputs):
+    told, order = [], []
+    folder = outputs / "pictures" / "abc"
+
+    def second(shard):
+        with locks.making(folder, shard, told.append):
+            order.append(shard)
+
+    with locks.making(folder, Shard(1, 2), told.append):
+        second(Shard(2, 2))
+        assert order == [Shard(2, 2)] and not told, "another part of the same division need not wait"
+        waiting = [threading.Thread(target=second, args=(shard,)) for shard in (None, Shard(1, 2), Shard(1, 3))]
+        for thread in waiting:
+            thread.start()
+        time.sleep(0.3)
+        assert len(order) == 1
+        order.append("first")
+    for thread in waiting:
+        thread.join(10)
+    assert order[1] == "first" and len(order) == 5
+    assert len(told) >= 3 and f"process {os.getpid()} on {folders.host()}" in told[0]
+
+
+def test_leftovers_of_the_living_stay(tmp_path):
+    mine = tmp_path / f".a-{os.getpid()}@{folders.host()}@abcdefgh.png"
+    dead = tmp_path / f".a-999999999@{folders.host()}@abcdefgh.png"
+    elsewhere = tmp_path / ".a-1@elsewhere@abcdefgh.png"
+    old = tmp_path / ".a-2@elsewhere@abcdefgh.png"
+    for file in (mine, dead, elsewhere, old, tmp_path / ".guard"):
+        file.write_text("")
+    os.utime(old, (0, 0))
+    assert folders.sweep(tmp_path) == 2
+    assert mine.exists() and elsewhere.exists() and (tmp_path / ".guard").exists()

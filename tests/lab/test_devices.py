@@ -1,0 +1,166 @@
+"""Several processes share the pictures of a run: the same pictures and numbers as of one, and one end for all."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab import experiment, placement, requeue, trainer
+from postdiff.lab.config import RunConfig, TrainerConfig
+from postdiff.lab.data import PromptDataModule, Shard, pairs
+from tests.lab import runs
+
+SEVERAL = [*runs.WORDS, "trainer.devices=2"]
+FEW = ["metrics=[emoji_text_score]", "steps=2"]
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+
+
+@pytest.mark.parametrize("launcher", [("-m",), TORCHRUN], ids=["lightning", "torchrun"])
+def test_two_devices_are_one(tiny, outputs, tmp_path, monkeypatch, command, launcher):
+    words = ("run", "tiny", "--rows", "plain", "metrics=[emoji_text_score,emoji_frechet_distance]")
+    process = runs.start(*words, *SEVERAL, launcher=launcher)
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "one"))
+    code, _, err = command(*words, *runs.WORDS)
+    assert code == 0, err
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out.count("Plain") == 1, "the second process prints as well"
+    two, one = runs.record(outputs, "plain"), runs.record(tmp_path / "one", "plain")
+    assert two.full and two.device == f"2 x {one.device}" and two.run_id == one.run_id
+    assert runs.hashes(outputs, "plain") == runs.hashes(tmp_path / "one", "plain")
+    for name, value in one.metrics.items():
+        assert two.metrics[name].value == pytest.approx(value.value, rel=1e-4), name
+        assert two.metrics[name].identity == value.identity
+    assert (two.macs, two.counts) == (one.macs, one.counts)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_device_that_dies_ends_all(extended, outputs, place):
+    """Whoever it is, the others do not wait for it, and what is made stays."""
+    body = (
+        f"if os.environ.get('LOCAL_RANK') == '{place}' and len(output) > 1:\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    runs.add_method(extended, "dying", body)
+    began = time.monotonic()
+    process = runs.start(
+        "run", "tiny", "--rows", "plain", "methods=[dying]", "metrics=[emoji_text_score]", "steps=2", *SEVERAL
+    )
+    _, err = process.communicate(timeout=300)
+    told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
+    if place == 1:
+        assert process.returncode == 2 and len(told) == 1, err
+        assert "device 2 of 2 ended with code -9; finished pictures are kept" in told[0]
+    else:
+        assert process.returncode == -9
+    assert time.monotonic() - began < 250
+    time.sleep(1)
+    assert not _of_run(outputs), "a process of the run goes on"
+    assert not list((outputs / "records").rglob("*.json"))
+
+
+def test_a_mistake_that_one_device_meets_is_told_once(extended, outputs):
+    body = "if os.environ.get('LOCAL_RANK') == '1' and len(output) > 1:\n    output = output * float('nan')"
+    runs.add_method(extended, "poison", body)
+    process = runs.start(
+        "run", "tiny", "--rows", "plain", "methods=[poison]", "metrics=[emoji_text_score]", "steps=2", *SEVERAL
+    )
+    _, err = process.communicate(timeout=300)
+    told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
+    assert process.returncode == 2 and len(told) == 1 and "Traceback" not in err, err
+    assert "device 2 of 2: row 'plain': picture 1 ('an apple', seed 1) holds NaN or infinity from step 0 on" in told[0]
+
+
+def test_nothing_is_made_or_measured_twice():
+    samples = pairs([str(number) for number in range(7)], [0, 1])
+    whole = [batch for batch in PromptDataModule(samples, 3).predict_dataloader()]
+    for devices in (2, 3, 6):
+        shares = [PromptDataModule(samples, 3, device=Shard(number + 1, devices)) for number in range(devices)]
+        made = [list(share.predict_dataloader()) for share in shares]
+        assert sorted(map(str, (batch for share in made for batch in share))) == sorted(map(str, whole))
+        assert max(map(len, made)) - min(map(len, made)) <= 1
+        measured = [[sample for batch in share.test_dataloader() for sample in batch] for share in shares]
+        for seed in (0, 1):
+            joined = [sample for share in measured for sample in share if sample.seed == seed]
+            assert joined == [sample for sample in samples if sample.seed == seed], "order is not kept"
+    missing = samples[4]
+    left = PromptDataModule(samples, 3, wanted=lambda sample: sample == missing).predict_dataloader()
+    assert [missing in batch for batch in left] == [True], "batches without a wanted picture are left out"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trainer.devices=0"], "trainer.devices=0 is too small"),
+        (["trainer.accelerator=tpu"], "unknown trainer.accelerator 'tpu'"),
+        (["trainer.strategy=dpd"], "did you mean 'ddp'"),
+        (["trainer.device=2"], "did you mean 'trainer.devices'"),
+        (["device=cpu", "trainer.accelerator=gpu"], "device=cpu and trainer.accelerator=gpu differ"),
+        (["store=jpg"], "unknown store 'jpg'"),
+    ],
+)
+def test_mistakes(tiny, refused, words, told):
+    assert told in refused("run", "tiny", *words)
+
+
+def test_more_gpus_than_there_are(tiny, refused, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert "this machine has 2 CUDA devices" in refused("run", "tiny", "trainer.devices=3")
+    with pytest.raises(UsageError, match="names one GPU"):
+        placement.device(RunConfig(device="cuda:1", trainer=TrainerConfig(devices=2)))
+    assert placement.device(RunConfig(trainer=TrainerConfig(devices=2))) == "cuda"
+    assert placement.device(RunConfig(trainer=TrainerConfig(accelerator="cpu", devices=4))) == "cpu"
+
+
+def test_torchrun_with_another_number_of_processes(tiny, refused, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert "torchrun started 4 processes" in refused("run", "tiny", "trainer.devices=2")
+
+
+def test_rows_on_different_devices_are_refused(tiny):
+    rows = experiment.load("tiny").rows
+    configs = [rows[0].config, RunConfig(trainer=TrainerConfig(devices=2))]
+    with pytest.raises(UsageError, match="ask for different devices"):
+        placement.common(configs)
+
+
+def test_slurm_puts_the_job_back(tmp_path, monkeypatch, capfd):
+    script = tmp_path / "scontrol"
+    script.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    for name, value in {
+        "JOB_ID": "77",
+        "NTASKS": "2",
+        "NTASKS_PER_NODE": "2",
+        "PROCID": "0",
+        "JOB_NAME": "row",
+    }.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    environment = trainer.environment()
+    assert isinstance(environment, SLURMEnvironment)
+    before = signal.getsignal(signal.SIGUSR1)
+    with requeue.answering(environment):
+        signal.raise_signal(signal.SIGUSR1)
+    assert (tmp_path / "asked").read_text() == "requeue 77\n" and signal.getsignal(signal.SIGUSR1) == before
+    assert "SLURM job 77 goes back into the queue" in capfd.readouterr().err
+
+
+def _of_run(outputs):
+    """Processes whose environment names this outputs folder, but for this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(outputs).encode() in (folder / "environ").read_bytes() and "postdiff" in (
+                folder / "cmdline"
+            ).read_text().replace("\0", " "):
+                found.append(folder.name)
+        except OSError:
+            continue
+    return [name for name in found if name != str(os.getpid())]
