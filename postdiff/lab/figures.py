@@ -22,11 +22,12 @@ def flat_rows(experiment: Experiment) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`, and `_low` and `_high` where a 95 %
-    interval was asked for), macs_g and macs_t (denoiser, dense
-    convention, 10^9 and 10^12 a picture), macs_g_fvcore (in that convention), macs_saving (of the first row with the
-    same weights over this one's), time_s, time_q25_s, time_q75_s (a picture), speedup, peak_memory_mb (10^6 bytes, a
-    call), `<metric>_at_<step>` (of the clean estimate), n_done, n_asked, device, commit, notes, and `reported_` and
-    `gap_` figures. What was not measured is null. Figures reported for another model than the record's are left out.
+    interval was asked for), macs_g and macs_t (denoiser, dense convention, 10^9 and 10^12 a picture), macs_g_spread
+    (over pictures, where they differ), macs_g_fvcore (in that convention), macs_saving (of the first row with the same
+    weights over this one's), time_s, time_q25_s, time_q75_s (a picture), speedup, realised (speedup over the ratio of
+    all MACs), peak_memory_mb (10^6 bytes, a call), `<metric>_at_<step>` (of the clean estimate), n_done, n_asked,
+    device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null. Figures reported for
+    another model than the record's are left out.
 
     Raises:
         UsageError: no row has a record.
@@ -86,6 +87,7 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     figures |= _quarters(record)
     return figures | {
         "macs_g": None if macs is None else macs / 1e9,
+        "macs_g_spread": spread / 1e9 if (spread := record.macs_spread.get("denoiser", {}).get("dense")) else None,
         "macs_t": None if macs is None else macs / 1e12,
         "macs_g_fvcore": None if with_attention is None else with_attention / 1e9,
         "macs_saving": _ratio(_macs(first) if first else None, macs),
@@ -113,12 +115,15 @@ def _speed(record: Record | None, first: Record | None) -> Row:
         return {}
     time = record.latency
     together = first is not None and first.latency.get("session") == time["session"]
+    # A ratio of times taken at different moments would measure the machine's mood.
+    speedup = _ratio(first.latency["median_s"], time["median_s"]) if first and together else None
+    ideal = _ratio(_macs(first, "all") if first else None, _macs(record, "all"))
     return {
         "time_s": time["median_s"],
         "time_q25_s": time["q25_s"],
         "time_q75_s": time["q75_s"],
-        # A ratio of times taken at different moments would measure the machine's mood.
-        "speedup": _ratio(first.latency["median_s"], time["median_s"]) if first and together else None,
+        "speedup": speedup,
+        "realised": _ratio(speedup, ideal),
         "time_batch_size": time["batch_size"],
         "peak_memory_mb": time.get("peak_memory_mb"),  # records of older runs have none
         "time_device": record.device,

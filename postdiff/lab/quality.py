@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torchmetrics import Metric
 
-from postdiff.cost.macs import count_macs
-from postdiff.lab import distributed, folders, measuring, mirror, progress, recording, trainer
+from postdiff.lab import distributed, folders, measuring, mirror, progress, recording, trainer, work
 from postdiff.lab.data import PromptDataModule, Sample, Shard
 from postdiff.lab.evaluation import Evaluation
 from postdiff.lab.job import Job
@@ -41,8 +40,7 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None, say: Say
     by_seed = measuring.by_seed(job.config, job.card, job.data_card)
     # So must methods that do not fit each other, the network or the run: one picture tells before many are made.
     own, sampler = pictures(job), pipelines.sampler(job)
-    counted = count_macs(sampler.pipe, lambda: sampler.call(job.samples[:1]))
-    counts = {name: int(number) for name, number in sampler.fast.counts.items()}
+    spent = work.count(job, sampler)
     # Of a part there is nothing to tell yet; whoever finishes the record opens the mirror then.
     mirrors = mirror.start(job) if shard is None else None
     if job.paired:
@@ -63,8 +61,9 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None, say: Say
         n_done=len(evaluation.rows),
         metrics=evaluation.values,
         curves=_step_scores(job, sampler, by_seed) if scored else {},
-        macs={part: dict(by_convention) for part, by_convention in counted.items()},
-        counts=counts,
+        macs=spent.macs,
+        macs_spread=spent.spread,
+        counts=spent.counts,
     )
     if distributed.first():
         recording.keep(record, evaluation.rows)

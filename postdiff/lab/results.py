@@ -63,6 +63,7 @@ class Record:
         metrics: values by name.
         curves: {metric: {seed: mean figure of the clean estimate after each step}}, if `step_scores` asked for them.
         macs: multiply-accumulates a picture, by part of the pipeline and convention.
+        macs_spread: their standard deviation over pictures, where a method decides by the picture; else empty.
         counts: network calls, cache hits and misses of one pipeline call.
         latency: median_s, q25_s, q75_s a picture, with repeats, warmup, batch_size and session (rows timed together),
             and peak_memory_mb of a call.
@@ -93,6 +94,7 @@ class Record:
     metrics: dict[str, Value] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     macs: dict[str, dict[str, int]] = field(default_factory=dict)
+    macs_spread: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)

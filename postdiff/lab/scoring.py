@@ -59,6 +59,7 @@ def _score(job: Job, say: Say) -> Record:
         metrics=evaluation.values,
         curves=before.curves if before and job.step_metric else {},
         macs=before.macs if before else {},
+        macs_spread=before.macs_spread if before else {},
         counts=before.counts if before else {},
     )
     if before is not None:

@@ -1,4 +1,7 @@
-"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike; then peak memory."""
+"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike.
+
+Peak memory and MACs follow from further calls: with the MACs, a table can say how much of the saving became time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from functools import partial
 
 from postdiff.cost.latency import measure as time_calls
 from postdiff.cost.memory import peak_memory
-from postdiff.lab import mirror, provenance, recording, results
+from postdiff.lab import mirror, provenance, recording, results, work
 from postdiff.lab.job import Job, same_model
 from postdiff.lab.progress import bar
 from postdiff.lab.results import Record
@@ -18,7 +21,7 @@ __all__ = ["measure"]
 
 
 def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
-    """Time all jobs whose `bench.repeats` is not 0, measure the peak memory of one more call, write speed records.
+    """Time all jobs whose `bench.repeats` is not 0, measure peak memory and MACs of one more call each, write records.
 
     Rows on the same weights run in turns; rows on other weights follow, since two models may not fit in memory.
     """
@@ -36,11 +39,13 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
     for job in jobs:
         batch = list(itertools.islice(itertools.cycle(job.samples), job.config.bench.batch_size))
         calls[job.name] = partial(pipelines.sampler(job).call, batch)
-    with bar("speed", len(calls) * (warmup + repeats + 1), "call") as shown:
+    with bar("speed", len(calls) * (warmup + repeats + 2), "call") as shown:
         found = time_calls(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update())
-        peaks = {}
+        peaks, spent = {}, {}
         for job in jobs:
             peaks[job.name] = peak_memory(calls[job.name], job.config.device)
+            shown.update()
+            spent[job.name] = work.count(job, pipelines.sampler(job))
             shown.update()
     records = []
     for job in jobs:
@@ -52,6 +57,9 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
             started=started,
             n_asked=repeats,
             n_done=latency.repeats,
+            macs=spent[job.name].macs,
+            macs_spread=spent[job.name].spread,
+            counts=spent[job.name].counts,
             latency={
                 "median_s": latency.median_s / size,
                 "q25_s": latency.q25_s / size,

@@ -66,9 +66,11 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         steps = sorted(int(key.rpartition("_")[2]) for key in present if key.startswith(f"{name}_at_"))
         columns += [Column(f"after {step}", plain(f"{name}_at_{step}", info.digits)) for step in steps]
     if "macs_g" in present:
-        columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
+        columns += [Column("MACs (G) ↓", _spread("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
     if "time_s" in present:
         columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
+    if "realised" in present:
+        columns.append(Column("of ideal ↑", plain("realised", 2)))
     if "peak_memory_mb" in present:
         columns.append(Column("Memory (MB) ↓", plain("peak_memory_mb", 1)))
     reported = (key for row in rows for key in row if key.startswith("reported_"))
@@ -121,6 +123,10 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
     if timed:
         size, device = timed["time_batch_size"], timed["time_device"]
         lines.append(f"time of one picture at batch size {size}, median [quartiles], on {device}")
+    if any(row.get("realised") for row in rows):
+        lines.append("of ideal: the speed-up over what it would be if time fell as all MACs do")
+    if any(row.get("macs_g_spread") for row in rows):
+        lines.append("MACs ±: standard deviation over pictures, since a method decides by the features of each")
     if any(row.get("peak_memory_mb") for row in rows):
         lines.append("memory: the peak of one call at that batch size, weights included")
     noted: dict[str, list[str]] = {}

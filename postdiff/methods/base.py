@@ -32,9 +32,11 @@ class Method:
         innermost: stands inside all others around the network, and outside them around its modules, wherever the
             stack names it: it calls the network for more or fewer steps than it is asked for, or watches what blocks
             give out when all others have had their say. Of several, the first is outermost in both places.
+        adaptive: decides by the features of a picture, so that the work differs from picture to picture.
     """
 
     innermost: ClassVar[bool] = False
+    adaptive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the types of all options; methods add their ranges.

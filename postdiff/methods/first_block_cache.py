@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,7 @@ class FirstBlockCache(Method):
         whole batch at once; a special case of Liu et al. (TeaCache), arXiv:2411.19108.
     """
 
+    adaptive: ClassVar[bool] = True
     threshold: float = 0.05
 
     def claims(self, network: nn.Module) -> list[str]:

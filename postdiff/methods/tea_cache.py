@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,7 @@ class TeaCache(Method):
         arXiv:2411.19108.
     """
 
+    adaptive: ClassVar[bool] = True
     threshold: float = 0.25
     polynomial: str | list[float] = "identity"
 

@@ -1,0 +1,58 @@
+"""What one picture of a row costs: multiply-accumulates, and what really ran."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from dataclasses import dataclass
+from functools import partial
+
+from postdiff.cost.macs import count_macs
+from postdiff.lab.job import Job
+from postdiff.lab.sampling import Sampler
+
+__all__ = ["Work", "count"]
+
+# Pictures that the mean is taken over where a method decides by the features of each.
+PICTURES = 8
+ByPart = dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True)
+class Work:
+    """The work of a row.
+
+    Attributes:
+        macs: a picture, by part of the pipeline and convention; a mean where pictures differ.
+        spread: their sample standard deviation, empty where every picture costs the same.
+        counts: network calls, hits and misses of the first picture.
+    """
+
+    macs: ByPart
+    spread: ByPart
+    counts: dict[str, int]
+
+
+def count(job: Job, sampler: Sampler) -> Work:
+    """Make one picture under the counter, or several where their work differs.
+
+    Raises:
+        UsageError: methods do not fit each other, the network or the run.
+    """
+    adaptive = any(method.adaptive for method in job.methods)
+    counted: list[ByPart] = []
+    counts: Counter[str] = Counter()
+    for sample in job.samples[: PICTURES if adaptive else 1]:
+        found = count_macs(sampler.pipe, partial(sampler.call, [sample]))
+        counted.append({part: dict(by_convention) for part, by_convention in found.items()})
+        counts = counts or sampler.fast.counts
+    whole = {name: int(number) for name, number in counts.items()}
+    if len(counted) == 1:
+        return Work(counted[0], {}, whole)
+    mean, spread = ({part: dict(each) for part, each in counted[0].items()} for _ in range(2))
+    for part, by_convention in counted[0].items():
+        for convention in by_convention:
+            values = [one[part][convention] for one in counted]
+            mean[part][convention] = round(statistics.fmean(values))
+            spread[part][convention] = round(statistics.stdev(values))
+    return Work(mean, spread, whole)
