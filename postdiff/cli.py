@@ -291,7 +291,9 @@ def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # i
     rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
     if rows == []:
         raise _usage_error("--rows names no row; write --rows A,B, or leave it out for all")
-    return experiment.load(given.experiment or "demo", from_words(given.overrides)).select(rows)
+    return experiment.load(
+        "demo" if given.experiment is None else given.experiment, from_words(given.overrides)
+    ).select(rows)
 
 
 def _usage_error(message: str) -> ValueError:
@@ -312,8 +314,11 @@ def _foreseen(error: Exception) -> str | None:
     if isinstance(error, UsageError):
         return " ".join(str(error).split())
     if _out_of_memory(error):
-        reason = " ".join(str(error).split()).partition(". ")[0][:160] or type(error).__name__
-        return f"memory is full ({reason}); use a smaller batch_size or picture, or dtype=float16; what is made is kept"
+        reason = " ".join(str(error).split()).rpartition("Allocator: ")[2].partition(". ")[0][:160]
+        return (
+            f"memory is full ({reason or type(error).__name__}); use a smaller batch_size or picture, or "
+            "dtype=float16; what is made is kept"
+        )
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return f"{error.strerror}{place}; free or change the folder, POSTDIFF_OUTPUTS says where results go"

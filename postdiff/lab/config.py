@@ -186,7 +186,9 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
     where = layers[-1][0] if layers else "the defaults"
     try:
         if any(values.get("seeds") == [] for _, values in layers):
-            raise UsageError("seeds=[] must be a list of different whole numbers, for instance [0,1,2]; or leave it out")
+            raise UsageError(
+                "seeds=[] must be a list of different whole numbers, for instance [0,1,2]; or leave it out"
+            )
         _check(config)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
@@ -211,7 +213,8 @@ def check_seeds(seeds: Sequence[int]) -> None:
     """
     if len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
         raise UsageError(
-            f"seeds={list(seeds)} must be a list of different whole numbers from 0 and below 2**63, for instance [0,1,2]"
+            f"seeds={list(seeds)} must be a list of different whole numbers from 0 and below 2**63, for instance "
+            "[0,1,2]"
         )
 
 

@@ -8,6 +8,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab import hub, sources, weights
@@ -135,7 +137,7 @@ def _pipeline_class(name: str, where: object) -> Any:
 def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, TypeError, ImportError) as error:
+    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
             reason = "its tokenizer needs a package that is not installed; pip install sentencepiece protobuf"
         else:

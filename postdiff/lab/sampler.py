@@ -151,12 +151,13 @@ class Sampler:
 
     def _check_steps(self) -> None:
         """Some solvers would take a million steps without a word, most of them at the same noise."""
-        known = self.scheduler.config.get("num_train_timesteps")
-        if known is not None and self.job.config.steps > known:
-            raise UsageError(
-                f"steps={self.job.config.steps} is more than the {known} that the model was trained with; use at most "
-                "that"
-            )
+        known, config = self.scheduler.config.get("num_train_timesteps"), self.job.config
+        asked = {"steps": config.steps, **({"reference_steps": config.reference_steps} if self.job.paired else {})}
+        for name, steps in asked.items():
+            if known is not None and steps > known:
+                raise UsageError(
+                    f"{name}={steps} is more than the {known} that the model was trained with; use at most that"
+                )
 
     def _check_frames(self) -> None:
         """A card from the hub that does not name its class says too late that it makes videos."""

@@ -85,7 +85,7 @@ def build(present: Any, name: str | None, options: Mapping[str, Any]) -> Any:
         settings.setdefault("clip_sample", False)
     try:
         built = cls.from_config(present.config, **settings)
-    except (ValueError, NotImplementedError, TypeError) as error:
+    except (ValueError, NotImplementedError, TypeError, RuntimeError) as error:
         given = ", ".join(f"{key}={value}" for key, value in options.items()) or "no options"
         raise UsageError(f"scheduler {name or cls.__name__} with {given} does not fit this model: {error}") from error
     # Pipelines of diffusion models scale their first noise by this number, which schedulers of flows do not have.

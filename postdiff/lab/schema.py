@@ -66,7 +66,7 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
         together = _laid_over(together, values)
     try:
         return _typed(schema, together)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, TypeError) as error:
         raise UsageError(f"{_culprit(schema, layers)}{_one_line(error)}; give another value") from None
 
 
@@ -79,7 +79,7 @@ def _culprit(schema: type[Any], layers: Sequence[tuple[str, Mapping[str, Any]]])
     for where, values in layers:
         try:
             _typed(schema, values)
-        except OmegaConfBaseException as error:
+        except (OmegaConfBaseException, TypeError) as error:
             key = getattr(error, "full_key", None)
             return f"{where}: {key}: " if key else f"{where}: "
     return f"{layers[-1][0]}: " if layers else f"{schema.__name__}: "

@@ -38,7 +38,7 @@ def checked_pipeline(folder: Path) -> Path:
     except ValueError:
         components = None
     if not isinstance(components, dict):
-        raise UsageError(f"{index} is not valid JSON with the parts of a pipeline; save the pipeline again with save_pretrained")
+        raise UsageError(f"{index} is not valid JSON, or names no parts; save the pipeline again with save_pretrained")
     for name, value in components.items():
         if not name.startswith("_") and isinstance(value, list) and value[:1] != [None]:
             _refuse_pickles(folder / name)

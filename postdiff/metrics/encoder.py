@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
@@ -64,7 +65,7 @@ class DualEncoder(nn.Module):
         """Read a folder in CLIPModel layout with preprocessor and tokenizer files; safetensors only.
 
         Raises:
-            UsageError: a file is missing.
+            UsageError: a file is missing or damaged.
         """
         weights, settings = folder / "model.safetensors", folder / "preprocessor_config.json"
         for file in (weights, settings, folder / "config.json"):
@@ -72,15 +73,25 @@ class DualEncoder(nn.Module):
                 raise UsageError(
                     f"dual encoder {folder} has no {file.name}; use a CLIPModel folder saved with its processor"
                 )
-        preprocess = json.loads(settings.read_text())
-        clip = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+        try:
+            preprocess = json.loads(settings.read_text())
+            clip = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
+            mean, std = preprocess["image_mean"], preprocess["image_std"]
+            resample = RESAMPLE[preprocess.get("resample", 3)]
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
+            raise UsageError(
+                f"dual encoder {folder} cannot be read ({reason}); fetch it again, or save it with save_pretrained"
+            ) from error
         return cls(
             clip,
-            AutoTokenizer.from_pretrained(folder, local_files_only=True),
-            json.loads((folder / "config.json").read_text())["vision_config"]["image_size"],
-            preprocess["image_mean"],
-            preprocess["image_std"],
-            RESAMPLE[preprocess.get("resample", 3)],
+            tokenizer,
+            size,
+            mean,
+            std,
+            resample,
             name=f"{folder.parent.name}/{folder.name}",
             checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest(),
         )

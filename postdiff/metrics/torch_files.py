@@ -41,7 +41,8 @@ def found(what: str, address: str, variable: str, place: str | None = None) -> P
         raise UsageError(f"{what}, and there is no file {file}; get it from {address} and set {variable} to it")
     try:
         torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    # What it raises depends on the first bytes of what is no such file.
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
         raise UsageError(f"{what}, and {file} holds something else; get it from {address}") from None
     return file.resolve()
 

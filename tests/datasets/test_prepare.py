@@ -271,7 +271,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path / "extra"))
 
 
-def test_a_prepared_set_is_run_and_tabled(mini, tiny, outputs, command):
+def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, monkeypatch):
     code, out, err = command("run", "tiny", "data=mini")
     assert code == 0, err
     record = Record.read(outputs / "records" / "tiny" / "two.json")
@@ -279,6 +279,20 @@ def test_a_prepared_set_is_run_and_tabled(mini, tiny, outputs, command):
     assert len(list((outputs / "pictures" / str(record.pictures)).rglob("*.png"))) == 8
     code, table, _ = command("table", "tiny")
     assert code == 0 and "2 steps" in table and "1 step" in table and table.strip() in out
+    # The pictures that are there, measured with an interval and without drawing: the record and the table follow.
+    load = models.load
+    monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a pipeline was loaded"))
+    code, out, err = command("score", "tiny", "data=mini", "bootstrap=50")
+    assert code == 0, err
+    scored = Record.read(outputs / "records" / "tiny" / "two.json")
+    value, before = scored.metrics["emoji_text_score"], record.metrics["emoji_text_score"]
+    assert value.per_seed == before.per_seed and before.interval is None and scored.full
+    assert value.interval[0] < value.value < value.interval[1]
+    assert (scored.pictures, scored.macs, scored.seeds) == (record.pictures, record.macs, [4, 7])
+    code, scored_table, _ = command("table", "tiny")
+    assert code == 0 and scored_table != table and scored_table.strip() in out
+    assert command("score", "tiny", "data=mini")[0] == 0  # as before, for what follows
+    monkeypatch.setattr(models, "load", load)
     # The file by its path, and the seeds named, are the same run.
     for words in (["data=mini", "seeds=[4,7]"], [f"data={mini}"]):
         _, _, err = command("run", "tiny", *words)
