@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -17,7 +15,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import spatial_transformers, with_all_inside
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import read_calibration, require
 
 __all__ = ["BlockCache"]
 
@@ -27,13 +25,14 @@ class BlockCache(Method):
     """Replay a spatial transformer's output while its measured changes since the last computed step add up to little.
 
     The change of a block at a step is |C_t - C_(t-1)| / |C_t|, L1 norms, mean over prompts, measured beforehand
-    (`experiments/block_changes.py`) for model, solver and number of steps. The schedule that follows is fixed: it
+    (`experiments/calibrate.py`) for model, solver and number of steps. The schedule that follows is fixed: it
     does not depend on the picture. Convolutions, which carry the time embedding, always run.
 
     Args:
         threshold: a block is computed again before the sum exceeds it; 0 computes everything.
-        changes: the JSON file of a calibration; or one number that stands for every block and step, which gives
-            all blocks the same uniform schedule.
+        changes: {name of a spatial transformer: its change at every step}, or the JSON file that holds them under the
+            key "changes"; or one number that stands for every block and step, which gives all blocks the same
+            uniform schedule. A file is read at once, so that the numbers belong to the identity of a run.
 
     Reference:
         Wimbauer et al., "Cache Me if You Can: Accelerating Diffusion Models through Block Caching", CVPR 2024,
@@ -41,12 +40,15 @@ class BlockCache(Method):
     """
 
     threshold: float = 0.25
-    changes: float | str = 0.1
+    changes: float | str | dict[str, list[float]] = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, self.threshold >= 0, "threshold", "0 or more")
-        require(self, isinstance(self.changes, str) or self.changes > 0, "changes", "a file, or a number above 0")
+        if isinstance(self.changes, str):
+            self.changes = read_calibration(self.changes, "changes", "BlockCache")
+        sound = isinstance(self.changes, dict) or (isinstance(self.changes, int | float) and self.changes > 0)
+        require(self, sound, "changes", "a calibration or a number above 0")
 
     def claims(self, network: nn.Module) -> list[str]:
         return with_all_inside(spatial_transformers(network, "BlockCache"))
@@ -58,7 +60,7 @@ class BlockCache(Method):
             yield intercept(module, "forward", self._cache(name).around(name, state))
 
     def start(self, state: State) -> None:
-        measured = _read(self.changes, self._names, state.steps)
+        measured = _of(self.changes, self._names, state.steps)
         self._refresh = {}
         for name in self._names:
             self._refresh[name] = Refresh(scheduled(measured[name], self.threshold))
@@ -79,20 +81,17 @@ def scheduled(changes: list[float], threshold: float) -> list[int]:
     return computed
 
 
-def _read(changes: float | str, names: list[str], steps: int) -> dict[str, list[float]]:
-    if not isinstance(changes, str):
+def _of(changes: Any, names: list[str], steps: int) -> dict[str, list[float]]:
+    """The changes of every block, for every step of the run."""
+    if not isinstance(changes, dict):
         return {name: [float(changes)] * steps for name in names}
-    file = Path(changes).expanduser()
-    try:
-        content: Any = json.loads(file.read_text())["changes"]
-        found = {name: [float(value) for value in content[name]] for name in names}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if set(changes) != set(names):
         raise UsageError(
-            f"BlockCache: changes={changes} is no calibration of this network ({type(error).__name__}: {error}); make "
-            "one with experiments/block_changes.py"
-        ) from None
-    if wrong := [len(values) for values in found.values() if len(values) != steps]:
-        raise UsageError(
-            f"BlockCache: changes={changes} is of {wrong[0]} steps, and this run has {steps}; calibrate anew"
+            f"BlockCache: the calibration is of {len(changes)} blocks of another network than this one with "
+            f"{len(names)}; make one with experiments/calibrate.py"
         )
-    return found
+    if wrong := {len(values) for values in changes.values()} - {steps}:
+        raise UsageError(
+            f"BlockCache: the calibration is of {min(wrong)} steps, and this run has {steps}; calibrate anew"
+        )
+    return changes

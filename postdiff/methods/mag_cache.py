@@ -13,7 +13,7 @@ from postdiff.engine.residual_span import ResidualSpan, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.methods.options import require
+from postdiff.methods.options import read_calibration, require
 
 __all__ = ["MagCache"]
 
@@ -27,8 +27,9 @@ class MagCache(Method):
     replayed while their sum is at most `threshold` and no more than `most` steps have been replayed in a row.
 
     Args:
-        ratios: g_t for every step, from a calibration of model, solver and steps (`postdiff.engine.magnitudes`);
-            another number of steps takes the nearest ones. A single number stands for all steps.
+        ratios: g_t for every step, from a calibration of model, solver and steps, or the JSON file that holds them
+            (`experiments/calibrate.py`); another number of steps takes the nearest ones. A single number stands for
+            all steps.
         threshold: bound of the sum; below 0 computes everything.
         most: steps replayed in a row at most.
         retention: share of the run at its beginning that is always computed.
@@ -37,15 +38,18 @@ class MagCache(Method):
         Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", NeurIPS 2025, arXiv:2506.09045.
     """
 
-    ratios: float | list[float] = 1.0
+    ratios: float | str | list[float] = 1.0
     threshold: float = 0.06
     most: int = 3
     retention: float = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.ratios, str):
+            self.ratios = read_calibration(self.ratios, "ratios", "MagCache")
         given = self.ratios if isinstance(self.ratios, list | tuple) else [self.ratios]
-        require(self, len(given) > 0 and all(ratio > 0 for ratio in given), "ratios", "numbers above 0")
+        sound = len(given) > 0 and all(isinstance(ratio, int | float) and ratio > 0 for ratio in given)
+        require(self, sound, "ratios", "numbers above 0")
         require(self, self.most >= 0, "most", "0 or more")
         require(self, 0 <= self.retention <= 1, "retention", "a share of the run (0.0 to 1.0)")
 
@@ -68,6 +72,7 @@ class MagCache(Method):
         yield from ResidualSpan("mag_cache", stacked_blocks(network, "MagCache"), state, decide).attach()
 
     def start(self, state: State) -> None:
+        assert not isinstance(self.ratios, str), "a file is read when the method is made"
         self._ratios = _nearest(self.ratios, state.steps)
 
 

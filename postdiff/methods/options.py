@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["check_types", "require", "require_moment"]
+__all__ = ["check_types", "read_calibration", "require", "require_moment"]
 
 
 def check_types(method: Any) -> None:
@@ -40,6 +42,21 @@ def require_moment(method: Any, option: str) -> None:
     require(method, fits, option, "a step (a whole number from 0 on) or a fraction of the run (0.0 to 1.0)")
 
 
+def read_calibration(file: str, key: str, method: str) -> Any:
+    """What a calibration file holds under `key`: JSON, as `experiments/calibrate.py` writes it.
+
+    Raises:
+        UsageError: no such file, or one that holds something else.
+    """
+    try:
+        return json.loads(Path(file).expanduser().read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{method}: {key}={file} is no calibration ({type(error).__name__}: {error}); make one with "
+            "experiments/calibrate.py"
+        ) from None
+
+
 def _fits(value: Any, hint: Any) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -48,6 +65,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in arguments
     if origin in (list, tuple):
         return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
     if isinstance(value, bool) or hint is bool:
         return isinstance(value, bool) and hint is bool
     return isinstance(value, (int, float) if hint is float else hint)

@@ -1,0 +1,85 @@
+"""Calibrations equal straight sums over outputs, and what diffusers measures; their files are what caches take."""
+
+import importlib.util
+import itertools
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.hooks.mag_cache import MagCacheConfig, apply_mag_cache
+
+from postdiff import accelerate
+from postdiff.engine.errors import UsageError
+from postdiff.lab.calibration import BlockChanges, MagnitudeRatios
+from postdiff.methods import BlockCache, MagCache
+from tests.support.tiny import STEPS, build
+
+PROGRAM = Path(__file__).parents[2] / "experiments" / "calibrate.py"
+
+
+@pytest.fixture(scope="module")
+def program():
+    spec = importlib.util.spec_from_file_location("calibrate", PROGRAM)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_changes_of_blocks():
+    case, observer = build("sd"), BlockChanges()
+    name = "down_blocks.0.attentions.0"
+    outputs = []
+    handle = case.pipe.unet.get_submodule(name).register_forward_hook(lambda m, a, out: outputs.append(out[0].clone()))
+    expected = case.call(case.pipe)
+    handle.remove()
+    assert torch.equal(case.call(accelerate(case.pipe, [observer])), expected), "observing changes nothing"
+    found = observer.values()
+    changes = [0.0] + [
+        float((now - before).abs().sum() / now.abs().sum()) for before, now in itertools.pairwise(outputs)
+    ]
+    assert found[name] == pytest.approx(changes, rel=1e-5)
+    assert all(len(values) == STEPS for values in found.values()) and len(found) > 3
+
+
+def test_magnitude_ratios_are_those_that_diffusers_prints(capsys):
+    case, observer = build("dit"), MagnitudeRatios()
+    case.call(accelerate(case.pipe, [observer]))
+    case = build("dit")
+    apply_mag_cache(case.pipe.transformer, MagCacheConfig(num_inference_steps=STEPS, calibrate=True))
+    capsys.readouterr()
+    case.call(case.pipe)
+    printed = re.search(r"\[([\d., e+-]+)\]\s*$", capsys.readouterr().out.strip())
+    assert observer.values() == pytest.approx(json.loads(printed.group(0)), rel=1e-5)
+
+
+def test_calls_of_different_lengths_do_not_mix():
+    case, observer = build("dit"), MagnitudeRatios()
+    fast = accelerate(case.pipe, [observer])
+    case.call(fast)
+    case.call(fast, num_inference_steps=4)
+    with pytest.raises(UsageError, match="whole calls with one number of steps"):
+        observer.values()
+
+
+def test_the_program_writes_what_the_cache_takes(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    assert program.main(["block_cache", "steps=4", "count=1"]) == 0
+    file = tmp_path / "calibrations" / "block_cache_emoji_ddim_4.json"
+    assert str(file) in capsys.readouterr().out
+    method = BlockCache(threshold=0.2, changes=str(file))
+    assert method.changes == json.loads(file.read_text())["changes"], "the numbers are the run's, not the path"
+    case = build("sd")
+    with pytest.raises(UsageError, match="is of 4 steps, and this run has 8"):
+        case.call(accelerate(case.pipe, [method]))
+    with pytest.raises(UsageError, match="another network"):
+        case.call(accelerate(case.pipe, [BlockCache(changes={"mid_block.attentions.0": [0.1] * STEPS})]))
+
+
+def test_the_program_ends_in_one_line(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    assert program.main(["mag_cache", "steps=4", "count=1"]) == 2
+    assert "needs a transformer with a chain of blocks" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="is no calibration"):
+        MagCache(ratios=str(tmp_path / "missing.json"))
