@@ -10,6 +10,7 @@ from postdiff.cost.on_meta import OnMeta
 from postdiff.cost.operations import Watch
 from postdiff.cost.structures import real_size
 from postdiff.cost.tally import Work
+from postdiff.engine.errors import UsageError
 from postdiff.lab import schedulers
 from postdiff.presets import build_methods
 
@@ -33,7 +34,11 @@ def test_recalled_outcomes_add_up_to_what_a_run_without_memory_costs(twin, prese
     """torch's counter knows nothing of earlier operations; ours begins with all that the other presets have left."""
     methods = build_methods([preset] if preset else [])
     call = {"height": 64, "width": 64, "num_inference_steps": 4, "guidance_scale": 4.0}
-    found, _ = twin.tally(methods, **call)
+    try:
+        found, _ = twin.tally(methods, **call)
+    except UsageError as reason:
+        assert "needs a transformer" in str(reason)
+        pytest.skip(f"refused: {reason}")
     zeros = {name: torch.zeros(1, *shape) for name, shape in twin.conditions.items()}
     with FlopCounterMode(display=False) as counter:
         accelerate(twin.pipe, [*methods, OnMeta()])(**zeros, **call, output_type="latent")

@@ -10,7 +10,7 @@ from postdiff.lab.job import prepare
 
 NAMES = [name for name in catalog.names("experiments") if "/" in name]
 SHIPPED = ["model=emoji", "data=emoji"]
-FEW = ["count=1", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0", "metrics=null"]
+FEW = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0", "metrics=null"]
 # Key sets are for a number of steps, so these run at full length, and one row must do.
 LONG = ["count=1", "seeds=[0]", "reference_steps=1", "bench.repeats=0", "metrics=[paired_psnr,emoji_text_score]"]
 SMALL = {"postdiff": FEW, "faster_diffusion": LONG}

@@ -11,8 +11,11 @@ from postdiff.methods import CFGCutoff
 from tests.support.recorder import Recorder
 from tests.support.tiny import FAMILY_CASES, STEPS, sd
 
+# Without guidance of their own, or asked for it by another argument (tests/engine/test_separate_calls.py).
+OTHERS = ("lcm", "flux", "flux_cfg", "qwen_image")
 
-@pytest.mark.parametrize("name", [name for name in FAMILY_CASES if name != "lcm"])
+
+@pytest.mark.parametrize("name", [name for name in FAMILY_CASES if name not in OTHERS])
 def test_gate_zero_equals_guidance_scale_one(case, name):
     one = case(name)
     cut = one.call(accelerate(one.pipe, [CFGCutoff(gate=0)]))

@@ -105,7 +105,7 @@ def test_an_odd_batch_draws_as_an_even_one(case, ids, rand):
     one = case("lcm")
     driver = accelerate(one.pipe, [ToMe(rand=rand)])
     together, alone = one.call(driver, [0, 1, 2, 3])[2:3], one.call(driver, ids)[-1:]
-    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-4)
 
 
 def rows_into_attention(one, methods):
