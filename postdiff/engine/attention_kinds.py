@@ -8,7 +8,7 @@ from torch import nn
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Kind", "attentions", "feed_forwards"]
+__all__ = ["Kind", "attentions", "attentions_and_feed_forwards", "feed_forwards"]
 
 Kind = Literal["spatial", "temporal", "cross"]
 # Parents of attention along time in video networks: TextToVideo's and AnimateDiff's.
@@ -55,3 +55,13 @@ def feed_forwards(network: nn.Module) -> dict[str, nn.Module]:
         if own in FEED_FORWARDS and type(network.get_submodule(parent)).__name__ not in SHARED:
             found[name] = module
     return found
+
+
+def attentions_and_feed_forwards(network: nn.Module, method: str) -> dict[str, nn.Module]:
+    """Both, {dotted name: module}: all that a transformer block computes beside modulation, norms and sums.
+
+    Raises:
+        UsageError: the network has no attention inside transformer blocks.
+    """
+    found = attentions(network, method)
+    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}

@@ -13,7 +13,7 @@ from postdiff.lab import distributed, folders, locks, provenance, results
 from postdiff.lab.job import Job
 from postdiff.lab.results import Record
 
-__all__ = ["keep", "now", "record"]
+__all__ = ["keep", "last", "now", "record"]
 
 
 def now() -> str:
@@ -44,6 +44,15 @@ def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -
         versions=provenance.versions(),
         **measured,
     )
+
+
+def last(job: Job) -> Record | None:
+    """The row's last quality record, if it is of the same pictures."""
+    try:
+        found = results.find(job.experiment, job.name)
+    except UsageError:
+        return None  # damaged: it is written anew
+    return found if found is not None and found.pictures == job.picture_id else None
 
 
 def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders, measuring, mirror, progress, quality, recording, results
+from postdiff.lab import folders, measuring, mirror, progress, quality, recording
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.job import Job, prepare
 from postdiff.lab.results import Record
@@ -42,7 +42,7 @@ def score(experiment: Experiment, say: Say) -> list[Record]:
 def _score(job: Job, say: Say) -> Record:
     started = recording.now()
     evaluation = quality.evaluated(job, measuring.by_seed(job.config, job.card, job.data_card))
-    before = _last(job)
+    before = recording.last(job)
     if before is None:
         say(f"{job.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
     if job.step_metric and not (before and before.curves):
@@ -72,15 +72,6 @@ def _score(job: Job, say: Say) -> Record:
         missing = record.n_asked - record.n_done
         say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; 'postdiff run' makes them")
     return record
-
-
-def _last(job: Job) -> Record | None:
-    """The row's last record, if it is of the same pictures."""
-    try:
-        found = results.find(job.experiment, job.name)
-    except UsageError:
-        return None  # damaged: it is written anew
-    return found if found is not None and found.pictures == job.picture_id else None
 
 
 def _refuse_without_pictures(job: Job) -> None:

@@ -45,7 +45,7 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
         for job in jobs:
             peaks[job.name] = peak_memory(calls[job.name], job.config.device)
             shown.update()
-            spent[job.name] = work.count(job, pipelines.sampler(job))
+            spent[job.name] = work.known(recording.last(job)) or work.count(job, pipelines.sampler(job))
             shown.update()
     records = []
     for job in jobs:

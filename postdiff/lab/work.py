@@ -9,9 +9,10 @@ from functools import partial
 
 from postdiff.cost.macs import count_macs
 from postdiff.lab.job import Job
+from postdiff.lab.results import Record
 from postdiff.lab.sampling import Sampler
 
-__all__ = ["Work", "count"]
+__all__ = ["Work", "count", "known"]
 
 # Pictures that the mean is taken over where a method decides by the features of each.
 PICTURES = 8
@@ -31,6 +32,11 @@ class Work:
     macs: ByPart
     spread: ByPart
     counts: dict[str, int]
+
+
+def known(record: Record | None) -> Work | None:
+    """The work that a quality record of the same pictures tells of, which need not be counted again."""
+    return Work(record.macs, record.macs_spread, record.counts) if record and record.macs else None
 
 
 def count(job: Job, sampler: Sampler) -> Work:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from postdiff.engine.attention_kinds import attentions, feed_forwards
+from postdiff.engine.attention_kinds import attentions_and_feed_forwards
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.intercept import intercept
 from postdiff.engine.state import State
@@ -39,18 +39,13 @@ class FORA(Method):
         require(self, self.interval >= 1, "interval", "1 or more")
 
     def claims(self, network: nn.Module) -> list[str]:
-        return list(_modules(network))
+        return list(attentions_and_feed_forwards(network, "FORA"))
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         cache = ModuleCache("fora", lambda written, now: self._refresh.due(written, now))
-        for name, module in _modules(network).items():
+        for name, module in attentions_and_feed_forwards(network, "FORA").items():
             yield intercept(module, "forward", cache.around(name, state))
 
     def start(self, state: State) -> None:
         self._refresh = Refresh.every(self.interval, state.steps)
         state.boundaries |= self._refresh.turns(state.steps)
-
-
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
-    found = attentions(network, "FORA")
-    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}

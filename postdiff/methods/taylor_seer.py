@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from postdiff.engine.attention_kinds import attentions, feed_forwards
+from postdiff.engine.attention_kinds import attentions_and_feed_forwards
 from postdiff.engine.cache import Refresh
 from postdiff.engine.forecast import ForecastCache
 from postdiff.engine.intercept import intercept
@@ -47,19 +47,14 @@ class TaylorSeer(Method):
         require(self, self.warmup >= 1, "warmup", "1 or more")
 
     def claims(self, network: nn.Module) -> list[str]:
-        return list(_modules(network))
+        return list(attentions_and_feed_forwards(network, "TaylorSeer"))
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         cache = ForecastCache("taylor_seer", lambda written, now: self._refresh.due(written, now), self.order)
-        for name, module in _modules(network).items():
+        for name, module in attentions_and_feed_forwards(network, "TaylorSeer").items():
             yield intercept(module, "forward", cache.around(name, state))
 
     def start(self, state: State) -> None:
         computed = {*range(min(self.warmup, state.steps)), *range(self.warmup - 1, state.steps, self.interval)}
         self._refresh = Refresh(computed)
         state.boundaries |= self._refresh.turns(state.steps)
-
-
-def _modules(network: nn.Module) -> dict[str, nn.Module]:
-    found = attentions(network, "TaylorSeer")
-    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}

@@ -74,7 +74,7 @@ class TGATE(Method):
         state.boundaries.add(self._gate)
         computes = [self._computes_self_attention(step) for step in range(state.steps)]
         self._refresh = Refresh(step for step, now in enumerate(computes) if now)
-        state.boundaries |= {step for step in range(1, state.steps) if computes[step] != computes[step - 1]}
+        state.boundaries |= self._refresh.turns(state.steps)
 
     def step_start(self, state: State) -> None:
         if state.index >= self._gate:
