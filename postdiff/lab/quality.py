@@ -50,16 +50,11 @@ def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None, say: Say
     evaluation = evaluated(job, by_seed)
     # Every step is scored by the first device alone; the others go on to the next row and meet it there.
     scored = job.step_metric and shard is None and distributed.first()
-    record = recording.record(
+    record = recording.quality(
         job,
-        kind="quality",
-        run_id=job.run_id,
-        started=started,
-        pictures=job.picture_id,
-        references=job.reference_id if job.paired else None,
-        n_asked=len(job.samples),
-        n_done=len(evaluation.rows),
-        metrics=evaluation.values,
+        started,
+        evaluation.rows,
+        evaluation.values,
         curves=_step_scores(job, sampler, by_seed) if scored else {},
         macs=spent.macs,
         macs_spread=spent.spread,

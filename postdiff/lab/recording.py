@@ -11,9 +11,9 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.lab import distributed, folders, locks, provenance, results
 from postdiff.lab.job import Job
-from postdiff.lab.results import Record
+from postdiff.lab.results import Record, Value
 
-__all__ = ["keep", "last", "now", "record"]
+__all__ = ["keep", "last", "now", "quality", "record"]
 
 
 def now() -> str:
@@ -42,6 +42,32 @@ def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -
         ended=now(),
         git=provenance.git(),
         versions=provenance.versions(),
+        **measured,
+    )
+
+
+def quality(
+    job: Job, started: str, rows: Sequence[Mapping[str, Any]], metrics: dict[str, Value], **measured: Any
+) -> Record:
+    """The record of a row's pictures.
+
+    Args:
+        job: the row.
+        started: as of `now`.
+        rows: one mapping a picture that was measured.
+        metrics: their values by name.
+        measured: the other fields of `Record` that only a pipeline can tell.
+    """
+    return record(
+        job,
+        kind="quality",
+        run_id=job.run_id,
+        started=started,
+        pictures=job.picture_id,
+        references=job.reference_id if job.paired else None,
+        n_asked=len(job.samples),
+        n_done=len(rows),
+        metrics=metrics,
         **measured,
     )
 

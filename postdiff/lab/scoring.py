@@ -47,16 +47,11 @@ def _score(job: Job, say: Say) -> Record:
         say(f"{job.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
     if job.step_metric and not (before and before.curves):
         say(f"{job.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
-    record = recording.record(
+    record = recording.quality(
         job,
-        kind="quality",
-        run_id=job.run_id,
-        started=started,
-        pictures=job.picture_id,
-        references=job.reference_id if job.paired else None,
-        n_asked=len(job.samples),
-        n_done=len(evaluation.rows),
-        metrics=evaluation.values,
+        started,
+        evaluation.rows,
+        evaluation.values,
         curves=before.curves if before and job.step_metric else {},
         macs=before.macs if before else {},
         macs_spread=before.macs_spread if before else {},
