@@ -91,5 +91,13 @@ def _build(name: str, options: Mapping[str, Any]) -> Method:
 
 
 def describe(stack: Sequence[Method]) -> list[dict[str, Any]]:
-    """A stack as data, every option spelt out: [{method name: {option: value}}, ...]."""
-    return [{type(method).__module__.rpartition(".")[2]: asdict(method)} for method in stack]
+    """A stack as data, every option spelt out: [{method name: {option: value}}, ...].
+
+    Options that a method has got later are left out at their default: what is described is part of identities.
+    """
+    return [{type(method).__module__.rpartition(".")[2]: _options(method)} for method in stack]
+
+
+def _options(method: Method) -> dict[str, Any]:
+    default = {option.name: option.default for option in fields(method) if option.metadata.get("later")}
+    return {name: value for name, value in asdict(method).items() if name not in default or value != default[name]}

@@ -4,23 +4,31 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
-# Tiny tensors: a second thread only waits, and two test processes share two cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tiny tensors: a second thread only waits, two test processes share two cores, and the threads of a pool would be
+# missing in a copy of the process (lab/forks.py).
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import functools
 
-import diffusers
 import pytest
-import torch
 
-from tests.support import tiny
 
-diffusers.logging.set_verbosity_error()
+def pytest_collection_finish():
+    # Not at the top of the file: with -n the process that hands the tests out would load diffusers for nothing, first.
+    import diffusers
+
+    diffusers.logging.set_verbosity_error()
+
+
+def _build(name, small=False):
+    from tests.support import tiny
+
+    return tiny.build(name, small)
 
 
 @functools.cache
 def _case(name):
-    return tiny.build(name)
+    return _build(name)
 
 
 @functools.cache
@@ -43,7 +51,7 @@ def baseline():
 
 @functools.cache
 def _small(name):
-    case = tiny.build(name, small=True)
+    case = _build(name, small=True)
     return case, case.call(case.pipe)
 
 
@@ -60,6 +68,8 @@ def small():
         return _small(name)
 
     yield of
+    import torch
+
     for name in sorted(used):
         case, expected = _small(name)
         assert torch.equal(case.call(case.pipe), expected), f"a test changed the bare pipeline of {name}"

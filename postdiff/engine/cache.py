@@ -50,10 +50,17 @@ class Refresh:
 
 @dataclass
 class Entry:
-    """What is kept of one module for one size and branch, and the step it is of."""
+    """What is kept of one module for one size and branch, and the step it is of.
+
+    Attributes:
+        value: the branch's rows.
+        written: the step.
+        whole: branches and output that the value is a piece of, shared by their entries; None if there is no such.
+    """
 
     value: Any
     written: int
+    whole: tuple[tuple[str, ...], Any] | None = None
 
 
 class ModuleCache:
@@ -83,7 +90,7 @@ class ModuleCache:
             stored = self._read(module, state)
             if stored is not None:
                 state.counts[f"{self.name} hits"] += 1
-                return join_rows([self._replayed(stored[branch], state) for branch in state.branches])
+                return self._joined(stored, state)
             state.counts[f"{self.name} misses"] += 1
             output = forward(*args, **kwargs)
             self._write(module, state, output)
@@ -104,6 +111,13 @@ class ModuleCache:
             found[branch] = entry
         return found
 
+    def _joined(self, stored: Mapping[str, Entry], state: State) -> Any:
+        whole = stored[state.branches[0]].whole
+        of_one_output = whole is not None and all(entry.whole is whole for entry in stored.values())
+        if whole is not None and of_one_output and whole[0] == state.branches and state.span == 1:
+            return _handed_out(whole[1])  # joining the pieces would copy every tensor
+        return join_rows([self._replayed(stored[branch], state) for branch in state.branches])
+
     def _replayed(self, entry: Entry, state: State) -> Any:
         """One branch's rows for all steps of the present call."""
         return tile_rows(entry.value, 1, state.span)
@@ -112,7 +126,12 @@ class ModuleCache:
         branches, last = state.branches, state.index + state.span - 1
         newest = rows_of_step(output, len(branches), state.span, -1)
         fresh = dict(zip(branches, split_rows(newest, len(branches)), strict=True))
-        if self.merge is not None:
-            fresh = self.merge(fresh, last)
-        for branch, value in fresh.items():
-            self._entries[module, state.size, branch] = Entry(value, last)
+        merged = fresh if self.merge is None else self.merge(fresh, last)
+        whole = (branches, newest) if merged is fresh else None
+        for branch, value in merged.items():
+            self._entries[module, state.size, branch] = Entry(value, last, whole)
+
+
+def _handed_out(value: Any) -> Any:
+    """The same tensors in containers of their own, which a caller may empty."""
+    return type(value)(_handed_out(item) for item in value) if isinstance(value, tuple | list) else value

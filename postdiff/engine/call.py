@@ -42,12 +42,12 @@ class Run:
     def enter(self, stack: ExitStack) -> None:
         """Put every wrapper in place; attached in reverse, so that the first method is outermost."""
         run, state = self, self.state
-        network_call = inspect.signature(self.network.forward)
-        step_call = inspect.signature(self.pipe.scheduler.step)
+        network_call = _by_name(self.network.forward)
+        step_call = _by_name(self.pipe.scheduler.step)
 
         # Plain closures, not methods: see `intercept`.
         def around_network(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            arguments = _flatten(network_call, args, kwargs)
+            arguments = network_call(args, kwargs)
             if state.family.packed:
                 size = packing.latent_size(arguments)
                 arguments[run.sample_name] = packing.unpack(arguments[run.sample_name], size)
@@ -55,17 +55,16 @@ class Run:
             return run.denoise(forward, arguments)
 
         def around_step(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            arguments = _flatten(step_call, args, kwargs)
-            return run.step(forward, arguments)
+            return run.step(forward, step_call(args, kwargs))
 
         stack.enter_context(intercept(self.network, "forward", around_network))
         stack.enter_context(intercept(self.pipe.scheduler, "step", around_step))
         controlnet = getattr(self.pipe, state.family.controlnet, None) if state.family.controlnet else None
         if controlnet is not None:
-            control_call = inspect.signature(controlnet.forward)
+            control_call = _by_name(controlnet.forward)
 
             def around_controlnet(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-                arguments = _flatten(control_call, args, kwargs)
+                arguments = control_call(args, kwargs)
                 # In guess mode it is sent the conditional rows alone.
                 run.open_step(arguments["sample"], alone=bool(arguments.get("guess_mode")))
                 return run.condition(forward, arguments)
@@ -209,12 +208,16 @@ def _call_hook(hook: Callable[..., Any], forward: Callable[..., Any], state: Sta
     return hook(forward, *args, state)
 
 
-def _flatten(signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """All arguments by name, so that hooks need not know which ones a pipeline passes by position."""
-    arguments = dict(signature.bind(*args, **kwargs).arguments)
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            arguments.update(arguments.pop(name, {}))
+def _by_name(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """A function that gives all arguments of a call by name: hooks need not know which a pipeline passes by position.
+
+    Binding a signature anew takes longer than many a solver's step.
+    """
+    names = list(inspect.signature(function).parameters)
+
+    def arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        return dict(zip(names[: len(args)], args, strict=True)) | kwargs
+
     return arguments
 
 

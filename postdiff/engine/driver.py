@@ -65,6 +65,7 @@ class Driver:
         state = State(
             family=self.family,
             scheduler=self.pipe.scheduler,
+            vae=getattr(self.pipe, "vae", None),
             generators=call.arguments.get("generator"),
             guidance_scale=call.arguments.get(self.family.scale) or 1.0,
         )

@@ -8,8 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.grid import resize
 
-__all__ = ["can_reset", "forget_last_sample", "resample", "reset"]
+__all__ = ["can_reset", "enlarge", "forget_last_sample", "resample", "reset"]
+
+Size = tuple[int, int]
 
 # Lists of past predictions: DPM-Solver(++), UniPC, DEIS, SA-Solver; PNDM; LMS.
 _LISTS = ("model_outputs", "ets", "derivatives")
@@ -21,6 +24,15 @@ def resample(scheduler: Any, change: Callable[[Tensor], Tensor]) -> None:
         past = getattr(scheduler, name, None)
         if isinstance(past, list):
             setattr(scheduler, name, [change(item) if isinstance(item, Tensor) else item for item in past])
+
+
+def enlarge(scheduler: Any, small: Size, large: Size, full: Size, block: int) -> None:
+    """Enlarge, bilinear, predictions that hold a grid of size `small` replicated over `full`; `large` is held then."""
+
+    def change(past: Tensor) -> Tensor:
+        return resize(resize(resize(past, small, block=block), large, "bilinear"), full, block=block)
+
+    resample(scheduler, change)
 
 
 def can_reset(scheduler: Any) -> bool:

@@ -24,6 +24,7 @@ class State:
     Attributes:
         family: the pipeline's row in the table.
         scheduler: the pipeline's scheduler.
+        vae: the pipeline's autoencoder, or None.
         generators: one generator a sample, or one for the whole batch, or None if the caller gave none.
         guidance_scale: the caller's guidance scale.
         index: the current step, from 0.
@@ -48,6 +49,7 @@ class State:
 
     family: Family
     scheduler: Any
+    vae: Any = field(default=None, repr=False, kw_only=True)
     generators: list[torch.Generator] | torch.Generator | None = None
     guidance_scale: float = 1.0
     index: int = 0

@@ -7,19 +7,21 @@ evolves exactly as a run at the low size would, and masks, image latents and cal
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine import history, noise_levels, packing
+from postdiff.engine import block_noise, history, level_shift, noise_levels, packing, pixel_space, size_plan
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
-from postdiff.methods.options import require, require_moment
+from postdiff.methods.options import later, listed, require, require_stages
 
 __all__ = ["MixedResolution"]
 
@@ -28,77 +30,93 @@ __all__ = ["MixedResolution"]
 class MixedResolution(Method):
     """Run the first steps at a fraction of the latent size, then go on at full size.
 
-    At the switch the clean estimate x0 of the last low step is upsampled and noised to the level of the next step:
+    At a switch the clean estimate x0 of the last low step is upsampled and noised to the level of the next step:
     x_t = alpha_t up(x0) + sigma_t eps. No extra network call is made. Where the paper is silent there is an option.
+    `beta` and `switch` may be lists, an entry a stage: `beta: [0.5, 0.75], switch: [0.3, 0.6]` (MegaFusion, RALU).
 
     Args:
-        beta: low side over full side, in (0, 1); the low size is rounded to the network's patch size.
-        switch: first step at full size, as a step or as the fraction of the run spent low. 0 means never low.
-            Second-order solvers switch on a multiple of their order, rounded down.
+        beta: low side over full side, in (0, 1); the low size is rounded to the network's patch size. A list rises.
+        switch: first step at the next size, as a step or as the fraction of the run before it. A lone 0 means never
+            low. Second-order solvers switch on a multiple of their order, rounded down. A list rises.
         upsampling: how x0 is enlarged.
         x0: from the "guided" prediction, which the solver sees, or from the "conditional" branch's alone, which
             guidance has not pushed away from likely pictures.
         noise: "fresh" draws eps from the per-sample generators; "shared" takes the run's initial noise again;
-            "upsampled" enlarges the noise in the last low latents, pixel by pixel, and so draws nothing.
+            "upsampled" enlarges the noise in the last low latents, pixel by pixel, and so draws nothing; "correlated"
+            keeps that noise as the means of the enlarged pixels and draws the rest, so that eps is white (Pyramidal
+            Flow Matching, Section 3.2; RALU's noise-timestep rescheduling).
         renoise: the level x0 is noised to: that of the "next" step, which the network is told then, or of the
             "current" one, the last low step's, which leaves more noise than the network is told.
         history: what a multistep solver remembers of the low phase: "keep" it replicated, resample it
             "bilinear", or "reset" it. Bilinear agrees with the upsampled x0 and serves every solver.
         micro_conditioning: sizes in pixels told to the network (SDXL, PixArt) in the low phase: "full" or "low".
+        space: where x0 is enlarged: as "latent" or as "pixel", between the VAE's decoder and encoder (MegaFusion,
+            Section 3.2), which costs work of its own.
+        shift: noise over signal at low steps is multiplied by beta ** shift. A pixel of a small latent is the mean of
+            1 / beta ** 2 pixels, so at 1 a switch leads to the level at which the large latent tells as much of the
+            picture (Stable Diffusion 3, Section 5.3.2; MegaFusion, Section 3.3; Bottleneck Sampling and RALU shift
+            too). The levels then rise at a switch, so it needs history="reset" and a solver with a list of levels.
 
     Reference:
         Du, Fu, Wang et al., "Fewer Denoising Steps or Cheaper Per-Step Inference", ICCV 2025, arXiv:2508.06160,
-        mixed-resolution denoising; x0 by its Eq. 2.
+        mixed-resolution denoising; x0 by its Eq. 2. MegaFusion: arXiv:2408.11001; RALU: arXiv:2507.08422; Bottleneck
+        Sampling: arXiv:2503.18940; Pyramidal Flow Matching: arXiv:2410.05954; Stable Diffusion 3: arXiv:2403.03206.
     """
 
-    beta: float = 0.5
-    switch: float | int = 0.5
+    beta: float | list[float] = 0.5
+    switch: float | int | list[float | int] = 0.5
     upsampling: Literal["bilinear", "bicubic", "nearest-exact"] = "bilinear"
     x0: Literal["guided", "conditional"] = "guided"
-    noise: Literal["fresh", "shared", "upsampled"] = "fresh"
+    noise: Literal["fresh", "shared", "upsampled", "correlated"] = "fresh"
     renoise: Literal["next", "current"] = "next"
     history: Literal["keep", "bilinear", "reset"] = "bilinear"
     micro_conditioning: Literal["full", "low"] = "full"
+    space: Literal["latent", "pixel"] = later("latent")
+    shift: float = later(0.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self, 0 < self.beta < 1, "beta", "between 0 and 1, both excluded")
-        require_moment(self, "switch")
+        require_stages(self, "beta", "switch")
+        require(self, 0 <= self.shift <= 2, "shift", "from 0 to 2")
+        if self.shift:
+            require(self, self.renoise == "next", "renoise", "'next' where shift is not 0")
+            require(self, self.history == "reset", "history", "'reset' where shift is not 0: levels rise at a switch")
 
     def claims(self, network: nn.Module) -> tuple[str, ...]:
         return ("latent size",)
 
-    def attach(self, network: nn.Module, state: State) -> tuple[()]:
+    def attach(self, network: nn.Module, state: State) -> Iterable[AbstractContextManager[None]]:
         side = getattr(network.config, "patch_size", None) or 1
         self._patch = side if isinstance(side, int) else side[-1]  # of a video (frames, height, width)
         self._block = packing.SIDE if state.family.packed else 1
         self._patch = max(self._patch, self._block)
-        return ()
+        if self.space == "pixel":
+            pixel_space.check(state.vae, "MixedResolution")
+        return [level_shift.shifted(state.scheduler, lambda steps: self._factors(state, steps))] if self.shift else []
 
     def start(self, state: State) -> None:
-        order = getattr(state.scheduler, "order", 1)
-        self._switch = state.step_of(self.switch, "switch") // order * order
-        if self._switch == state.steps:
-            raise UsageError(
-                f"MixedResolution: switch={self.switch} leaves no step at full size in {state.steps} steps"
-            )
-        if not self._switch:
+        ends = size_plan.switches(listed(self.switch), state, "MixedResolution")
+        self._stages = size_plan.plan(listed(self.beta), ends, state.full_size, self._patch, "MixedResolution")
+        if not ends:
             return
-        if self.noise == "shared" and state.start:
-            raise UsageError("MixedResolution: noise='shared' needs a run that starts from pure noise; use 'fresh'")
+        for used, option, instead in (
+            (self.noise == "shared", "noise='shared'", "'fresh'"),
+            (self.shift, "shift", "0"),
+        ):
+            if used and state.start:
+                raise UsageError(f"MixedResolution: {option} needs a run that starts from pure noise; use {instead}")
         if self.history == "reset" and not history.can_reset(state.scheduler):
             history.reset(state.scheduler)  # raises with the solver's own reason, before anything is computed
-        height, width = (max(1, round(self.beta * side / self._patch)) * self._patch for side in state.full_size)
-        self._low = (height, width)
-        state.boundaries.add(self._switch)
+        state.boundaries.update(ends)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
-        if state.index >= self._switch:
+        stage = self._stage(state)
+        if stage is None:
             return forward(sample, kwargs)
-        kwargs = conform(kwargs, state.family.resize, state.full_size, self._low, self._patch)
+        kwargs = conform(kwargs, state.family.resize, state.full_size, stage.size, self._patch)
         if self.micro_conditioning == "low":
-            kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, self._low)
-        output = forward(resize(sample, self._low, block=self._block), kwargs)
+            kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, stage.size)
+        output = forward(resize(sample, stage.size, block=self._block), kwargs)
         if self.x0 == "conditional" and (not state.separate or state.branches == ("cond",)):
             # Another method may compute a single branch, whichever, in the place of all: then that is the prediction.
             place = state.branches.index("cond") if "cond" in state.branches else 0
@@ -106,44 +124,57 @@ class MixedResolution(Method):
         return resize(output, state.full_size, block=self._block)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
-        if state.index >= self._switch:
-            return forward(kwargs)
-        return forward(shrink_control(kwargs, state.full_size, self._low))
+        stage = self._stage(state)
+        return forward(kwargs if stage is None else shrink_control(kwargs, state.full_size, stage.size))
 
     def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         if state.index == 0 and self.noise == "shared":
             self._first_noise = sample / state.scheduler.init_noise_sigma
-        if state.index >= self._switch:
+        stage = self._stage(state)
+        if stage is None:
             return forward(output, timestep, sample)
-        full = state.full_size
-        output, sample = (resize(value, self._low, block=self._block) for value in (output, sample))
+        output, sample = (resize(value, stage.size, block=self._block) for value in (output, sample))
         low = None
-        if state.index == self._switch - 1:
+        if state.index == stage.end - 1:
             # Before the solver moves on: sigma-based schedulers answer for their current step.
             wanted = self._conditional if self.x0 == "conditional" else output
             now = torch.as_tensor(timestep, device=sample.device)
             low = noise_levels.estimate(state.scheduler, wanted, now, sample)
-        output, sample = (resize(value, full, block=self._block) for value in (output, sample))
+        output, sample = (resize(value, state.full_size, block=self._block) for value in (output, sample))
         moved = forward(output, timestep, sample)
-        return moved if low is None else self._enter_full_size(low, state)
+        return moved if low is None else self._enlarge(low, stage, state)
 
-    def _enter_full_size(self, low: noise_levels.Estimate, state: State) -> Tensor:
+    def _enlarge(self, low: noise_levels.Estimate, stage: size_plan.Stage, state: State) -> Tensor:
         """Upsample x0, noise it to the level of the next step, and bring the solver's memory along."""
-        scheduler, full = state.scheduler, state.full_size
+        scheduler, small, large, block = state.scheduler, stage.size, stage.larger, self._block
         if self.history == "reset":
             history.reset(scheduler)
         elif self.history == "bilinear":
-            history.resample(scheduler, lambda past: self._enlarged(past, full))
+            history.enlarge(scheduler, small, large, state.full_size, block)
         history.forget_last_sample(scheduler)
-        x0 = resize(low.x0, full, self.upsampling)
-        if self.noise == "upsampled":
-            noise = resize(low.noise, full)
+        if self.space == "pixel":
+            x0 = pixel_space.enlarge(state.vae, low.x0, large, self.upsampling)
         else:
-            noise = self._first_noise if self.noise == "shared" else state.noise(x0)
+            x0 = resize(low.x0, large, self.upsampling)
         alpha, sigma = low.alpha, low.sigma
         if self.renoise == "next":
             alpha, sigma = noise_levels.level(scheduler, state.timesteps[state.index + 1])
-        return (alpha * x0 + sigma * noise).to(x0.dtype)
+        entered = (alpha * x0 + sigma * self._noise(low, x0, state)).to(x0.dtype)
+        return resize(entered, state.full_size, block=block)
 
-    def _enlarged(self, past: Tensor, full: tuple[int, int]) -> Tensor:
-        return resize(resize(past, self._low, block=self._block), full, "bilinear")
+    def _noise(self, low: noise_levels.Estimate, x0: Tensor, state: State) -> Tensor:
+        size = (x0.shape[-2], x0.shape[-1])
+        if self.noise == "upsampled":
+            return resize(low.noise, size)
+        if self.noise == "shared":
+            return resize(self._first_noise, size, block=self._block)
+        fresh = state.noise(x0)
+        return block_noise.continued(low.noise, fresh) if self.noise == "correlated" else fresh
+
+    def _stage(self, state: State) -> size_plan.Stage | None:
+        return next((stage for stage in self._stages if state.index < stage.end), None)
+
+    def _factors(self, state: State, steps: int) -> list[float]:
+        """What `shift` multiplies noise over signal by, of every step."""
+        ends = size_plan.switches(listed(self.switch), replace(state, steps=steps), "MixedResolution")
+        return size_plan.spread([beta**self.shift for beta in listed(self.beta)], ends, steps)

@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import types
 import typing
-from dataclasses import fields
+from dataclasses import field, fields
 from pathlib import Path
 from typing import Any
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["check_types", "read_calibration", "require", "require_moment"]
+__all__ = ["check_types", "later", "listed", "read_calibration", "require", "require_moment", "require_stages"]
+
+
+def later(default: Any) -> Any:
+    """A dataclass field for an option younger than the method's first records.
+
+    At its default it is left out of descriptions, so that identities of older records stay true.
+    """
+    return field(default=default, metadata={"later": True})
 
 
 def check_types(method: Any) -> None:
@@ -36,10 +44,26 @@ def require(method: Any, condition: bool, option: str, rule: str) -> None:
 
 
 def require_moment(method: Any, option: str) -> None:
-    """Require an option to be a moment of a run: a step from 0 on (int) or a fraction of its steps (float)."""
+    """Require an option to be a moment of a run, or a list of such: a step (int) or a fraction of its steps (float)."""
     value = getattr(method, option)
-    fits = 0 <= value <= 1 if isinstance(value, float) else value >= 0
+    fits = all(0 <= moment <= 1 if isinstance(moment, float) else moment >= 0 for moment in listed(value))
     require(method, fits, option, "a step (a whole number from 0 on) or a fraction of the run (0.0 to 1.0)")
+
+
+def require_stages(method: Any, sizes: str, switches: str) -> None:
+    """Require one or several fractions in (0, 1), rising, and for each of them a moment of the run, rising too."""
+    fractions, moments = listed(getattr(method, sizes)), listed(getattr(method, switches))
+    require(method, bool(fractions) and all(0 < one < 1 for one in fractions), sizes, "between 0 and 1, both excluded")
+    require(method, fractions == sorted(set(fractions)), sizes, "rising, the smallest first")
+    require_moment(method, switches)
+    require(method, len(moments) == len(fractions), switches, f"as many as {sizes} has, {len(fractions)}")
+    if len({type(moment) for moment in moments}) == 1:  # steps and fractions are compared once steps are known
+        require(method, moments == sorted(set(moments)), switches, "rising")
+
+
+def listed(value: Any) -> list[Any]:
+    """The value of an option that may be a list, as a list."""
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def read_calibration(file: str, key: str, method: str) -> Any:

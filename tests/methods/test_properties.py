@@ -26,6 +26,8 @@ NO_ENCODER = {"sd3", "sana", "hunyuan"} | MODERN
 NO_FINE_SELF_ATTENTION = {"upscale_x4"} | PIXELS
 REFUSED = {
     "mixed_resolution": set(),
+    "mixed_resolution_three": set(),
+    "mixed_resolution_pixels": PIXELS | MODERN,
     "deepcache": TRANSFORMERS,
     "cfg_cutoff": NO_GUIDANCE,
     "cross_attention_cache": NO_CROSS_ATTENTION,
@@ -51,7 +53,7 @@ REFUSED = {
 REASONS = (
     "needs a U-Net", "no separate cross-attention", "no guidance", "plain grid of image tokens", "one by one",
     "no transformer block of", "guides no more", "needs an encoder and a decoder", "needs skip connections",
-    "needs transformer blocks", "needs a transformer with a chain of blocks",
+    "needs transformer blocks", "needs a transformer with a chain of blocks", "needs a VAE",
 )  # fmt: skip
 
 

@@ -44,8 +44,11 @@ SDXL: dict[str, Any] = {
 DETERMINISTIC = ("ddim", "dpm++", "euler", "pndm", "unipc", "heun", "ddim_v", "euler_v")
 
 
-def unet(layers: int = 1, **changes: Any) -> UNet2DConditionModel:
-    """Three levels of `layers` layers with text cross-attention; `changes` go over its configuration."""
+def unet(layers: int = 1, levels: int = 3, **changes: Any) -> UNet2DConditionModel:
+    """Two or three levels of `layers` layers; all but the lowest have text cross-attention.
+
+    `changes` go over its configuration; what has one entry a level loses the middle one for two levels.
+    """
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "sample_size": 16,
@@ -59,7 +62,10 @@ def unet(layers: int = 1, **changes: Any) -> UNet2DConditionModel:
         "attention_head_dim": 2,
         "norm_num_groups": 4,
     }
-    return UNet2DConditionModel(**{**options, **changes}).eval()
+    options |= changes
+    if levels == 2:
+        options |= {name: (each[0], each[2]) for name, each in options.items() if isinstance(each, tuple)}
+    return UNet2DConditionModel(**options).eval()
 
 
 def vae(levels: int = 2) -> AutoencoderKL:

@@ -33,12 +33,12 @@ from tests.support.parts import CROSS, SCHEDULERS, SDXL, unet, vae
 PIXELS = 32
 
 
-def _sd_parts(scheduler: str, layers: int = 1) -> dict[str, Any]:
+def _sd_parts(scheduler: str, layers: int = 1, levels: int = 3) -> dict[str, Any]:
     return {
         "vae": vae(),
         "text_encoder": None,
         "tokenizer": None,
-        "unet": unet(layers),
+        "unet": unet(layers, levels),
         "scheduler": SCHEDULERS[scheduler](),
         "safety_checker": None,
         "feature_extractor": None,
@@ -46,8 +46,8 @@ def _sd_parts(scheduler: str, layers: int = 1) -> dict[str, Any]:
     }
 
 
-def sd(scheduler: str = "ddim", pixels: int = PIXELS, layers: int = 1) -> Case:
-    pipe = StableDiffusionPipeline(**_sd_parts(scheduler, layers))
+def sd(scheduler: str = "ddim", pixels: int = PIXELS, layers: int = 1, levels: int = 3) -> Case:
+    pipe = StableDiffusionPipeline(**_sd_parts(scheduler, layers, levels))
     return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, **encoded_text(ids)))
 
 
@@ -55,14 +55,15 @@ def _pictures(ids: list[int], pixels: int) -> torch.Tensor:
     return embed(ids, 3, pixels, pixels, salt=3).clamp(0, 1)
 
 
-def img2img(scheduler: str = "ddim", pixels: int = PIXELS) -> Case:
-    pipe = StableDiffusionImg2ImgPipeline(**_sd_parts(scheduler))
+def img2img(scheduler: str = "ddim", pixels: int = PIXELS, levels: int = 3) -> Case:
+    pipe = StableDiffusionImg2ImgPipeline(**_sd_parts(scheduler, levels=levels))
     # The VAE's own sampling of the image latents must not share the run's generators with another batch layout.
     return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **encoded_text(ids)))
 
 
-def inpaint(channels: int = 4, scheduler: str = "ddim", pixels: int = PIXELS) -> Case:
-    pipe = StableDiffusionInpaintPipeline(**{**_sd_parts(scheduler), "unet": unet(in_channels=channels)})
+def inpaint(channels: int = 4, scheduler: str = "ddim", pixels: int = PIXELS, levels: int = 3) -> Case:
+    net = unet(levels=levels, in_channels=channels)
+    pipe = StableDiffusionInpaintPipeline(**{**_sd_parts(scheduler), "unet": net})
     mask = torch.zeros(1, 1, pixels, pixels)
     hole = slice(pixels // 4, -pixels // 4)
     mask[..., hole, hole] = 1
@@ -88,9 +89,11 @@ def _control(net: UNet2DConditionModel, seed: int = 2) -> ControlNetModel:
     return control.eval()
 
 
-def controlnet(scheduler: str = "ddim", count: int = 1, guess_mode: bool = False, pixels: int = PIXELS) -> Case:
+def controlnet(
+    scheduler: str = "ddim", count: int = 1, guess_mode: bool = False, pixels: int = PIXELS, levels: int = 3
+) -> Case:
     """`count` ControlNets at once; in guess mode they see the conditional half alone."""
-    parts = _sd_parts(scheduler)
+    parts = _sd_parts(scheduler, levels=levels)
     controls = [_control(parts["unet"], seed=2 + i) for i in range(count)]
     pipe = StableDiffusionControlNetPipeline(**parts, controlnet=controls if count > 1 else controls[0])
 
@@ -103,14 +106,14 @@ def controlnet(scheduler: str = "ddim", count: int = 1, guess_mode: bool = False
     return Case(pipe, arguments)
 
 
-def _sdxl_parts(scheduler: str, layers: int = 1) -> dict[str, Any]:
+def _sdxl_parts(scheduler: str, layers: int = 1, levels: int = 3) -> dict[str, Any]:
     return {
         "vae": vae(),
         "text_encoder": None,
         "text_encoder_2": None,
         "tokenizer": None,
         "tokenizer_2": None,
-        "unet": unet(layers, **SDXL),
+        "unet": unet(layers, levels, **SDXL),
         "scheduler": SCHEDULERS[scheduler](),
         "force_zeros_for_empty_prompt": False,
         "add_watermarker": False,
@@ -121,8 +124,8 @@ def _sdxl_text(ids: list[int]) -> dict[str, Any]:
     return {**encoded_text(ids), **pooled_text(ids)}
 
 
-def sdxl(scheduler: str = "euler", pixels: int = PIXELS, layers: int = 1) -> Case:
-    pipe = StableDiffusionXLPipeline(**_sdxl_parts(scheduler, layers))
+def sdxl(scheduler: str = "euler", pixels: int = PIXELS, layers: int = 1, levels: int = 3) -> Case:
+    pipe = StableDiffusionXLPipeline(**_sdxl_parts(scheduler, layers, levels))
     return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, **_sdxl_text(ids)))
 
 
@@ -141,8 +144,9 @@ def sdxl_controlnet(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     return Case(pipe, arguments)
 
 
-def lcm(pixels: int = PIXELS) -> Case:
-    pipe = LatentConsistencyModelPipeline(**{**_sd_parts("lcm"), "unet": unet(time_cond_proj_dim=16)})
+def lcm(pixels: int = PIXELS, levels: int = 3) -> Case:
+    net = unet(levels=levels, time_cond_proj_dim=16)
+    pipe = LatentConsistencyModelPipeline(**{**_sd_parts("lcm"), "unet": net})
 
     def arguments(ids: list[int]) -> dict[str, Any]:
         text = encoded_text(ids)
@@ -181,15 +185,15 @@ def _if_parts(net: UNet2DConditionModel, beta_schedule: str) -> dict[str, Any]:
     return {**dict.fromkeys(nothing), "unet": net, "scheduler": scheduler, "requires_safety_checker": False}
 
 
-def deepfloyd_if() -> Case:
+def deepfloyd_if(levels: int = 3) -> Case:
     """Stage 1: 16 pixels."""
-    pipe = IFPipeline(**_if_parts(_pixel_unet(), "squaredcos_cap_v2"))
+    pipe = IFPipeline(**_if_parts(_pixel_unet(levels=levels), "squaredcos_cap_v2"))
     return Case(pipe, lambda ids: {**common(ids, height=16, width=16, **encoded_text(ids)), "output_type": "pt"})
 
 
-def if_stage_2() -> Case:
+def if_stage_2(levels: int = 3) -> Case:
     """From 8 pixels to 16; the small picture, noised to a level that the network is told, is 3 more input channels."""
-    net = _pixel_unet(in_channels=6, class_embed_type="timestep", sample_size=16)
+    net = _pixel_unet(levels=levels, in_channels=6, class_embed_type="timestep", sample_size=16)
     pipe = IFSuperResolutionPipeline(**_if_parts(net, "linear"), image_noising_scheduler=SCHEDULERS["ddpm"]())
 
     def arguments(ids: list[int]) -> dict[str, Any]:
@@ -199,10 +203,10 @@ def if_stage_2() -> Case:
     return Case(pipe, arguments)
 
 
-def upscale_x4(pixels: int = PIXELS) -> Case:
+def upscale_x4(pixels: int = PIXELS, levels: int = 3) -> Case:
     """The last stage of DeepFloyd-IF: the small picture itself, noised, is 3 more channels of the latents."""
     net = unet(
-        in_channels=7, num_class_embeds=1000, only_cross_attention=(True, True, False),
+        levels=levels, in_channels=7, num_class_embeds=1000, only_cross_attention=(True, True, False),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
     )  # fmt: skip
@@ -227,16 +231,16 @@ def text_to_video(pixels: int = 16) -> Case:
     return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, num_frames=3, **encoded_text(ids)))
 
 
-def animatediff(pixels: int = 16) -> Case:
+def animatediff(pixels: int = 16, levels: int = 3) -> Case:
     torch.manual_seed(0)
     adapter = MotionAdapter(
-        block_out_channels=(8, 16, 16),
+        block_out_channels=(8, 16, 16)[:levels],
         motion_layers_per_block=1,
         motion_norm_num_groups=4,
         motion_num_attention_heads=2,
     )
     pipe = AnimateDiffPipeline(
-        vae=vae(), text_encoder=None, tokenizer=None, unet=unet(), motion_adapter=adapter,
+        vae=vae(), text_encoder=None, tokenizer=None, unet=unet(levels=levels), motion_adapter=adapter,
         scheduler=SCHEDULERS["ddim"](),
     )  # fmt: skip
     return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, num_frames=3, **encoded_text(ids)))

@@ -1,0 +1,103 @@
+"""Other noise levels for some steps of a run, written into the solver's own list as soon as it has made it.
+
+Pipeline, network, solver and every method then read the same levels and timesteps. It needs a solver that keeps a list
+of levels (`sigmas`): Euler, Heun, DPM-Solver, UniPC, flow matching. DDIM, PNDM, DDPM and LCM count from step to step by
+fixed strides of the training schedule, so they cannot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.intercept import intercept
+from postdiff.engine.noise_levels import ratios
+
+__all__ = ["scale_levels", "shifted"]
+
+
+def shifted(scheduler: Any, factors: Callable[[int], Sequence[float]]) -> AbstractContextManager[None]:
+    """Scale noise over signal, step by step, whenever a pipeline sets its timesteps within the `with` block.
+
+    Args:
+        scheduler: the pipeline's.
+        factors: from the number of steps (solver calls) to the factor of each.
+
+    Raises:
+        UsageError: a solver without a list of levels.
+    """
+    if getattr(scheduler, "sigmas", None) is None:
+        raise _refused(scheduler, "keeps no list of noise levels that could be shifted")
+
+    def around(set_timesteps: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        scale_levels(scheduler, factors(len(scheduler.timesteps)))
+
+    return intercept(scheduler, "set_timesteps", around)
+
+
+def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
+    """Multiply noise over signal at every step but the first by its factor; timesteps follow.
+
+    The first step keeps its level: the pipeline starts from noise of that strength.
+
+    Raises:
+        UsageError: levels of a kind that is not known here, or steps that would fall together at the lowest one.
+    """
+    old = torch.tensor(ratios(scheduler, scheduler.timesteps), dtype=torch.float64)
+    factor = torch.tensor(factors, dtype=torch.float64)
+    changed = factor != 1
+    changed[0] = False
+    if not changed.any():
+        return
+    sigmas = scheduler.sigmas[: len(old)].double().cpu()
+    if torch.allclose(sigmas, old, rtol=1e-3) and hasattr(scheduler, "alphas_cumprod"):
+        times, levels = _on_table(scheduler, old * factor)
+        new = levels
+    elif torch.allclose(sigmas / (1 - sigmas), old, rtol=1e-3):  # a flow: sigma = noise / (signal + noise)
+        levels = 1 / (1 + 1 / (old * factor))  # also where there is no signal at all
+        times, new = scheduler.timesteps.double().cpu() * levels / sigmas, old * factor
+    else:
+        raise _refused(scheduler, "measures its noise levels in a way that is not known here")
+    new = torch.where(changed, new, old)
+    falls = (old[:-1] > old[1:]) & (factor[:-1] == factor[1:])
+    if (new[:-1] <= new[1:])[falls].any():
+        raise UsageError(
+            "shift asks for less noise than the network knows, so that steps fall together; switch earlier, or use "
+            "a smaller shift or a larger beta"
+        )
+    scheduler.sigmas = _laid_over(scheduler.sigmas, changed, levels)
+    scheduler.timesteps = _laid_over(scheduler.timesteps, changed, times)
+
+
+def _on_table(scheduler: Any, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """(timesteps, ratios) of the training schedule nearest to the ratios wanted; between its steps by logarithm."""
+    kept = scheduler.alphas_cumprod.double().cpu()
+    table = ((1 - kept) / kept).sqrt().log()
+    times = _interpolated(wanted.log(), table, torch.arange(len(table), dtype=torch.float64))
+    if not scheduler.timesteps.is_floating_point():
+        times = times.round()
+    return times, _interpolated(times, torch.arange(len(table), dtype=torch.float64), table).exp()
+
+
+def _interpolated(at: Tensor, known: Tensor, values: Tensor) -> Tensor:
+    """Piecewise linear through (known, values), `known` rising; constant beyond its ends."""
+    right = torch.searchsorted(known, at).clamp(1, len(known) - 1)
+    left = right - 1
+    part = ((at - known[left]) / (known[right] - known[left])).clamp(0, 1)
+    return values[left] + part * (values[right] - values[left])
+
+
+def _laid_over(old: Tensor, changed: Tensor, values: Tensor) -> Tensor:
+    new, steps = old.clone(), changed.nonzero().flatten()
+    new[steps.to(old.device)] = values[steps].to(old)
+    return new
+
+
+def _refused(scheduler: Any, reason: str) -> UsageError:
+    return UsageError(f"shift: {type(scheduler).__name__} {reason}; use Euler, DPM-Solver, UniPC, Heun or shift=0")
