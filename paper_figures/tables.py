@@ -13,6 +13,7 @@ from postdiff.lab.experiment import load
 from postdiff.lab.tables import render
 
 EXPERIMENTS = (
+    "comparison",
     *(f"postdiff/{name}" for name in ("main_table", "baselines", "cross_attention_ablation", "unknowns")),
     *(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14)),
 )

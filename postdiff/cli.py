@@ -95,12 +95,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--no-bench", action="store_true", help="do not measure speed")
     bench = command("bench", _bench, "measure the speed of an experiment's rows in turns")
     on_experiment(bench)
+    _add_format(bench, ("text", "markdown", "latex", "csv", "json"))
+    profile = command("profile", _profile, "time an experiment's rows by step and group of modules, beside their MACs")
+    on_experiment(profile)
+    profile.add_argument("--by", default="group", choices=("group", "step"), help="default: group")
+    _add_format(profile, ("text", "markdown", "latex", "csv", "json"))
     score = command("score", _score, "measure the stored pictures of an experiment anew, without drawing")
     on_experiment(score)
     launch = command("launch", _launch, "run the rows of an experiment as jobs of their own, here or on SLURM")
     on_experiment(launch)
     _add_launch(launch)
-    for added in (run, bench, score, launch):
+    for added in (run, bench, profile, score, launch):
         added.set_defaults(takes_overrides=True)
         added.epilog = "key=value words change the configuration of all rows, for instance: steps=10 seeds=[0,1]"
     table = command("table", _table, "print the table of an experiment from its records")
@@ -221,12 +226,22 @@ def _launch(given: argparse.Namespace) -> None:
 
 
 def _bench(given: argparse.Namespace) -> None:
-    from postdiff.lab import quiet, run, tables
+    from postdiff.lab import quiet, run, speed_table
 
     quiet.quiet()
     experiment = _experiment(given)
     run.bench(experiment)
-    print(tables.render(experiment))
+    print(speed_table.render(experiment, given.format))
+
+
+def _profile(given: argparse.Namespace) -> None:
+    from postdiff.lab import profile_table, quiet
+
+    quiet.quiet()
+    table, files = profile_table.profile(_experiment(given), given.format, given.by)
+    print(table)
+    for file in files:
+        _say(f"wrote {file}")
 
 
 def _table(given: argparse.Namespace) -> None:
@@ -267,21 +282,9 @@ def _export(given: argparse.Namespace) -> None:
 
 
 def _list(given: argparse.Namespace) -> None:
-    import json
+    from postdiff.lab import listing
 
-    from postdiff.lab.listing import KINDS, listing
-
-    entries = [entry for kind in ([given.kind] if given.kind else KINDS) for entry in listing(kind)]
-    if given.format == "json":
-        print(json.dumps(entries, indent=1))
-        return
-    width = max((len(entry["name"]) for entry in entries), default=0)
-    kind = None
-    for entry in entries:
-        if entry["kind"] != kind and not given.kind:
-            print(("" if kind is None else "\n") + entry["kind"])
-        kind = entry["kind"]
-        print(f"  {entry['name']:{width}}  {entry['summary']}".rstrip())
+    print(listing.render(given.kind, given.format))
 
 
 def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab

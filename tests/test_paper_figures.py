@@ -20,8 +20,8 @@ FOLDER = Path(__file__).parents[1] / "paper_figures"
 SHARED = ("all", "features", "measured", "style")
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in SHARED)
 FILES = {"demo": "demo_tradeoff", "tables": None}
-EXPERIMENTS = ("baselines", "calibration", "cross_attention_ablation", "frontier_full", "frontier_mixed")
-EXPERIMENTS = ("demo", *(f"postdiff/{name}" for name in (*EXPERIMENTS, "main_table", "step_clip", "unknowns")))
+EXPERIMENTS = ("baselines", "calibration", "cross_attention_ablation", "frontier_full", "frontier_mixed", "main_table")
+EXPERIMENTS = ("demo", "comparison", *(f"postdiff/{name}" for name in (*EXPERIMENTS, "step_clip", "unknowns")))
 EXPERIMENTS += tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14))
 LOADED = functools.cache(experiment.load)  # the files do not change while tests run
 FRECHET, TEXT, PSNR = "emoji_frechet_distance", "emoji_text_score", "paired_psnr"
@@ -81,7 +81,7 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
     script(name).main()
     made = {file.relative_to(tmp_path / "figures").as_posix() for file in (tmp_path / "figures").rglob("*.*")}
     if name == "tables":
-        names = ["main_table", "baselines", "cross_attention_ablation", "unknowns"]
+        names = ["comparison", "main_table", "baselines", "cross_attention_ablation", "unknowns"]
         names += [f"faster_diffusion_table_{number}" for number in (5, 6, 11, 14)]
         assert made == {f"tables/{each}.{ending}" for each in names for ending in ("md", "tex")}
     else:
@@ -196,6 +196,16 @@ def test_settings_of_both_experiments_are_drawn_once(script):
     write("postdiff/main_table", "sd15_8", metrics=other)
     with pytest.raises(UsageError, match="'sd15_8' was measured otherwise"):
         script("baselines").points()
+
+
+def test_the_frontier_of_a_comparison(script):
+    """Against cost: nothing that something as cheap or cheaper beats; either sense of a metric."""
+    module = script("comparison")
+    figures = {"a": (1, 9), "b": (2, 5), "c": (2, 7), "d": (3, 6), "e": (4, 3)}
+    rows = [{"row": row, "macs_g": cost, FRECHET: value, TEXT: -value} for row, (cost, value) in figures.items()]
+    for quality in (FRECHET, TEXT):
+        assert [row["row"] for row in module.frontier(rows, "macs_g", quality)] == ["a", "b", "e"]
+    assert module.kind_of({"row": "steps_8"}) == "fewer steps" and module.kind_of({"row": "tome"}) == "others"
 
 
 def test_steps_at_low_resolution(script):

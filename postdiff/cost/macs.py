@@ -23,7 +23,7 @@ from postdiff.cost.operations import Known, Watch
 from postdiff.cost.tally import CONVENTIONS, PARTS, Journal, Macs, Tally
 from postdiff.engine.intercept import intercept
 
-__all__ = ["CONVENTIONS", "count_macs", "tally"]
+__all__ = ["CONVENTIONS", "components", "count_macs", "tally"]
 
 
 def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
@@ -60,10 +60,10 @@ def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> 
     journal = Journal()
     with ExitStack() as stack:
         for stage, one in getattr(pipe, "pipes", {"": pipe}).items():
-            for part, owner, method in _components(one):
+            for part, owner, method in components(one):
                 place = f"{part}:{stage}" if stage else part
                 stack.enter_context(intercept(owner, method, _marked(journal, part=place)))
-            for owner in dict.fromkeys(owner for _, owner, _ in _components(one)):
+            for owner in dict.fromkeys(owner for _, owner, _ in components(one)):
                 for module, group in grouped(owner):
                     stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
             if hasattr(one, "scheduler"):
@@ -73,7 +73,8 @@ def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> 
     return journal.tally()
 
 
-def _components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
+def components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
+    """Networks of a pipeline, each with the part that it is and the method by which it is called."""
     for name, component in pipe.components.items():
         if not isinstance(component, nn.Module):
             continue

@@ -15,7 +15,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import hub, weights
 from postdiff.lab.sources import Source, check, identity, package_file
 
-__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "lay_over"]
+__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "given", "lay_over"]
 
 NAME = "postdiff"
 
@@ -78,7 +78,7 @@ def check_adapters(found: Adapters, where: str) -> None:
     Raises:
         UsageError: the first such one.
     """
-    for key, source in _given(found):
+    for key, source in given(found):
         check(source, f"{where}: give '{key}'")
 
 
@@ -89,7 +89,7 @@ def described(found: Adapters) -> str:
         UsageError: a file is missing or in pickle format, or the hub cannot be asked.
     """
     words = []
-    for key, source in _given(found):
+    for key, source in given(found):
 
         def of_folder(folder: Path, key: str = key, source: Any = source) -> str:
             return weights.file_hash(weights.checked_file(folder, source.weight_name, key))[:16]
@@ -114,7 +114,7 @@ def lay_over(pipe: Any, found: Adapters) -> None:
         "custom_diffusion": _load_custom_diffusion,
         "lora": _load_lora,
     }
-    for key, source in _given(found):
+    for key, source in given(found):
         file = _file(source, key)
         try:
             loaders[key](pipe, file, source)
@@ -125,8 +125,8 @@ def lay_over(pipe: Any, found: Adapters) -> None:
             ) from error
 
 
-def _given(found: Adapters) -> Iterator[tuple[str, Any]]:
-    """Words before processors before LoRA: a LoRA also wraps what the others have put in place."""
+def given(found: Adapters) -> Iterator[tuple[str, Any]]:
+    """What the card has, by its key: words before processors before LoRA, which also wraps what they put in place."""
     for embedding in found.embeddings:
         yield "embeddings", embedding
     if found.custom_diffusion.given:

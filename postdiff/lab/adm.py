@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders
+from postdiff.lab import folders, random_weights
 from postdiff.lab.data import Sample
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.job import prepare
@@ -34,6 +34,7 @@ def export(experiment: Experiment, out: str | None) -> Path:
     if len(experiment.rows) != 1:
         names = ", ".join(row.name for row in experiment.rows[:8])
         raise UsageError(f"an export is of one row; choose with --rows one of {names}")
+    random_weights.refuse_pictures(experiment)
     [job] = prepare(experiment)
     folder, samples = pictures(job), job.samples
     missing = [sample for sample in samples if not folder.has(sample)]

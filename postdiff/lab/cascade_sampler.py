@@ -11,6 +11,7 @@ from postdiff.lab import data, intake, schedulers
 from postdiff.lab.cascade import Cascade, Stage
 from postdiff.lab.finite import FiniteLatents
 from postdiff.lab.job import Job
+from postdiff.lab.network_options import NetworkOptions
 from postdiff.lab.sampler import Sampler
 from postdiff.lab.solver_noise import own_noise
 
@@ -45,6 +46,7 @@ class CascadeSampler(Sampler):
         try:
             self.pipe = self.fast = chain()
             self.watched = chain(self.watch)  # one for all stages: its steps are numbered through
+            self.stage_options = {name: NetworkOptions(pipe, job.config.network) for name, pipe in pipes.items()}
             self.schedulers = {run.name: schedulers.layered(loaded[run.name], *run.solvers) for run in job.stages}
         except UsageError as error:
             raise UsageError(f"row '{job.name}': {error}") from error
@@ -64,12 +66,14 @@ class CascadeSampler(Sampler):
             UsageError: settings that a stage refuses; row and stage are named.
         """
         generators = [data.generator(sample) for sample in samples]
-        with ExitStack() as stack:
-            for name, pipe in self.pipe.pipes.items():
-                pipe.scheduler = self.schedulers[name]
-                stack.enter_context(own_noise(pipe, generators))
-            try:
+        chain = driver or self.fast
+        try:
+            with ExitStack() as stack:
+                for name, pipe in self.pipe.pipes.items():
+                    pipe.scheduler = self.schedulers[name]
+                    stack.enter_context(own_noise(pipe, generators))
+                    stack.enter_context(self.stage_options[name].around(getattr(chain, "drivers", {}).get(name, chain)))
                 prompts = [sample.prompt for sample in samples]
-                return (driver or self.fast)(prompts, generator=generators, output_type="pt")
-            except UsageError as error:
-                raise UsageError(f"row '{self.job.name}': {error}") from error
+                return chain(prompts, generator=generators, output_type="pt")
+        except UsageError as error:
+            raise UsageError(f"row '{self.job.name}': {error}") from error

@@ -18,6 +18,7 @@ __all__ = [
     "DTYPES",
     "BenchConfig",
     "MirrorConfig",
+    "NetworkConfig",
     "RunConfig",
     "SchedulerConfig",
     "StageConfig",
@@ -33,6 +34,8 @@ WANDB = ("off", "offline", "online")
 ACCELERATORS = ("auto", "cpu", "gpu")
 STRATEGIES = ("auto", "ddp")
 STORES = ("png", "npz")
+ATTENTIONS = ("math", "flash", "efficient", "cudnn", "eager")
+WEIGHTS = ("trained", "random")
 
 
 @dataclass
@@ -45,11 +48,45 @@ class SchedulerConfig:
 
 @dataclass
 class BenchConfig:
-    """How speed is measured; repeats 0 leaves it out."""
+    """How speed is measured; repeats 0 leaves it out.
+
+    Attributes:
+        repeats: timed rounds over all rows.
+        warmup: untimed rounds first.
+        batch_size: pictures a call.
+        official: time the code of others in the same rounds, where it does the same work: the bare pipeline beside a
+            row without methods, and the packages of methods' authors.
+    """
 
     repeats: int = 5
     warmup: int = 1
     batch_size: int = 1
+    official: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """As it belongs to an identity; `official` changes nothing in a row's own times."""
+        return {"repeats": self.repeats, "warmup": self.warmup, "batch_size": self.batch_size}
+
+
+@dataclass
+class NetworkConfig:
+    """Options of the whole network that multiply with the methods; the pictures stay the same but for rounding.
+
+    Attributes:
+        channels_last: convolutions of denoiser, ControlNet and VAE work with channels last in memory.
+        compile: torch.compile of the denoiser's repeated blocks, cut smaller where a method acts inside them. The
+            first call of every shape compiles, so `bench.warmup` must be 1 or more.
+        attention: how the denoiser computes attention: math, flash, efficient or cudnn, kernels of torch, or eager,
+            products and softmax one by one, as before torch 2. null means that torch chooses for every shape.
+        vae_slicing: decode a batch picture by picture.
+        vae_tiling: decode a large picture in overlapping tiles; seams are blended, so it changes pixels visibly.
+    """
+
+    channels_last: bool = False
+    compile: bool = False
+    attention: str | None = None
+    vae_slicing: bool = False
+    vae_tiling: bool = False
 
 
 @dataclass
@@ -114,6 +151,7 @@ class RunConfig:
     Attributes:
         model: name of a model card, or a pipeline folder.
         data: name of a data card or of a prepared manifest, or a file of prompts.
+        weights: trained, or random ones in a network of the model card's structure, to time it without a download.
         scheduler: the solver.
         steps: inference steps.
         guidance_scale: classifier-free guidance; null means the model card's.
@@ -137,6 +175,7 @@ class RunConfig:
         reference_steps: steps of the run without methods that the paired metrics compare with.
         step_scores: draw once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
+        network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
         store: how pictures are kept: png, a file each, or npz, a file a batch.
         trainer: on how many devices.
         wandb: off, offline or online.
@@ -146,6 +185,7 @@ class RunConfig:
 
     model: str = "emoji"
     data: str = "emoji"
+    weights: str = "trained"
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     steps: int = 20
     guidance_scale: float | None = None
@@ -165,6 +205,7 @@ class RunConfig:
     reference_steps: int = 50
     step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
     store: str = "png"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: str = "off"
@@ -263,10 +304,12 @@ def _check(config: RunConfig) -> None:
     if config.dtype is not None and config.dtype not in DTYPES:
         raise unknown("dtype", config.dtype, DTYPES)
     named = {"store": (config.store, STORES), "trainer.accelerator": (config.trainer.accelerator, ACCELERATORS)}
-    named["trainer.strategy"] = (config.trainer.strategy, STRATEGIES)
+    named |= {"trainer.strategy": (config.trainer.strategy, STRATEGIES), "weights": (config.weights, WEIGHTS)}
     for name, (value, choices) in named.items():
         if value not in choices:
             raise unknown(name, value, choices)
+    if config.network.attention is not None and config.network.attention not in ATTENTIONS:
+        raise unknown("network.attention", config.network.attention, ATTENTIONS)
     if config.wandb not in WANDB:
         raise unknown("wandb mode", config.wandb, WANDB)
     if config.mirror.pictures < 0:

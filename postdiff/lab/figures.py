@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab import comparable, results, stages
 from postdiff.lab.experiment import Experiment
-from postdiff.lab.results import Record
+from postdiff.lab.results import KINDS, Record
+from postdiff.lab.speed_figures import speed_figures
 
 __all__ = ["Row", "flat_rows"]
 
@@ -18,33 +20,38 @@ Row = dict[str, Any]
 ASIDE = ("bench", "device", "wandb", "tensorboard", "mirror")
 
 
-def flat_rows(experiment: Experiment) -> list[Row]:
+def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`, and `_low` and `_high` where a 95 %
     interval was asked for), macs_g and macs_t (denoiser, dense convention, 10^9 and 10^12 a picture), macs_g_spread
     (over pictures, where they differ), macs_g_fvcore (in that convention), macs_saving (of the first row with the same
-    weights over this one's), time_s, time_q25_s, time_q75_s (a picture), speedup, realised (speedup over the ratio of
-    all MACs), peak_memory_mb (10^6 bytes, a call), `<metric>_at_<step>` (of the clean estimate), n_done, n_asked,
+    weights over this one's), those of `speed_figures`, `<metric>_at_<step>` (of the clean estimate), n_done, n_asked,
     device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null. Figures reported for
     another model than the record's are left out.
+
+    Args:
+        experiment: which rows, in which order.
+        kinds: which records to look at. With both, a speed record of other settings than the quality record's is passed
+            over.
 
     Raises:
         UsageError: no row has a record.
     """
-    records = results.load(experiment.name, [row.name for row in experiment.rows])
+    records = results.load(experiment.name, [row.name for row in experiment.rows], kinds)
     if not records:
         raise UsageError(
             f"experiment {experiment.name} has no records in {results.fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    baseline = results.load(experiment.name, [experiment.baseline]).get(experiment.baseline, {})
+    baseline = results.load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
     found, unlike = [], comparable.unlike(records)
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
         first = next((each for each in (baseline, *records.values()) if _share_weights(each, own)), {})
         figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
-        figures |= _quality(own.get("quality"), first.get("quality")) | _speed(own.get("speed"), first.get("speed"))
+        figures |= _quality(own.get("quality"), first.get("quality"))
+        figures |= speed_figures(own.get("speed"), _timed_first(own, (baseline, *records.values())))
         other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
@@ -68,6 +75,13 @@ def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
 
 def _share_weights(one: dict[str, Record], other: dict[str, Record]) -> bool:
     return bool({record.checkpoint for record in one.values()} & {record.checkpoint for record in other.values()})
+
+
+def _timed_first(own: dict[str, Record], others: Iterable[dict[str, Record]]) -> Record | None:
+    """The speed record that a row's time is compared with: the first of the same weights and batch size."""
+    mine = own.get("speed")
+    timed = (found for other in others if (found := other.get("speed")) is not None and _share_weights(own, other))
+    return next((one for one in timed if mine and one.latency["batch_size"] == mine.latency["batch_size"]), None)
 
 
 def _quality(record: Record | None, first: Record | None) -> Row:
@@ -108,26 +122,6 @@ def _quarters(record: Record) -> Row:
         for step in sorted({max(1, round(steps * quarter / 4)) for quarter in (1, 2, 3, 4)}):
             figures[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)
     return figures
-
-
-def _speed(record: Record | None, first: Record | None) -> Row:
-    if record is None:
-        return {}
-    time = record.latency
-    together = first is not None and first.latency.get("session") == time["session"]
-    # A ratio of times taken at different moments would measure the machine's mood.
-    speedup = _ratio(first.latency["median_s"], time["median_s"]) if first and together else None
-    ideal = _ratio(_macs(first, "all") if first else None, _macs(record, "all"))
-    return {
-        "time_s": time["median_s"],
-        "time_q25_s": time["q25_s"],
-        "time_q75_s": time["q75_s"],
-        "speedup": speedup,
-        "realised": _ratio(speedup, ideal),
-        "time_batch_size": time["batch_size"],
-        "peak_memory_mb": time.get("peak_memory_mb"),  # records of older runs have none
-        "time_device": record.device,
-    }
 
 
 def _notes(own: dict[str, Record], first: dict[str, Record]) -> list[str]:

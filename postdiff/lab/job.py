@@ -10,12 +10,24 @@ from typing import Any
 
 from postdiff import metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import data, intake, measuring, metric_specs, models, placement, provenance, schedulers, weights
-from postdiff.lab.config import RunConfig, digest
+from postdiff.lab import (
+    data,
+    intake,
+    measuring,
+    metric_specs,
+    models,
+    network_options,
+    placement,
+    provenance,
+    random_weights,
+    schedulers,
+    weights,
+)
+from postdiff.lab.config import NetworkConfig, RunConfig, digest
 from postdiff.lab.experiment import Experiment, Row
 from postdiff.lab.stages import StageRun, first_laid_over, fitted, resolve
 
-__all__ = ["Job", "prepare"]
+__all__ = ["Job", "prepare", "same_weights"]
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Job:
         card: the model card.
         data_card: the data card.
         methods: instances, first outermost; of a cascade, the first stage's.
-        checkpoint: the weights.
+        checkpoint: the weights, or "random:" and the structure that takes random ones.
         entries: the lines of the data card that are used.
         prompts_hash: hash of them.
         run_id: of the quality record.
@@ -90,9 +102,16 @@ class Job:
         """The metric that scores every step, if `step_scores` asks for it: one of picture and prompt alone."""
         return next(measuring.step_metrics(self.metrics), None) if self.config.step_scores else None
 
+    @property
+    def variant(self) -> tuple[Any, ...]:
+        """What tells apart pipelines that are loaded from the same weights."""
+        return (self.config.dtype,)
+
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
-        config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps)
+        config = dataclasses.replace(
+            self.config, methods=[], steps=self.config.reference_steps, network=NetworkConfig()
+        )
         row = Row("reference", f"{config.steps}-step reference", config, {}, {})
         alone = tuple(stage.reference() for stage in self.stages)
         return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone, picture_id=self.reference_id)
@@ -131,7 +150,8 @@ def _prepare(
 ) -> Job:
     row = fitted(row, card)
     row = dataclasses.replace(row, config=first_laid_over(row.config, card))
-    checkpoint = models.checkpoint(card)
+    random = row.config.weights == "random"
+    checkpoint = random_weights.identity(card, row.config.model) if random else models.checkpoint(card)
     chain = resolve(row.config, card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
@@ -141,7 +161,7 @@ def _prepare(
     if count > len(available):
         raise UsageError(f"count={count}, but data '{row.config.data}' has {len(available)} prompts; use at most that")
     asked = dataclasses.replace(row.config, **card.of_task(row.config))
-    cls = models.pipeline_class(chain[0].card if chain else card)
+    cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
     wanted = cls and intake.intake_of(cls)
     if wanted is not None:
         intake.check(wanted, _given(asked, data_card))
@@ -152,7 +172,7 @@ def _prepare(
         seeds=row.config.seeds or data_card.seeds or [0],
         dtype=row.config.dtype or card.dtype,
         device=placement.device(row.config),
-        metrics=measuring.chosen(row.config, count, card, data_card),
+        metrics=[] if random else measuring.chosen(row.config, count, card, data_card),
         **card.usual(row.config),
     )
     measured = metric_specs.names(config.metrics)
@@ -161,6 +181,7 @@ def _prepare(
             f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
             f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"
         )
+    network_options.check(config)
     _check_words(card, available)
     prompts = [entry.prompt for entry in available]
     made_of = {
@@ -171,7 +192,8 @@ def _prepare(
         **_beside_text(config, data_card, available),
     }
     described = presets.describe(methods)
-    run = {**made_of, "steps": config.steps, "methods": described, **_of(chain)}
+    options = network_options.described(config.network)
+    run = {**made_of, "steps": config.steps, "methods": described, **_of(chain), **options}
     references = _of(stage.reference() for stage in chain)
     quality = {
         **run,
@@ -192,9 +214,9 @@ def _prepare(
         entries=tuple(available[:count]),
         prompts_hash=digest(prompts[:count]),
         run_id=digest(quality),
-        speed_id=digest({**run, "bench": dataclasses.asdict(config.bench)}),
+        speed_id=digest({**run, "bench": config.bench.described()}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
-        picture_id=digest({**run, "code": provenance.code() if _accelerated(methods, chain) else None}),
+        picture_id=digest({**run, "code": provenance.code() if _accelerated(methods, chain) or options else None}),
         reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None, **references}),
         drawn_id=digest({**run, "seeds": config.seeds, "used": digest(prompts[:count])}),
         stages=chain,
@@ -245,9 +267,9 @@ def _beside_text(config: RunConfig, data_card: data.DataCard, entries: Sequence[
     return found
 
 
-def same_model(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in groups that share pipeline, weights, dtype and device, in order of appearance."""
+def same_weights(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs in groups that share pipeline class, weights and device, in order of appearance; dtypes may differ."""
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.card.pipeline, job.checkpoint, job.config.dtype, job.config.device), []).append(job)
+        groups.setdefault((job.card.pipeline, job.checkpoint, job.config.device), []).append(job)
     return list(groups.values())

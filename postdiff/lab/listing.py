@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from postdiff import catalog, methods, presets
@@ -10,7 +11,7 @@ from postdiff.lab import data_cards
 from postdiff.lab.schema import read_yaml
 from postdiff.metrics import METRICS
 
-__all__ = ["KINDS", "listing"]
+__all__ = ["KINDS", "listing", "render"]
 
 Entry = dict[str, str]
 
@@ -24,6 +25,25 @@ def listing(kind: str) -> list[Entry]:
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
     return KINDS[kind]()
+
+
+def render(kind: str | None, style: str) -> str:
+    """Entries of one kind, or of all if None: as "json", or as "text" in aligned lines below headings.
+
+    Raises:
+        UsageError: unknown kind, or a broken file.
+    """
+    kinds = {each: listing(each) for each in ([kind] if kind else KINDS)}
+    entries = [entry for found in kinds.values() for entry in found]
+    if style == "json":
+        return json.dumps(entries, indent=1)
+    width = max((len(entry["name"]) for entry in entries), default=0)
+    blocks = []
+    for name, found in kinds.items():
+        lines = [f"  {entry['name']:{width}}  {entry['summary']}".rstrip() for entry in found]
+        if lines:
+            blocks.append("\n".join(lines if kind else [name, *lines]))
+    return "\n\n".join(blocks)
 
 
 def _cards(kind: str) -> list[Entry]:

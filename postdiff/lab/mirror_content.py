@@ -53,8 +53,12 @@ def numbers(record: Record) -> dict[str, float]:
 
 
 def times(record: Record) -> dict[str, float]:
-    """Figures of a speed record: "latency/median_s" (a picture) and its kind."""
-    return _finite({f"latency/{what}": figure for what, figure in record.latency.items()})
+    """Figures of a speed record: "latency/median_s" (a picture) and its kind; "latency/loop/median_s" of a part."""
+    flat: dict[str, Any] = {}
+    for what, figure in record.latency.items():
+        parts = figure.items() if isinstance(figure, dict) else [("", figure)]
+        flat |= {f"latency/{what}/{part}" if part else f"latency/{what}": one for part, one in parts}
+    return _finite(flat)
 
 
 def describe(record: Record) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import check_device
 
-__all__ = ["code", "device_name", "git", "resolve_device", "versions"]
+__all__ = ["code", "device_name", "environment", "git", "resolve_device", "versions"]
 
 PACKAGE = Path(postdiff.__file__).parent
 
@@ -85,6 +85,34 @@ def device_name(device: str) -> str:
         return str(torch.cuda.get_device_name(device))
     threads = torch.get_num_threads()
     return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What times depend on beside versions and device: driver, libraries, and which attention kernels are allowed."""
+    if not device.startswith("cuda"):
+        return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    allowed = {
+        "flash": torch.backends.cuda.flash_sdp_enabled(),
+        "efficient": torch.backends.cuda.mem_efficient_sdp_enabled(),
+        "cudnn": torch.backends.cuda.cudnn_sdp_enabled(),
+        "math": torch.backends.cuda.math_sdp_enabled(),
+    }
+    return {
+        "driver": _driver(),
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "attention": [name for name, enabled in allowed.items() if enabled],
+    }
+
+
+def _driver() -> str | None:
+    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
 
 
 def _cpu() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.lab import folders
 
-__all__ = ["SCHEMA", "Record", "Value", "find", "fresh_path", "load"]
+__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "load"]
 
 SCHEMA = 1
+KINDS = ("quality", "speed")
 
 
 @dataclass
@@ -65,8 +66,9 @@ class Record:
         macs: multiply-accumulates a picture, by part of the pipeline and convention.
         macs_spread: their standard deviation over pictures, where a method decides by the picture; else empty.
         counts: network calls, cache hits and misses of one pipeline call.
-        latency: median_s, q25_s, q75_s a picture, with repeats, warmup, batch_size and session (rows timed together),
-            and peak_memory_mb of a call.
+        latency: median_s, q25_s, q75_s a picture, the same of its denoising loop under "loop" and of other code for the
+            same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
+            (rows timed together), every round, peak_memory_mb of a call, and the environment.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601.
@@ -151,11 +153,11 @@ def find(experiment: str, row: str, kind: str = "quality") -> Record | None:
     return None
 
 
-def load(experiment: str, rows: Iterable[str]) -> dict[str, dict[str, Record]]:
+def load(experiment: str, rows: Iterable[str], kinds: Sequence[str] = KINDS) -> dict[str, dict[str, Record]]:
     """Records by row and kind; rows and kinds without a record are left out."""
     found: dict[str, dict[str, Record]] = {}
     for row in rows:
-        for kind in ("quality", "speed"):
+        for kind in kinds:
             if (record := find(experiment, row, kind)) is not None:
                 found.setdefault(row, {})[kind] = record
     return found

@@ -8,7 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import distributed, folders, grid, locks, mirror, placement, progress, quality, results, speed
+from postdiff.lab import (
+    distributed,
+    folders,
+    grid,
+    locks,
+    mirror,
+    placement,
+    progress,
+    quality,
+    random_weights,
+    results,
+    speed,
+)
 from postdiff.lab.data import Shard
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.job import Job, prepare
@@ -40,6 +52,7 @@ def run(
     Raises:
         UsageError: a mistake in the experiment, or a folder that cannot be written.
     """
+    random_weights.refuse_pictures(experiment)
     folders.writable_outputs()
     jobs = prepare(experiment)
     settings = placement.common(job.config for job in jobs)
@@ -57,6 +70,7 @@ def unfinished(experiment: Experiment) -> list[str]:
     Raises:
         UsageError: a mistake in the experiment.
     """
+    random_weights.refuse_pictures(experiment)
     jobs = prepare(experiment)
     placement.common(job.config for job in jobs)
     return [job.name for job in jobs if not _done(job, "quality", job.run_id)]

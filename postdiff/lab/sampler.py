@@ -10,9 +10,10 @@ from torch import Tensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab import conditions, data, intake, schedulers
+from postdiff.lab import conditions, data, intake, random_weights, schedulers
 from postdiff.lab.finite import FiniteLatents
 from postdiff.lab.job import Job
+from postdiff.lab.network_options import NetworkOptions
 from postdiff.lab.solver_noise import own_noise
 
 __all__ = ["Sampler"]
@@ -53,6 +54,7 @@ class Sampler:
             self._check_size()
             self._check_frames()
             self._check_steps()
+            self.options = NetworkOptions(pipe, job.config.network)
         except UsageError as error:
             raise UsageError(f"row '{job.name}': {error}") from error
 
@@ -83,8 +85,9 @@ class Sampler:
             arguments["use_resolution_binning"] = False
         self.pipe.scheduler = self.scheduler
         try:
-            with own_noise(self.pipe, arguments["generator"]):
-                return (driver or self.fast)(**arguments)
+            driver = driver or self.fast
+            with own_noise(self.pipe, arguments["generator"]), self.options.around(driver):
+                return driver(**arguments)
         except UsageError as error:
             raise UsageError(f"row '{self.job.name}': {error}") from error
         except ValueError as error:
@@ -123,6 +126,8 @@ class Sampler:
         if self.intake.classes:
             return {"class_labels": [sample.label for sample in samples]}
         found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples]}
+        if self.job.config.weights == "random":
+            found = random_weights.inputs(self.job.card, self.pipe, samples)
         if self.intake.picture:
             size, condition = self._picture_size(), self.job.data_card.condition
             found["image"] = [

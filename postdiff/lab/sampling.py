@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.lab import models
+from postdiff.lab import models, random_weights
 from postdiff.lab.cascade_sampler import CascadeSampler
 from postdiff.lab.job import Job
 from postdiff.lab.sampler import Sampler
@@ -28,8 +28,9 @@ class Pipelines:
         key = (job.checkpoint, job.config.device, *classes)
         if key != self._key:
             self._key, self._pipes = None, {}  # the old one first: two may not fit in memory
+            load = random_weights.load if job.config.weights == "random" else models.load
             for name, (card, dtype) in wanted.items():
-                self._pipes[name] = models.load(card, dtype, job.config.device)
+                self._pipes[name] = load(card, dtype, job.config.device)
             self._key, self._schedulers = key, {name: pipe.scheduler for name, pipe in self._pipes.items()}
         if job.stages:
             return CascadeSampler(self._pipes, self._schedulers, job)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["SCHEDULERS", "build", "check", "find", "layered"]
+__all__ = ["SCHEDULERS", "build", "check", "find", "layered", "stand_in"]
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -105,3 +105,10 @@ def layered(present: Any, *solvers: Solver) -> Any:
     for solver in solvers:
         present = build(present, solver.name, solver.options)
     return present
+
+
+def stand_in() -> Any:
+    """The solver that cards and runs are laid over where there is no folder to read the model's own from."""
+    import diffusers
+
+    return diffusers.DPMSolverMultistepScheduler(steps_offset=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders, measuring, mirror, progress, quality, recording
+from postdiff.lab import folders, measuring, mirror, progress, quality, random_weights, recording
 from postdiff.lab.experiment import Experiment
 from postdiff.lab.job import Job, prepare
 from postdiff.lab.results import Record
@@ -28,6 +28,7 @@ def score(experiment: Experiment, say: Say) -> list[Record]:
     Raises:
         UsageError: a mistake in the experiment, a row without any picture, or a picture that is damaged.
     """
+    random_weights.refuse_pictures(experiment)
     folders.writable_outputs()
     jobs = prepare(experiment)
     for job in jobs:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Any
 
 from postdiff.cost.macs import count_macs
 from postdiff.lab.job import Job
 from postdiff.lab.results import Record
 from postdiff.lab.sampling import Sampler
 
-__all__ = ["Work", "count", "known"]
+__all__ = ["Work", "adaptive", "count", "known"]
 
 # Pictures that the mean is taken over where a method decides by the features of each.
 PICTURES = 8
@@ -34,22 +35,31 @@ class Work:
     counts: dict[str, int]
 
 
+def adaptive(job: Job) -> bool:
+    """Whether pictures of a row differ in their work."""
+    return any(method.adaptive for method in job.methods)
+
+
 def known(record: Record | None) -> Work | None:
     """The work that a quality record of the same pictures tells of, which need not be counted again."""
     return Work(record.macs, record.macs_spread, record.counts) if record and record.macs else None
 
 
-def count(job: Job, sampler: Sampler) -> Work:
+def count(job: Job, sampler: Sampler, see: Callable[[Any], object] = lambda made: None) -> Work:
     """Make one picture under the counter, or several where their work differs.
+
+    Args:
+        job: the row.
+        sampler: of the row.
+        see: given what each call of the pipeline returns.
 
     Raises:
         UsageError: methods do not fit each other, the network or the run.
     """
-    adaptive = any(method.adaptive for method in job.methods)
     counted: list[ByPart] = []
     counts: Counter[str] = Counter()
-    for sample in job.samples[: PICTURES if adaptive else 1]:
-        found = count_macs(sampler.pipe, partial(sampler.call, [sample]))
+    for sample in job.samples[: PICTURES if adaptive(job) else 1]:
+        found = count_macs(sampler.pipe, lambda one=sample: see(sampler.call([one])))  # type: ignore[misc]
         counted.append({part: dict(by_convention) for part, by_convention in found.items()})
         counts = counts or sampler.fast.counts
     whole = {name: int(number) for name, number in counts.items()}

@@ -1,39 +1,87 @@
-"""The stop-watch: order, rounds, quartiles."""
+"""The stop-watch: order, rounds, quartiles, the loop inside a call."""
 
 import time
+from contextlib import contextmanager
 
 import pytest
 
-from postdiff.cost import latency
-from postdiff.cost.latency import Latency, measure
+from postdiff.cost import latency, loop_clock
+from postdiff.cost.latency import Latency, Rounds, Timed, measure, ratio
 from postdiff.engine.errors import UsageError
+from tests.support.snapshot import snapshot
+from tests.support.tiny import STEPS, build
 
 
 def test_calls_are_interleaved_after_warm_up():
     order, ticks = [], []
-    calls = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    calls = {name: Timed(lambda name=name: order.append(name)) for name in "ab"}
     result = measure(calls, warmup=1, repeats=3, progress=lambda: ticks.append(1))
-    assert order == ["a", "b"] * 4
+    assert order == ["a", "b", "b", "a"] * 2
     assert len(ticks) == 8
-    assert result["a"].repeats == 3
+    assert len(result["a"].whole) == 3 and result["a"].loop == []
 
 
-def test_median_and_quartiles_without_the_warm_up(monkeypatch):
-    """On a clock of our own, which only the calls move on: 9 s warming up, then 1 to 5 s."""
-    now, lasts = [0.0], iter([9.0, 1.0, 3.0, 2.0, 4.0, 5.0])
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock of our own, which only the calls move on."""
+    now = [0.0]
+    for module in (latency, loop_clock):
+        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_rounds_without_the_warm_up(clock):
+    """9 s warming up, then 1 to 5 s; getting ready takes 100 s each time and does not count."""
+    lasts = iter([9.0, 1.0, 3.0, 2.0, 4.0, 5.0])
 
     def call():
-        now[0] += next(lasts)
+        clock[0] += next(lasts)
 
-    assert measure({"a": call}, warmup=1, repeats=5)["a"] == Latency(3.0, 2.0, 4.0, 5)
+    @contextmanager
+    def ready():
+        clock[0] += 100
+        yield
+        clock[0] += 100
+
+    found = measure({"a": Timed(call, ready)}, warmup=1, repeats=5)
+    assert found["a"] == Rounds([1.0, 3.0, 2.0, 4.0, 5.0])
+    assert Latency.of(found["a"].whole) == Latency(3.0, 2.0, 4.0, 5)
+
+
+def test_a_ratio_is_taken_round_by_round():
+    assert ratio([2.0, 40.0, 6.0], [1.0, 10.0, 2.0]) == Latency(3.0, 2.5, 3.5, 3)
+    assert ratio([3.0], [2.0]) == Latency(1.5, 1.5, 1.5, 1)
+
+
+def test_the_loop_of_a_call(clock):
+    """A pipeline whose text encoder takes 10 s, each network call 3 s, each solver step 1 s, the rest nothing."""
+    one = build("sd_ddim")
+    one.call(one.pipe)  # a pipeline notes down its first call
+    pipe, before = one.pipe, snapshot(one.pipe)
+
+    def slow(original, seconds):
+        def call(*args, **kwargs):
+            clock[0] += seconds
+            return original(*args, **kwargs)
+
+        return call
+
+    try:
+        pipe.check_inputs = slow(pipe.check_inputs, 10)
+        pipe.unet.forward = slow(pipe.unet.forward, 3)
+        pipe.scheduler.step = slow(pipe.scheduler.step, 1)
+        found = measure({"a": Timed(lambda: one.call(pipe), loops=[(pipe, pipe.scheduler)])}, warmup=0, repeats=2)
+    finally:
+        del pipe.check_inputs, pipe.unet.forward, pipe.scheduler.step
+    assert found["a"] == Rounds([10.0 + 4 * STEPS] * 2, [4.0 * STEPS] * 2)
+    assert snapshot(pipe) == before
 
 
 def test_a_real_clock_runs():
-    assert measure({"nap": lambda: time.sleep(0.01)}, warmup=0, repeats=2)["nap"].median_s >= 0.01
+    assert min(measure({"nap": Timed(lambda: time.sleep(0.01))}, warmup=0, repeats=2)["nap"].whole) >= 0.01
 
 
 @pytest.mark.parametrize("arguments", [{"repeats": 0}, {"warmup": -1}])
 def test_bad_rounds(arguments):
     with pytest.raises(UsageError, match="repeats >= 1 and warmup >= 0"):
-        measure({"a": lambda: None}, **arguments)
+        measure({"a": Timed(lambda: None)}, **arguments)

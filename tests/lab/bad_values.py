@@ -37,6 +37,22 @@ VALUES = {
     "store": Bad(run("store=jpeg"), ("unknown store 'jpeg'", "png")),
     "wandb": Bad(run("wandb=sometimes"), ("unknown wandb mode 'sometimes'", "off")),
     "dtype": Bad(run("dtype=flaot16"), ("unknown dtype 'flaot16'", "'float16'")),
+    "unknown key of network": Bad(
+        run("network.channel_last=true"), ("'network.channel_last'", "'network.channels_last'")
+    ),
+    "attention": Bad(run("network.attention=falsh"), ("network.attention 'falsh'", "'flash'")),
+    "attention of a GPU": Bad(
+        run("network.attention=cudnn", "device=cpu"), ("network.attention=cudnn", "NVIDIA GPUs", "use math")
+    ),
+    "slices of one picture": Bad(
+        run("network.vae_slicing=true", "batch_size=1"), ("network.vae_slicing=true", "batch_size=1", "2 or more")
+    ),
+    "slices of one timed picture": Bad(
+        run("network.vae_slicing=true", "bench.repeats=1"), ("bench.batch_size=1", "or bench.repeats=0")
+    ),
+    "compilation that is timed": Bad(
+        run("network.compile=true", "bench.repeats=1", "bench.warmup=0"), ("compile=true", "bench.warmup=0", "use 1")
+    ),
     "scheduler": Bad(run("scheduler=dimm"), ("unknown scheduler 'dimm'", "did you mean 'ddim'")),
     "metric": Bad(run("metrics=[paird_ssim]"), ("unknown metric 'paird_ssim'", "'paired_ssim'")),
     "metric twice": Bad(run("metrics=[paired_ssim,paired_ssim]"), ("names a metric twice", "name it once")),
@@ -63,6 +79,17 @@ VALUES = {
     "accelerator": Bad(run("trainer.accelerator=tpu"), ("trainer.accelerator 'tpu'", "gpu")),
     "device and accelerator": Bad(
         run("device=cpu", "trainer.accelerator=gpu"), ("device=cpu", "differ", "one of them")
+    ),
+    # random weights
+    "weights": Bad(run("weights=randon"), ("unknown weights 'randon'", "did you mean 'random'")),
+    "weights: pictures of random ones": Bad(
+        run("weights=random"), ("row 'plain'", "weights=random", "speed alone", "'postdiff bench tiny'")
+    ),
+    "weights: no structure": Bad(
+        ("bench", "tiny", "weights=random"), ("row 'plain'", "model 'tiny' names none", "give its card one")
+    ),
+    "weights: a cascade": Bad(
+        ("bench", "tiny", "weights=random", "model=deepfloyd_if"), ("'deepfloyd_if' is a cascade", "one pipeline")
     ),
     # parts and stages
     "shard 0/2": Bad(run("--shard", "0/2"), ("--shard 0/2", "no part", "1 <= i <= n")),

@@ -39,9 +39,9 @@ def states(folder: Path, pattern: str = "*.png") -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-def start(*words: str, launcher: tuple[str, ...] = ("-m",), **variables: str) -> subprocess.Popen[str]:
-    """`postdiff` in a process of its own, with one thread."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+def start(*words: str, launcher: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:
+    """`postdiff` in a fresh interpreter, with one thread; `forks.Fork` is a process that need not import anew."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, "postdiff", *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

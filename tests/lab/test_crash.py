@@ -12,6 +12,7 @@ from PIL import Image
 from postdiff.lab import folders, locks
 from postdiff.lab.data import Shard
 from tests.lab import runs
+from tests.lab.forks import Fork
 
 
 def pictures(outputs):
@@ -26,14 +27,18 @@ def test_a_killed_run_goes_on_to_the_same_record(extended, outputs, command, mon
     code, _, err = command(*words)
     assert code == 0, err
     expected = runs.record(tmp_path / "undisturbed", "cached")
-    process = runs.start(*words, POSTDIFF_OUTPUTS=str(outputs))
-    while len(pictures(outputs)) < 8 and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    before = runs.states(outputs / "pictures")
-    assert process.returncode == -signal.SIGKILL and 8 <= len(before) < 24
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
+    before = {}
+    for moment in (1, 5, 9, 13, 17):
+        process = Fork(list(words), folder=tmp_path)
+        while len(pictures(outputs)) < moment and process.poll() is None:
+            time.sleep(0.01)
+        process.kill()
+        process.communicate()
+        after = runs.states(outputs / "pictures")
+        assert process.returncode == -signal.SIGKILL and moment <= len(after) < 24
+        assert {file: after[file] for file in before} == before, "whole pictures were made again"
+        before = after
     code, _, err = command(*words)
     assert code == 0, err
     after = runs.states(outputs / "pictures")
@@ -116,10 +121,10 @@ def test_latents_that_stop_being_numbers_are_named(extended, outputs, refused):
     assert not pictures(outputs), "a batch with a bad picture was kept"
 
 
-def test_sigterm_ends_cleanly(extended, outputs):
+def test_sigterm_ends_cleanly(extended, outputs, tmp_path):
     runs.add_method(extended, "slow", "time.sleep(0.1)")
     few = ("steps=2", "metrics=[emoji_text_score]")
-    process = runs.start("run", "tiny", "--rows", "cached", "methods=[slow]", *runs.WORDS, *few)
+    process = Fork(["run", "tiny", "--rows", "cached", "methods=[slow]", *runs.WORDS, *few], folder=tmp_path)
     while len(pictures(outputs)) < 5 and process.poll() is None:
         time.sleep(0.02)
     process.terminate()

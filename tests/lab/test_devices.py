@@ -1,9 +1,7 @@
 """Several processes share the pictures of a run: the same pictures and numbers as of one, and one end for all."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from postdiff.lab import experiment, placement, requeue, trainer
 from postdiff.lab.config import RunConfig, TrainerConfig
 from postdiff.lab.data import PromptDataModule, Shard, pairs
 from tests.lab import runs
+from tests.lab.forks import Fork
 
 SEVERAL = [*runs.WORDS, "trainer.devices=2"]
 FEW = ["metrics=[emoji_text_score]", "steps=2"]
@@ -40,17 +39,15 @@ def test_two_devices_are_one(tiny, outputs, tmp_path, monkeypatch, command, laun
 
 
 @pytest.mark.parametrize("place", [0, 1])
-def test_a_device_that_dies_ends_all(extended, outputs, place):
+def test_a_device_that_dies_ends_all(extended, outputs, tmp_path, place):
     """Whoever it is, the others do not wait for it, and what is made stays."""
     body = (
         f"if os.environ.get('LOCAL_RANK') == '{place}' and len(output) > 1:\n    os.kill(os.getpid(), signal.SIGKILL)"
     )
     runs.add_method(extended, "dying", body)
     began = time.monotonic()
-    process = runs.start(
-        "run", "tiny", "--rows", "plain", "methods=[dying]", "metrics=[emoji_text_score]", "steps=2", *SEVERAL
-    )
-    _, err = process.communicate(timeout=300)
+    process = Fork(["run", "tiny", "--rows", "plain", "methods=[dying]", *FEW, *SEVERAL], folder=tmp_path)
+    _, err = process.communicate()
     told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
     if place == 1:
         assert process.returncode == 2 and len(told) == 1, err
@@ -59,17 +56,15 @@ def test_a_device_that_dies_ends_all(extended, outputs, place):
         assert process.returncode == -9
     assert time.monotonic() - began < 250
     time.sleep(1)
-    assert not _of_run(outputs), "a process of the run goes on"
+    assert not process.left(), "a process of the run goes on"
     assert not list((outputs / "records").rglob("*.json"))
 
 
-def test_a_mistake_that_one_device_meets_is_told_once(extended, outputs):
+def test_a_mistake_that_one_device_meets_is_told_once(extended, outputs, tmp_path):
     body = "if os.environ.get('LOCAL_RANK') == '1' and len(output) > 1:\n    output = output * float('nan')"
     runs.add_method(extended, "poison", body)
-    process = runs.start(
-        "run", "tiny", "--rows", "plain", "methods=[poison]", "metrics=[emoji_text_score]", "steps=2", *SEVERAL
-    )
-    _, err = process.communicate(timeout=300)
+    process = Fork(["run", "tiny", "--rows", "plain", "methods=[poison]", *FEW, *SEVERAL], folder=tmp_path)
+    _, err = process.communicate()
     told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
     assert process.returncode == 2 and len(told) == 1 and "Traceback" not in err, err
     assert "device 2 of 2: row 'plain': picture 1 ('an apple', seed 1) holds NaN or infinity from step 0 on" in told[0]
@@ -150,17 +145,3 @@ def test_slurm_puts_the_job_back(tmp_path, monkeypatch, capfd):
         signal.raise_signal(signal.SIGUSR1)
     assert (tmp_path / "asked").read_text() == "requeue 77\n" and signal.getsignal(signal.SIGUSR1) == before
     assert "SLURM job 77 goes back into the queue" in capfd.readouterr().err
-
-
-def _of_run(outputs):
-    """Processes whose environment names this outputs folder, but for this one."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(outputs).encode() in (folder / "environ").read_bytes() and "postdiff" in (
-                folder / "cmdline"
-            ).read_text().replace("\0", " "):
-                found.append(folder.name)
-        except OSError:
-            continue
-    return [name for name in found if name != str(os.getpid())]
