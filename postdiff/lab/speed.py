@@ -149,7 +149,9 @@ def _rows(jobs: Sequence[Job], pipelines: Pipelines) -> list[_Row]:
         held.setdefault(variant, pipelines if not held else Pipelines())
         sampler = held[variant].sampler(job)
         batch = list(itertools.islice(itertools.cycle(job.samples), job.config.bench.batch_size))
-        peer = peers.peer_of(job, sampler.pipe) if job.config.bench.official else None
+        # Compiled blocks would pass over what a peer puts inside them.
+        beside = job.config.bench.official and not job.config.network.compile
+        peer = peers.peer_of(job, sampler.pipe) if beside else None
         rows.append(_Row(job, sampler, batch, peer))
     return rows
 

@@ -66,7 +66,8 @@ def test_mistakes_are_told(words, told):
 @pytest.mark.parametrize("name", catalog.names("experiments"))
 def test_shipped_experiments_are_ready_to_run(name):
     jobs = job.prepare(experiment.load(name))
-    assert len({one.run_id for one in jobs}) == len(jobs), "two rows of one experiment are the same run"
+    runs = {(one.run_id, one.speed_id) for one in jobs}
+    assert len(runs) == len(jobs), "two rows of one experiment are the same run"
 
 
 def _ids(**changes):

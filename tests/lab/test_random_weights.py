@@ -197,8 +197,9 @@ def test_cards_that_do_not_say_what_to_build(card, told):
 
 def test_speed_experiments_say_what_their_rows_need():
     names = [name for name in catalog.names("experiments") if name.startswith("speed/")]
-    assert names
-    for name in names:
+    published = [name for name in names if experiment.load(name).rows[0].config.model != "emoji"]
+    assert len(published) > 4
+    for name in published:
         rows = experiment.load(name).rows
         assert {row.config.weights for row in rows} == {"random"}
         jobs = prepare(experiment.load(name))
