@@ -20,10 +20,10 @@ def pytest_collection_finish():
     diffusers.logging.set_verbosity_error()
 
 
-def _build(name, small=False):
+def _build(name, **size):
     from tests.support import tiny
 
-    return tiny.build(name, small)
+    return tiny.build(name, **size)
 
 
 @functools.cache
@@ -50,9 +50,24 @@ def baseline():
 
 
 @functools.cache
-def _small(name):
-    case = _build(name, small=True)
+def _drawn(name, size):
+    case = _build(name, **{size: True})
     return case, case.call(case.pipe)
+
+
+def _left_alone(size):
+    used = set()
+
+    def of(name):
+        used.add(name)
+        return _drawn(name, size)
+
+    yield of
+    import torch
+
+    for name in sorted(used):
+        case, expected = _drawn(name, size)
+        assert torch.equal(case.call(case.pipe), expected), f"a test changed the bare pipeline of {name}"
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +76,10 @@ def small():
 
     Once a module is through, all that it asked for must still draw just that.
     """
-    used = set()
+    yield from _left_alone("small")
 
-    def of(name):
-        used.add(name)
-        return _small(name)
 
-    yield of
-    import torch
-
-    for name in sorted(used):
-        case, expected = _small(name)
-        assert torch.equal(case.call(case.pipe), expected), f"a test changed the bare pipeline of {name}"
+@pytest.fixture(scope="module")
+def smallest():
+    """The same with fewer steps and levels, for what is asked of every method on every family."""
+    yield from _left_alone("smallest")

@@ -76,6 +76,8 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
             "theirs / ours: time of the code named beside over ours, round by round, whole call and loop; above 1 ours "
             "is faster; differs by: largest difference between both pictures"
         )
+    if any(row.get("peak_memory_mb") for row in rows):
+        lines.append("memory: the peak of one call at that batch size, weights included")
     if any(row["random_weights"] for row in rows):
         lines.append("random weights; random numbers stand in for encoded prompts, so no text encoder runs")
     if apart := [row["label"] for row in rows if row["speedup"] is None]:

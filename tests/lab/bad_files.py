@@ -51,7 +51,9 @@ FILES = {
     ),
     "experiment: unknown": Bad(("run", "tny"), ("unknown experiment 'tny'", "did you mean 'tiny'")),
     "experiment: leads out": Bad(("run", "../tiny"), ("unknown experiment '../tiny'", "did you mean")),
-    "experiment: absolute": Bad(("run", "/etc/passwd"), ("unknown experiment '/etc/passwd'", "choose from: demo")),
+    "experiment: absolute": Bad(
+        ("run", "/etc/passwd"), ("unknown experiment '/etc/passwd'", "choose from: comparison")
+    ),
     "experiment: unknown method of a row": Bad(
         MINE, ("unknown method 'depcache'", "'deepcache'"), experiment(rows(plain={"methods": ["depcache"]}))
     ),

@@ -79,8 +79,8 @@ def assert_alike(family, together, alone):
 
 
 @pytest.mark.parametrize(("name", "family"), [(name, family) for name in REFUSED for family in sorted(REFUSED[name])])
-def test_refused_where_it_cannot_work(small, name, family):
-    one, _ = small(family)  # drawn once already: a pipeline notes things about itself at its first call
+def test_refused_where_it_cannot_work(smallest, name, family):
+    one, _ = smallest(family)  # drawn once already: a pipeline notes things about itself at its first call
     before = snapshot(one.pipe)
     with pytest.raises(UsageError, match="|".join(REASONS)):
         one.call(accelerate(one.pipe, build_methods([name])))
@@ -94,9 +94,9 @@ ON_ONE += [(name, case) for i, name in enumerate(PRESETS) for j, case in enumera
 
 
 @pytest.mark.parametrize(("name", "family"), ON_ONE)
-def test_one_preset_on_one_pipeline(small, name, family):
+def test_one_preset_on_one_pipeline(smallest, name, family):
     """The real setting differs, is finite and repeats itself; then the identity setting still equals the baseline."""
-    one, expected = small(family)
+    one, expected = smallest(family)
     before, random = snapshot(one.pipe), torch.get_rng_state()
     driver, first = attempt(one, name, family)
     assert torch.isfinite(first).all()
@@ -114,28 +114,28 @@ def test_one_preset_on_one_pipeline(small, name, family):
 
 
 @pytest.mark.parametrize("family", FAMILY_CASES)
-def test_an_image_does_not_depend_on_its_batch(small, family):
-    one, _ = small(family)
+def test_an_image_does_not_depend_on_its_batch(smallest, family):
+    one, _ = smallest(family)
     driver = accelerate(one.pipe)
     assert_alike(family, one.call(driver, [0, 1, 2, 3])[2:3], one.call(driver, [2]))
 
 
 @pytest.fixture(scope="module")
-def macs(small):
+def macs(smallest):
     """`macs(family, run)`: MACs of the denoiser for one sample; those of the bare pipeline are counted once."""
 
     def count(family, run):
-        one, _ = small(family)
+        one, _ = smallest(family)
         return count_macs(one.pipe, lambda: one.call(run, [0]))["denoiser"]
 
-    bare = functools.cache(lambda family: count(family, small(family)[0].pipe))
+    bare = functools.cache(lambda family: count(family, smallest(family)[0].pipe))
     return lambda family, run=None: bare(family) if run is None else count(family, run)
 
 
 @pytest.mark.parametrize("family", ["sd", "controlnet", "sdxl", "pixart_alpha", "dit", "text_to_video"])
 @pytest.mark.parametrize("name", PRESETS)
-def test_macs_fall(small, macs, name, family):
-    one, _ = small(family)
+def test_macs_fall(smallest, macs, name, family):
+    one, _ = smallest(family)
     _, less = attempt(one, name, run=lambda driver: macs(family, driver))
     for convention, full in macs(family).items():
         assert (less[convention] < full) == preset(name).saves
@@ -150,8 +150,8 @@ PAIRED += [(names, OTHERS[i % 3]) for i, names in enumerate(PAIRS[3::8])]
 
 
 @pytest.mark.parametrize(("names", "family"), PAIRED, ids=lambda part: part if type(part) is str else "+".join(part))
-def test_pairs_compose_or_are_refused(small, names, family):
-    one, _ = small(family)
+def test_pairs_compose_or_are_refused(smallest, names, family):
+    one, _ = smallest(family)
     before = snapshot(one.pipe)
     try:
         first = one.call(accelerate(one.pipe, build_methods(names)))

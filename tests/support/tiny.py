@@ -94,16 +94,20 @@ CASES: dict[str, Callable[..., Case]] = {
 }
 
 # Against 32, 3 and 8: what must hold for every method on every family is asked a thousand times.
-SMALL = {"pixels": 16, "levels": 2}
+SMALL, SMALLEST = {"pixels": 16}, {"pixels": 16, "levels": 2}
 FEW_STEPS = 6
 
 
-def build(name: str, small: bool = False) -> Case:
-    """A fresh pipeline, quiet; a small one draws 16 pixels (8 x 8 latents) in 6 steps, and its U-Net has 2 levels."""
+def build(name: str, small: bool = False, smallest: bool = False) -> Case:
+    """A fresh pipeline, quiet.
+
+    A small one draws 16 pixels (8 x 8 latents); the smallest does so in 6 steps, and its U-Net has 2 levels.
+    """
     builder = (VARIANTS | DEEP | CASES)[name]
     known = inspect.signature(builder).parameters
-    case = builder(**{key: value for key, value in SMALL.items() if small and key in known})
-    if small:
+    changes = SMALLEST if smallest else SMALL if small else {}
+    case = builder(**{key: value for key, value in changes.items() if key in known})
+    if smallest:
         whole = case.arguments
         case.arguments = lambda ids: {**whole(ids), "num_inference_steps": FEW_STEPS}
     case.pipe.set_progress_bar_config(disable=True)
