@@ -17,7 +17,7 @@ import torch
 from postdiff.cost.loop_clock import loop_clock
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Latency", "Rounds", "Timed", "measure", "ratio"]
+__all__ = ["Latency", "Rounds", "Timed", "measure", "ratio", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,16 @@ def measure(
 
 def _once(call: Timed) -> tuple[float, float | None]:
     with call.ready(), loop_clock(call.loops) as clock:
-        _synchronise()
-        begin = time.perf_counter()
-        call.run()
-        _synchronise()
-        return time.perf_counter() - begin, clock.seconds
+        return seconds(call.run), clock.seconds
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long one call takes, all that it puts in a GPU's queue included."""
+    _synchronise()
+    begin = time.perf_counter()
+    call()
+    _synchronise()
+    return time.perf_counter() - begin
 
 
 def _synchronise() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from postdiff.cost import macs
+from postdiff.cost.latency import seconds
 from postdiff.cost.stopwatch import BEFORE, TimeProfile, middle
 from postdiff.cost.tally import Cell, Tally
 from postdiff.cost.time_profile import touched, watch
@@ -112,7 +110,7 @@ def _in_turns(jobs: Sequence[Job]) -> list[Profiled]:
             shown.update(2)
         for turn in range(warmup + repeats):
             for row, (pipe, call, modules) in zip(rows, calls, strict=True):
-                spent = _seconds(call)
+                spent = seconds(call)
                 if turn >= warmup:
                     row.bare.append(spent)
                     row.times.append(watch(pipe, call, modules))
@@ -127,17 +125,6 @@ def _cells(tally: Tally) -> dict[Cell, int]:
         (part, BEFORE if (part, step) in first else step, group): work.all
         for (part, step, group), work in tally.cells.items()
     }
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    on_gpu = torch.cuda.is_available()
-    if on_gpu:
-        torch.cuda.synchronize()
-    begin = time.perf_counter()
-    call()
-    if on_gpu:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begin
 
 
 def _described(one: Profiled) -> dict[str, Any]:
