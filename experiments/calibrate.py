@@ -18,10 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import folders, quiet
-from postdiff.lab.calibration import BlockChanges, MagnitudeRatios
-from postdiff.lab.observing import job_of, observe
-from postdiff.lab.schema import from_words
+from postdiff.lab import quiet
+from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
+from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.files import folders
+from postdiff.lab.settings.schema import from_words
 
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 16, "batch_size": 8}
 # Method: what observes, and the key of its file, which is also the method's option.

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import models, quiet
+from postdiff.lab import quiet
+from postdiff.lab.pipelines import models
 from postdiff.presets import build_methods, preset
 
 README = Path(__file__).parents[1] / "README.md"

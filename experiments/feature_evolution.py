@@ -20,15 +20,17 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
-from postdiff.lab import findings, folders, quiet
-from postdiff.lab.config import digest
-from postdiff.lab.feature_distances import FeatureDistances
-from postdiff.lab.feature_probe import FeatureProbe, FeatureSnapshots
-from postdiff.lab.findings import Findings
-from postdiff.lab.key_selection import select_keys, solver_weights, staleness
-from postdiff.lab.observing import job_of, observe
-from postdiff.lab.recording import now
-from postdiff.lab.schema import from_words
+from postdiff.lab import quiet
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.feature_distances import FeatureDistances
+from postdiff.lab.analysis.feature_probe import FeatureProbe, FeatureSnapshots
+from postdiff.lab.analysis.findings import Findings
+from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
+from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.files import folders
+from postdiff.lab.records.recording import now
+from postdiff.lab.settings.config import digest
+from postdiff.lab.settings.schema import from_words
 
 EXPERIMENT = "faster_diffusion/features"
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 32, "batch_size": 8}

@@ -20,12 +20,14 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
-from postdiff.lab import findings, folders, quiet
-from postdiff.lab.config import digest
-from postdiff.lab.observing import job_of, pictures_of
-from postdiff.lab.recording import now
-from postdiff.lab.sampling import Pipelines
-from postdiff.lab.schema import from_words
+from postdiff.lab import quiet
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.observing import job_of, pictures_of
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import folders
+from postdiff.lab.records.recording import now
+from postdiff.lab.settings.config import digest
+from postdiff.lab.settings.schema import from_words
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "fewer_steps"

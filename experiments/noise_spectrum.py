@@ -19,13 +19,15 @@ import yaml
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import findings, folders, quiet
-from postdiff.lab.config import digest
-from postdiff.lab.observing import job_of, pictures_of
-from postdiff.lab.recording import now
-from postdiff.lab.sampling import Pipelines
-from postdiff.lab.schema import from_words
-from postdiff.lab.spectrum import frequencies, log_amplitudes
+from postdiff.lab import quiet
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.observing import job_of, pictures_of
+from postdiff.lab.analysis.spectrum import frequencies, log_amplitudes
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import folders
+from postdiff.lab.records.recording import now
+from postdiff.lab.settings.config import digest
+from postdiff.lab.settings.schema import from_words
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "noise_spectrum"

@@ -11,8 +11,8 @@ from measured import rows_of
 from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, log_if_wide, number_points, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import results
-from postdiff.lab.figures import Row
+from postdiff.lab.records import results
+from postdiff.lab.records.figures import Row
 
 EXPERIMENTS = ("postdiff/baselines", "postdiff/main_table")
 METRICS = (FRECHET, TEXT)

@@ -15,7 +15,7 @@ from features import RECORD, file_name, from_words, looks, record
 from matplotlib import ticker
 from style import DOUBLE, program, save
 
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis.findings import Findings
 
 
 def draw(found: Findings) -> plt.Figure:

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from features import RECORD, file_name, from_words, picture_grid, record
 from style import COLUMN, program, save
 
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis.findings import Findings
 
 MOST = 8  # blocks shown
 

@@ -10,8 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from style import COLOURS
 
-from postdiff.lab import findings
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.findings import Findings
 
 __all__ = ["RECORD", "file_name", "from_words", "looks", "picture_grid", "record"]
 

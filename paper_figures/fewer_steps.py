@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from features import picture_grid, record
 from style import COLUMN, program, save
 
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis.findings import Findings
 
 SOLVERS = {"ddim": "DDIM", "dpm_solver": "DPM++"}
 

@@ -19,8 +19,8 @@ from matplotlib.colors import LogNorm
 from style import COLOURS, COLUMN, program, save
 
 from postdiff.engine.key_steps import KEY_SETS
-from postdiff.lab.findings import Findings
-from postdiff.lab.key_selection import select_keys, solver_weights, staleness
+from postdiff.lab.analysis.findings import Findings
+from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
 
 
 def sets(found: Findings) -> dict[str, list[int]]:

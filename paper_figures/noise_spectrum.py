@@ -13,7 +13,7 @@ import numpy as np
 from features import record
 from style import COLOURS, COLUMN, program, save
 
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis.findings import Findings
 
 LINES = ("-", "--", ":", "-.")
 

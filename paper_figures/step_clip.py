@@ -15,8 +15,8 @@ from measured import rows_of
 from style import COLOURS, MARKERS, TEXT, legend, panels, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import results
-from postdiff.lab.results import Record
+from postdiff.lab.records import results
+from postdiff.lab.records.results import Record
 
 EXPERIMENT = "postdiff/step_clip"
 FULL = "full"

@@ -191,8 +191,10 @@ def _overrides(given: argparse.Namespace, rest: list[str]) -> list[str]:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from postdiff.lab import folders, quiet, run, tables
-    from postdiff.lab.data import Shard
+    from postdiff.lab import quiet, run
+    from postdiff.lab.files import folders
+    from postdiff.lab.inputs.data import Shard
+    from postdiff.lab.records import tables
 
     quiet.quiet()
     shard = Shard.parse(given.shard) if given.shard else None
@@ -206,7 +208,9 @@ def _run(given: argparse.Namespace) -> None:
 
 
 def _score(given: argparse.Namespace) -> None:
-    from postdiff.lab import quiet, scoring, tables
+    from postdiff.lab import quiet
+    from postdiff.lab.records import tables
+    from postdiff.lab.runs import scoring
 
     quiet.quiet()
     experiment = _experiment(given)
@@ -215,7 +219,8 @@ def _score(given: argparse.Namespace) -> None:
 
 
 def _launch(given: argparse.Namespace) -> None:
-    from postdiff.lab import launch, tables
+    from postdiff.lab import launch
+    from postdiff.lab.records import tables
 
     given.overrides, resources = launch.split(given.overrides)
     experiment = _experiment(given)
@@ -226,7 +231,8 @@ def _launch(given: argparse.Namespace) -> None:
 
 
 def _bench(given: argparse.Namespace) -> None:
-    from postdiff.lab import quiet, run, speed_table
+    from postdiff.lab import quiet, run
+    from postdiff.lab.timing import speed_table
 
     quiet.quiet()
     experiment = _experiment(given)
@@ -235,7 +241,8 @@ def _bench(given: argparse.Namespace) -> None:
 
 
 def _profile(given: argparse.Namespace) -> None:
-    from postdiff.lab import profile_table, quiet
+    from postdiff.lab import quiet
+    from postdiff.lab.timing import profile_table
 
     quiet.quiet()
     table, files = profile_table.profile(_experiment(given), given.format, given.by)
@@ -245,20 +252,21 @@ def _profile(given: argparse.Namespace) -> None:
 
 
 def _table(given: argparse.Namespace) -> None:
-    from postdiff.lab import tables
+    from postdiff.lab.records import tables
 
     print(tables.render(_experiment(given), given.format))
 
 
 def _macs(given: argparse.Namespace) -> None:
-    from postdiff.lab import counting_table, quiet
+    from postdiff.lab import quiet
+    from postdiff.lab.macs import counting_table
 
     quiet.quiet()
     print(counting_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
 
 
 def _data_prepare(given: argparse.Namespace) -> None:
-    from postdiff.lab import preparing
+    from postdiff.lab.inputs import preparing
 
     names = ("source", "count", "seed", "choose", "column", "classes", "seeds", "out")
     wish = preparing.Wish(**{name: getattr(given, name) for name in names})
@@ -266,7 +274,8 @@ def _data_prepare(given: argparse.Namespace) -> None:
 
 
 def _data_statistics(given: argparse.Namespace) -> None:
-    from postdiff.lab import quiet, statistics_command
+    from postdiff.lab import quiet
+    from postdiff.lab.scores import statistics_command
 
     quiet.quiet()
     names = ("images", "extractor", "mode", "crop", "device", "batch_size")
@@ -275,7 +284,8 @@ def _data_statistics(given: argparse.Namespace) -> None:
 
 
 def _export(given: argparse.Namespace) -> None:
-    from postdiff.lab import adm, quiet
+    from postdiff.lab import quiet
+    from postdiff.lab.runs import adm
 
     quiet.quiet()
     print(adm.export(_experiment(given), given.out))
@@ -288,8 +298,8 @@ def _list(given: argparse.Namespace) -> None:
 
 
 def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab
-    from postdiff.lab import experiment
-    from postdiff.lab.schema import from_words
+    from postdiff.lab.settings import experiment
+    from postdiff.lab.settings.schema import from_words
 
     rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
     if rows == []:

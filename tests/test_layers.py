@@ -23,6 +23,12 @@ ALLOWED = {
     "__init__": {"engine"},
     "__main__": {"cli"},
 }
+# The lab's own parts, from low to high, as its docstring tells them.
+LAB = (
+    *("quiet", "settings", "files", "network", "inputs", "pipelines", "listing", "devices", "storage", "progress"),
+    *("scores", "job", "drawing", "records", "mirrors", "macs", "runs", "timing", "analysis"),
+    *("run", "launched", "launch"),
+)
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -49,6 +55,22 @@ def test_imports_point_one_way(file):
     for name in imports(file):
         if (target := layer(name)) is not None:
             assert target in ALLOWED[own], f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+def test_imports_within_the_lab_point_one_way():
+    for file in sorted((PACKAGE / "lab").rglob("*.py")):
+        own = file.relative_to(PACKAGE / "lab").parts[0].removesuffix(".py")
+        for name in imports(file):
+            if name.startswith("postdiff.lab."):
+                target = name.split(".")[2]
+                assert LAB.index(target) <= LAB.index(own), f"{file.relative_to(PACKAGE)} imports {name}"
+
+
+def test_the_lab_tells_its_parts_in_their_order():
+    text = (PACKAGE / "lab" / "__init__.py").read_text()
+    told = [line.split()[0] for line in text.splitlines() if "   " in line]
+    folders = {path.parent.name for path in (PACKAGE / "lab").glob("*/__init__.py")}
+    assert told == [name for name in LAB if name in told] and folders <= set(told)
 
 
 def test_methods_do_not_know_each_other():

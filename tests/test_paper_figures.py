@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import experiment, findings, results
-from postdiff.lab.key_selection import staleness
-from postdiff.lab.results import Value
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.key_selection import staleness
+from postdiff.lab.records import results
+from postdiff.lab.records.results import Value
+from postdiff.lab.settings import experiment
 from tests.lab.test_results import record
 from tests.support import features
 

@@ -10,22 +10,16 @@ from typing import Any
 
 from postdiff import metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import (
-    data,
-    intake,
-    measuring,
-    metric_specs,
-    models,
-    network_options,
-    placement,
-    provenance,
-    random_weights,
-    schedulers,
-    weights,
-)
-from postdiff.lab.config import NetworkConfig, RunConfig, digest
-from postdiff.lab.experiment import Experiment, Row
-from postdiff.lab.stages import StageRun, first_laid_over, fitted, resolve
+from postdiff.lab.devices import placement, provenance
+from postdiff.lab.files import weights
+from postdiff.lab.inputs import data
+from postdiff.lab.network import network_options
+from postdiff.lab.pipelines import intake, models, random_weights
+from postdiff.lab.pipelines.stages import StageRun, first_laid_over, fitted, resolve
+from postdiff.lab.scores import measuring
+from postdiff.lab.settings import metric_specs, schedulers
+from postdiff.lab.settings.config import NetworkConfig, RunConfig, digest
+from postdiff.lab.settings.experiment import Experiment, Row
 
 __all__ = ["Job", "prepare", "same_weights"]
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.lab import folders, progress, run
-from postdiff.lab.experiment import Experiment
+from postdiff.lab import progress, run
+from postdiff.lab.devices.placement import common
+from postdiff.lab.files import folders
 from postdiff.lab.launched import Work
-from postdiff.lab.placement import common
-from postdiff.lab.schema import from_words
+from postdiff.lab.settings.experiment import Experiment
+from postdiff.lab.settings.schema import from_words
 
 __all__ = ["Wish", "launch", "split"]
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from postdiff import catalog, methods, presets
 from postdiff.engine.errors import unknown
-from postdiff.lab import data_cards
-from postdiff.lab.schema import read_yaml
+from postdiff.lab.inputs import data_cards
+from postdiff.lab.settings.schema import read_yaml
 from postdiff.metrics import METRICS
 
 __all__ = ["KINDS", "listing", "render"]

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
-from postdiff.lab import distributed
+from postdiff.lab.devices import distributed
 
 __all__ = ["PictureBar", "Rows", "bar", "tell"]
 

@@ -8,24 +8,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import (
-    distributed,
-    folders,
-    grid,
-    locks,
-    mirror,
-    placement,
-    progress,
-    quality,
-    random_weights,
-    results,
-    speed,
-)
-from postdiff.lab.data import Shard
-from postdiff.lab.experiment import Experiment
+from postdiff.lab import progress
+from postdiff.lab.devices import distributed, placement
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import folders
+from postdiff.lab.inputs.data import Shard
 from postdiff.lab.job import Job, prepare
-from postdiff.lab.results import Record
-from postdiff.lab.sampling import Pipelines
+from postdiff.lab.mirrors import mirror
+from postdiff.lab.pipelines import random_weights
+from postdiff.lab.records import results
+from postdiff.lab.records.results import Record
+from postdiff.lab.runs import quality
+from postdiff.lab.settings.experiment import Experiment
+from postdiff.lab.storage import grid, locks
+from postdiff.lab.timing import speed
 
 __all__ = ["bench", "draw_grid", "run", "unfinished"]
 

@@ -8,7 +8,7 @@ from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import real_size
 from postdiff.cost.surroundings import Surroundings
 from postdiff.engine.errors import UsageError
-from postdiff.lab import models
+from postdiff.lab.pipelines import models
 
 GIGA = 10**9
 

@@ -12,8 +12,11 @@ import yaml
 
 from postdiff.datasets import fetch
 from postdiff.datasets.manifest import Manifest
-from postdiff.lab import data, experiment, job, models
-from postdiff.lab.results import Record
+from postdiff.lab import job
+from postdiff.lab.inputs import data
+from postdiff.lab.pipelines import models
+from postdiff.lab.records.results import Record
+from postdiff.lab.settings import experiment
 
 
 def folder(outputs):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from postdiff import cli, methods
-from postdiff.lab import provenance
+from postdiff.lab.devices import provenance
 from tests.lab import tiny_folder
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import models
+from postdiff.lab.pipelines import models
 from tests.support import texts, whole
 from tests.support.parts import CROSS
 from tests.support.snapshot import snapshot

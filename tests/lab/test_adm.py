@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import adm
-from postdiff.lab.data import Sample
-from postdiff.lab.pictures import PictureFolder
+from postdiff.lab.inputs.data import Sample
+from postdiff.lab.runs import adm
+from postdiff.lab.storage.pictures import PictureFolder
 from tests.metrics import networks
 
 FEW = ["--rows", "plain", "seeds=[0,1]", "count=2"]

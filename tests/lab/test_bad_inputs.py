@@ -16,13 +16,15 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from postdiff import cli
-from postdiff.lab import distributed, locks, models
 from postdiff.lab import run as run_module
-from postdiff.lab.experiment import load as load_experiment
+from postdiff.lab.devices import distributed
+from postdiff.lab.drawing.sampling import Sampler
 from postdiff.lab.job import prepare
-from postdiff.lab.quality import pictures
-from postdiff.lab.sampling import Sampler
-from postdiff.lab.schema import from_words
+from postdiff.lab.pipelines import models
+from postdiff.lab.runs.quality import pictures
+from postdiff.lab.settings.experiment import load as load_experiment
+from postdiff.lab.settings.schema import from_words
+from postdiff.lab.storage import locks
 from tests.lab import bad_files, bad_values, tiny_folder
 from tests.lab.bad import FEW, RUN, data, model, run
 from tests.metrics import networks

@@ -12,7 +12,7 @@ from diffusers.hooks.mag_cache import MagCacheConfig, apply_mag_cache
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab.calibration import BlockChanges, MagnitudeRatios
+from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
 from postdiff.methods import BlockCache, MagCache
 from tests.support.tiny import STEPS, build
 

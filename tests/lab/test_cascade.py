@@ -5,7 +5,7 @@ import torch
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
-from postdiff.lab.cascade import Cascade, Stage
+from postdiff.lab.drawing.cascade import Cascade, Stage
 from postdiff.methods import DeepCache, EncoderPropagation
 from tests.support import texts, tiny
 from tests.support.cases import embed, encoded_text, generators

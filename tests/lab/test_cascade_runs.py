@@ -10,10 +10,12 @@ import torch
 import yaml
 
 from postdiff import catalog
-from postdiff.lab import experiment, hub, models
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import hub
 from postdiff.lab.job import prepare
-from postdiff.lab.results import find
-from postdiff.lab.sampling import Pipelines
+from postdiff.lab.pipelines import models
+from postdiff.lab.records.results import find
+from postdiff.lab.settings import experiment
 from tests.lab import task_twins
 from tests.support import hub_cache
 

@@ -4,9 +4,10 @@ import pytest
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import experiment, job
-from postdiff.lab.config import digest, resolve
-from postdiff.lab.schema import from_words
+from postdiff.lab import job
+from postdiff.lab.settings import experiment
+from postdiff.lab.settings.config import digest, resolve
+from postdiff.lab.settings.schema import from_words
 
 
 def test_layers_lie_in_order():

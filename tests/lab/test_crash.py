@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from postdiff.lab import folders, locks
-from postdiff.lab.data import Shard
+from postdiff.lab.files import folders
+from postdiff.lab.inputs.data import Shard
+from postdiff.lab.storage import locks
 from tests.lab import runs
 from tests.lab.forks import Fork
 

@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from postdiff import cli
-from postdiff.lab import models, results
-from postdiff.lab.sampling import Sampler
+from postdiff.lab.drawing.sampling import Sampler
+from postdiff.lab.pipelines import models
+from postdiff.lab.records import results
 from tests.lab import tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole
@@ -214,7 +215,7 @@ def test_a_full_disk(tiny, refused, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("postdiff.lab.quality.measure", full)
+    monkeypatch.setattr("postdiff.lab.runs.quality.measure", full)
     assert "No space left on device (somewhere)" in refused("run", "tiny")
 
 

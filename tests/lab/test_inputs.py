@@ -11,8 +11,9 @@ import yaml
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import conditions, data, models
-from postdiff.lab.conditions import Condition
+from postdiff.lab.inputs import conditions, data
+from postdiff.lab.inputs.conditions import Condition
+from postdiff.lab.pipelines import models
 from tests.lab import task_twins, tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.key_selection import select_keys, solver_weights, staleness
+from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
 
 
 def distances(steps, seed):

@@ -7,9 +7,11 @@ import pytest
 import torch
 from cleanfid import fid as clean_fid
 
-from postdiff.lab import experiment, models, references
-from postdiff.lab.config import resolve
 from postdiff.lab.job import prepare
+from postdiff.lab.pipelines import models
+from postdiff.lab.scores import references
+from postdiff.lab.settings import experiment
+from postdiff.lab.settings.config import resolve
 from postdiff.metrics.real import Real
 from tests.lab import tiny_folder
 from tests.metrics import networks

@@ -14,9 +14,13 @@ import pytest
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import distributed, experiment, job, mirror, mirror_content, quality, wandb_run
-from postdiff.lab.results import Record
-from postdiff.lab.wandb_reader import offline_runs
+from postdiff.lab import job
+from postdiff.lab.devices import distributed
+from postdiff.lab.mirrors import mirror, mirror_content, wandb_run
+from postdiff.lab.mirrors.wandb_reader import offline_runs
+from postdiff.lab.records.results import Record
+from postdiff.lab.runs import quality
+from postdiff.lab.settings import experiment
 
 FAST = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
 

@@ -14,8 +14,9 @@ import yaml
 
 from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import cards, hub, models
-from postdiff.lab.results import Record
+from postdiff.lab.files import hub
+from postdiff.lab.pipelines import cards, models
+from postdiff.lab.records.results import Record
 from postdiff.methods import DeepCache, MixedResolution
 from tests.lab import task_twins
 from tests.support import hub_cache, whole

@@ -9,10 +9,11 @@ from torch.nn import functional
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job, sampling
-from postdiff.lab.config import NetworkConfig, resolve
-from postdiff.lab.experiment import Experiment, Row
-from postdiff.lab.network_options import NetworkOptions
+from postdiff.lab import job
+from postdiff.lab.drawing import sampling
+from postdiff.lab.network.network_options import NetworkOptions
+from postdiff.lab.settings.config import NetworkConfig, resolve
+from postdiff.lab.settings.experiment import Experiment, Row
 from tests.support import tiny
 from tests.support.snapshot import snapshot
 

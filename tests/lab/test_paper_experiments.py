@@ -5,8 +5,8 @@ import functools
 import pytest
 
 from postdiff import catalog
-from postdiff.lab import experiment
 from postdiff.lab.job import prepare
+from postdiff.lab.settings import experiment
 
 SHIPPED = ["model=emoji", "data=emoji"]
 FEW = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0", "metrics=null"]

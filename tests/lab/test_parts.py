@@ -11,10 +11,14 @@ from PIL import Image
 import postdiff
 from postdiff import catalog, methods, metrics
 from postdiff.engine.errors import UsageError
-from postdiff.lab import data, data_cards, folders, grid, models, schedulers
-from postdiff.lab.data import PromptDataModule, Sample, Shard
+from postdiff.lab.files import folders
+from postdiff.lab.inputs import data, data_cards
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard
 from postdiff.lab.listing import listing
-from postdiff.lab.pictures import PictureFolder
+from postdiff.lab.pipelines import models
+from postdiff.lab.settings import schedulers
+from postdiff.lab.storage import grid
+from postdiff.lab.storage.pictures import PictureFolder
 
 PACKAGE = Path(postdiff.__file__).parent
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from postdiff.lab import experiment, models
 from postdiff.lab.job import prepare
+from postdiff.lab.pipelines import models
+from postdiff.lab.settings import experiment
 from postdiff.metrics import METRICS
 from postdiff.metrics.image_reward import ImageReward
 from postdiff.metrics.pick_score import PairedPickPreference, PickScore

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from postdiff.cost.groups import GROUPS
-from postdiff.lab import experiment, profile_table, profiling
-from postdiff.lab.profile_figures import LOOP, PLACES, WHOLE, place_key
+from postdiff.lab.settings import experiment
+from postdiff.lab.timing import profile_table, profiling
+from postdiff.lab.timing.profile_figures import LOOP, PLACES, WHOLE, place_key
 
 QUICK = ("steps=3", "count=2", "bench.repeats=2", "bench.warmup=0")
 

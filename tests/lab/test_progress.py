@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from postdiff.lab import distributed, progress
-from postdiff.lab.data import Shard
+from postdiff.lab import progress
+from postdiff.lab.devices import distributed
+from postdiff.lab.inputs.data import Shard
 
 
 @pytest.fixture

@@ -8,11 +8,14 @@ import torch
 from postdiff import catalog
 from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import real_size
-from postdiff.lab import adapters, cards, data, experiment, hub, models, random_weights, schedulers
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import hub
+from postdiff.lab.inputs import data
 from postdiff.lab.job import prepare
-from postdiff.lab.random_filling import fill, unfilled
-from postdiff.lab.results import Record
-from postdiff.lab.sampling import Pipelines
+from postdiff.lab.pipelines import adapters, cards, models, random_weights
+from postdiff.lab.pipelines.random_filling import fill, unfilled
+from postdiff.lab.records.results import Record
+from postdiff.lab.settings import experiment, schedulers
 
 CARD = models.card("emoji")
 WORDS = ("weights=random", "steps=4", "bench.repeats=1", "bench.warmup=0")
@@ -55,8 +58,8 @@ def test_weights_are_fixed_by_the_seed_and_the_global_numbers_stay(pipe):
 
 
 def test_a_block_of_numbers_goes_on_from_weight_to_weight(monkeypatch):
-    monkeypatch.setattr("postdiff.lab.random_filling.BLOCK", 7)
-    monkeypatch.setattr("postdiff.lab.random_filling.GAIN", 2.0)
+    monkeypatch.setattr("postdiff.lab.pipelines.random_filling.BLOCK", 7)
+    monkeypatch.setattr("postdiff.lab.pipelines.random_filling.GAIN", 2.0)
     with unfilled():
         layers = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(4, 1))
         layers.register_buffer("table", torch.arange(3.0))
@@ -152,7 +155,7 @@ def test_work_is_what_is_counted_without_weights(methods):
 
 def test_bench_writes_a_record_that_says_so(outputs, command, monkeypatch):
     monkeypatch.setattr(hub, "fetch_pipeline", lambda *_: pytest.fail("asked the hub"))
-    monkeypatch.setattr("postdiff.lab.weights.checked_pipeline", lambda *_: pytest.fail("read a folder"))
+    monkeypatch.setattr("postdiff.lab.files.weights.checked_pipeline", lambda *_: pytest.fail("read a folder"))
     code, _, err = command("bench", "demo", *WORDS, "--rows", "postdiff")
     assert code == 0, err
     record = Record.read(outputs / "records" / "demo" / "postdiff.speed.json")

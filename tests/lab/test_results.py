@@ -6,8 +6,8 @@ import json
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import results
-from postdiff.lab.results import Record, Value
+from postdiff.lab.records import results
+from postdiff.lab.records.results import Record, Value
 
 
 def record(**changes):

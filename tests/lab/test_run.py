@@ -11,11 +11,15 @@ import pytest
 import torch
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import experiment, job, models, quality, run, speed
-from postdiff.lab.evaluation import Evaluation
-from postdiff.lab.results import Record
-from postdiff.lab.sampling import Sampler
-from postdiff.lab.wandb_reader import offline_runs
+from postdiff.lab import job, run
+from postdiff.lab.drawing.sampling import Sampler
+from postdiff.lab.mirrors.wandb_reader import offline_runs
+from postdiff.lab.pipelines import models
+from postdiff.lab.records.results import Record
+from postdiff.lab.runs import quality
+from postdiff.lab.runs.evaluation import Evaluation
+from postdiff.lab.settings import experiment
+from postdiff.lab.timing import speed
 
 
 def read(outputs, row, kind=""):
@@ -197,7 +201,7 @@ def test_wandb_offline_writes_a_run(tiny, outputs, command):
 
 
 def test_a_long_message_of_a_wandb_run_is_put_together_again():
-    from postdiff.lab.wandb_reader import _messages
+    from postdiff.lab.mirrors.wandb_reader import _messages
 
     def piece(kind, content):
         return struct.pack("<IHB", 0, len(content), kind) + content

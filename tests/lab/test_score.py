@@ -6,7 +6,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from postdiff.lab import models
+from postdiff.lab.pipelines import models
 from tests.lab import runs
 
 ROW = ("--rows", "cached", "bench.repeats=0")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from postdiff.lab import findings
-from postdiff.lab.findings import Findings
-from postdiff.lab.spectrum import frequencies, log_amplitudes
+from postdiff.lab.analysis import findings
+from postdiff.lab.analysis.findings import Findings
+from postdiff.lab.analysis.spectrum import frequencies, log_amplitudes
 
 PROGRAMS = Path(__file__).parents[2] / "experiments"
 

@@ -9,7 +9,7 @@ import torch
 from postdiff import accelerate
 from postdiff.cli import main
 from postdiff.engine.errors import UsageError
-from postdiff.lab import peers
+from postdiff.lab.timing import peers
 from postdiff.methods import FORA, DeepCache, PyramidAttentionBroadcast, ToMe
 from tests.support.snapshot import snapshot
 from tests.support.tiny import build

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.lab import experiment
+from postdiff.lab.drawing.sampling import Pipelines
 from postdiff.lab.job import prepare
-from postdiff.lab.results import find
-from postdiff.lab.sampling import Pipelines
-from postdiff.lab.step_scores import CleanEstimates
+from postdiff.lab.records.results import find
+from postdiff.lab.runs.step_scores import CleanEstimates
+from postdiff.lab.settings import experiment
 from postdiff.methods import MixedResolution
 
 

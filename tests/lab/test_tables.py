@@ -7,9 +7,10 @@ import json
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import experiment, results, tables
-from postdiff.lab.figures import flat_rows
-from postdiff.lab.results import Value
+from postdiff.lab.records import results, tables
+from postdiff.lab.records.figures import flat_rows
+from postdiff.lab.records.results import Value
+from postdiff.lab.settings import experiment
 from tests.lab.test_results import record
 
 

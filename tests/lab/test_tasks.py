@@ -10,11 +10,13 @@ import yaml
 from diffusers import ControlNetModel
 from PIL import Image
 
-from postdiff.lab import experiment, hub, models
-from postdiff.lab.data import PromptDataModule, Sample, Shard, generator
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import hub
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, generator
 from postdiff.lab.job import prepare
-from postdiff.lab.results import Record
-from postdiff.lab.sampling import Pipelines
+from postdiff.lab.pipelines import models
+from postdiff.lab.records.results import Record
+from postdiff.lab.settings import experiment
 from postdiff.metrics.paired import psnr
 from tests.lab import task_twins
 from tests.support import hub_cache

@@ -12,7 +12,7 @@ from postdiff.cost.macs import count_macs
 from postdiff.engine import block_noise, noise_levels, pixel_space
 from postdiff.engine.grid import resize
 from postdiff.engine.intercept import intercept
-from postdiff.lab import models
+from postdiff.lab.pipelines import models
 from postdiff.methods import MixedResolution
 from postdiff.presets import describe
 from tests.support.tiny import BETAS, STEPS, sd, vae

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from postdiff.lab.findings import Findings
+from postdiff.lab.analysis.findings import Findings
 
 PARTS = {"E1": "encoder", "E2": "encoder", "B": "middle", "D1": "decoder", "D2": "decoder"}
 EMPTY = Findings(

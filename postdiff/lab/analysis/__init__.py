@@ -1,0 +1,1 @@
+"""Looking at a denoiser from inside: how its features change, and what follows for methods."""

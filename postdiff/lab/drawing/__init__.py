@@ -1,0 +1,1 @@
+"""From samples to pixels, through one pipeline or several."""

@@ -1,0 +1,177 @@
+"""What pictures are made of: samples of a data set, and the Lightning data module that yields every one of them."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.inputs.data_cards import DataCard, Entry, card, read, read_prompts
+
+__all__ = [
+    "DataCard",
+    "Entry",
+    "PromptDataModule",
+    "Sample",
+    "Shard",
+    "calls",
+    "card",
+    "generator",
+    "pairs",
+    "read",
+    "read_prompts",
+    "samples",
+]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture to make, or one frame of a video.
+
+    A video is kept, measured and counted as its frames: picture metrics are means over all frames of all videos.
+
+    Attributes:
+        index: the picture's number: the place of its line in the file, times `frames`, plus its place in the video.
+        prompt: the text.
+        seed: of the random numbers.
+        picture: see `Entry`.
+        label: see `Entry`.
+        frames: pictures that one call of the pipeline makes of the line; 1 but for videos.
+    """
+
+    index: int
+    prompt: str
+    seed: int
+    picture: Path | None = None
+    label: int | None = None
+    frames: int = 1
+
+    @property
+    def line(self) -> int:
+        """Place of its line in the file."""
+        return self.index // self.frames
+
+    @property
+    def frame(self) -> int:
+        """Its place in the video."""
+        return self.index % self.frames
+
+    @property
+    def call(self) -> tuple[int, int]:
+        """Samples with the same seed and line come out of one call."""
+        return self.seed, self.line
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part `number` (from 1) of `of` equal parts of the work."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read "2/4".
+
+        Raises:
+            UsageError: not of that form, or out of range.
+        """
+        first, slash, second = text.partition("/")
+        if not slash or not first.isdecimal() or not second.isdecimal() or not 1 <= int(first) <= int(second):
+            raise UsageError(f"--shard {text} is no part; write i/n with 1 <= i <= n, for instance 1/4")
+        return cls(int(first), int(second))
+
+
+def pairs(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
+    """Every pair of prompt and seed, seed by seed."""
+    return samples([Entry(prompt) for prompt in prompts], seeds)
+
+
+def samples(entries: Sequence[Entry], seeds: Sequence[int], frames: int = 1) -> list[Sample]:
+    """Every picture of every line with every seed, seed by seed."""
+    return [
+        Sample(line * frames + frame, entry.prompt, seed, entry.picture, entry.label, frames)
+        for seed in seeds
+        for line, entry in enumerate(entries)
+        for frame in range(frames)
+    ]
+
+
+def generator(sample: Sample) -> torch.Generator:
+    """The sample's own random numbers: the same whatever the batch, the device or the other prompts."""
+    name = hashlib.sha256(f"{sample.seed}:{sample.line}".encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(name[:7], "big"))
+
+
+def calls(samples: Sequence[Sample], shard: Shard | None = None) -> list[list[Sample]]:
+    """The samples of each call of the pipeline, of one part of the work or of all."""
+    found: dict[tuple[int, int], list[Sample]] = {}
+    for sample in samples:
+        found.setdefault(sample.call, []).append(sample)
+    shard = shard or Shard(1, 1)
+    return list(found.values())[shard.number - 1 :: shard.of]
+
+
+class PromptDataModule(LightningDataModule):
+    """Batches of `Sample`: every prompt with every seed, seed by seed.
+
+    Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
+    so that a picture is made in the same batch on one device as on many. When testing, each device gets a run of
+    neighbours of each seed, so that what the devices found, joined in their order, is in the order of the samples.
+
+    Args:
+        samples: all of them, for instance from `pairs`.
+        batch_size: samples in a batch; when predicting, calls of the pipeline in a batch (videos stay whole).
+        shard: which part to yield when predicting; neighbours go to different parts, so parts are equally hard.
+        wanted: which samples to yield when testing (those whose picture exists); None means all. When predicting,
+            batches without a wanted sample are left out, all others are whole.
+        device: which of so many devices this is.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        batch_size: int,
+        shard: Shard | None = None,
+        wanted: Callable[[Sample], bool] | None = None,
+        device: Shard | None = None,
+    ) -> None:
+        super().__init__()
+        self.samples, self.batch_size, self.shard = list(samples), batch_size, shard
+        self.wanted, self.device = wanted or (lambda sample: True), device or Shard(1, 1)
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+
+    def transfer_batch_to_device(self, batch: list[Sample], *_: Any) -> list[Sample]:
+        """Samples are text and numbers; there is nothing to move."""
+        return batch
+
+    def predict_dataloader(self) -> DataLoader[list[Sample]]:
+        part = calls(self.samples, self.shard)
+        batches = [_joined(part[start : start + self.batch_size]) for start in range(0, len(part), self.batch_size)]
+        left = [batch for batch in batches if any(map(self.wanted, batch))]
+        own = left[self.device.number - 1 :: self.device.of]
+        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[list[Sample]]:
+        by_seed: dict[int, list[Sample]] = {}
+        for sample in filter(self.wanted, self.samples):
+            by_seed.setdefault(sample.seed, []).append(sample)
+        own = [sample for found in by_seed.values() for sample in _run_of(found, self.device)]
+        return DataLoader(own, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+
+
+def _run_of(samples: Sequence[Sample], device: Shard) -> Sequence[Sample]:
+    ends = [len(samples) * number // device.of for number in (device.number - 1, device.number)]
+    return samples[ends[0] : ends[1]]
+
+
+def _joined(groups: Sequence[Sequence[Sample]]) -> list[Sample]:
+    return list(itertools.chain(*groups))

@@ -1,0 +1,223 @@
+"""Data cards: what a set of prompts is called, and the lines that it stands for.
+
+A data card names a file of any of the formats in `postdiff.datasets.files`, one line a picture to make (per seed): its
+column `prompt`, and where the model takes more than text, `image` or `class`. Such a file, a manifest among them, is
+also a data set by itself, and so is a manifest that `postdiff data prepare` has put below `outputs/data`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from postdiff import catalog
+from postdiff.datasets import files, formats, recipe
+from postdiff.datasets.lines import Line
+from postdiff.datasets.manifest import Manifest, is_manifest
+from postdiff.datasets.recipe import Recipe
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.files import folders
+from postdiff.lab.files.sources import package_file
+from postdiff.lab.inputs import conditions
+from postdiff.lab.inputs.conditions import Condition
+from postdiff.lab.settings.config import check_seeds
+from postdiff.lab.settings.schema import merged, read_yaml
+
+__all__ = [
+    "DataCard",
+    "Entry",
+    "card",
+    "downloads",
+    "prepared",
+    "prepared_names",
+    "read",
+    "read_prompts",
+    "shipped_card",
+]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclass
+class DataCard:
+    """Prompts as experiments know them, with pictures or classes for the models that take these.
+
+    Attributes:
+        summary: one line.
+        prompts: file of prompts, relative to the package or absolute.
+        column: where the prompts are in it; null means the usual column, `prompt`.
+        seeds: every line is drawn with each of them where a run sets none; null means [0].
+        images: folder of pictures, relative to the package or absolute. A line's key `image` says which file of it
+            belongs to the prompt; if no line has the key, the files in order of their names belong to the lines in
+            order.
+        condition: what is made of each picture before a pipeline gets it: none, canny, scribble, scribble_xdog.
+        classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
+            its key `class` says which class it names. With `count` and seeds every class is drawn equally often.
+        reference_statistics: safetensors file with mean, covariance and n of real pictures' features, or null.
+        source: how `postdiff data prepare` makes the set, which takes the place of `prompts`.
+    """
+
+    summary: str = ""
+    prompts: str = ""
+    column: str | None = None
+    seeds: list[int] | None = None
+    images: str | None = None
+    condition: Condition = field(default_factory=Condition)
+    classes: int | None = None
+    reference_statistics: str | None = None
+    source: Recipe = field(default_factory=Recipe)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a data card.
+
+    Attributes:
+        prompt: the text, or a class's name.
+        picture: file of the picture that goes in, if the card has pictures.
+        label: number of the class, if the card has classes.
+    """
+
+    prompt: str
+    picture: Path | None = None
+    label: int | None = None
+
+
+def prepared(name: str) -> Path:
+    """Where `postdiff data prepare` puts the manifest of that name."""
+    return folders.outputs() / "data" / f"{name}.parquet"
+
+
+def downloads() -> Path:
+    """Where official files are kept, fetched or put there by hand."""
+    return folders.outputs() / "data" / "downloads"
+
+
+def prepared_names() -> list[str]:
+    """Names of the manifests that are there, sorted."""
+    return sorted(file.stem for file in prepared("any").parent.glob("*.parquet"))
+
+
+def card(name: str) -> DataCard:
+    """The data set of that name: a card, a manifest prepared before, or a file of prompts.
+
+    Raises:
+        UsageError: no such thing (the nearest name is suggested), a mistake in it, or a set still to be prepared.
+    """
+    known, ready = catalog.names("data"), prepared(name)
+    if name in known:
+        found = shipped_card(name)
+        return _prepared_card(name, found) if found.source.given else found
+    if name in prepared_names():
+        return _of_file(ready, DataCard())
+    if "/" in name or Path(name).suffix.lower() in formats.ENDINGS:
+        return _of_file(Path(name).expanduser(), DataCard())
+    raise unknown("data", name, [*known, *prepared_names()])
+
+
+def _prepared_card(name: str, about: DataCard) -> DataCard:
+    if (file := prepared(name)).is_file():
+        return _of_file(file, about)
+    command, source = f"postdiff data prepare {name}", about.source
+    if source.url is None:
+        raise UsageError(f"data '{name}' is not prepared yet; run '{command}', which fetches nothing")
+    place = downloads() / str(source.file)
+    raise UsageError(
+        f"data '{name}' is not prepared yet; run '{command}', which fetches {source.url}, or without a connection "
+        f"put that file at {place} first"
+    )
+
+
+def _of_file(file: Path, about: DataCard) -> DataCard:
+    found = dataclasses.replace(about, prompts=str(file.absolute()))
+    if file.suffix.lower() != ".parquet" or not is_manifest(file):
+        return found
+    manifest = Manifest.load(file)
+    summary = about.summary or f"{manifest.name}: {manifest.rule.get('told', '')}"
+    return dataclasses.replace(found, summary=summary, seeds=list(manifest.seeds), classes=manifest.classes)
+
+
+def shipped_card(name: str) -> DataCard:
+    """The card of that name as its file has it, whether its set is prepared or not.
+
+    Raises:
+        UsageError: no such card (the nearest name is suggested), or a mistake in it.
+    """
+    file = catalog.path("data", name)
+    found = merged(DataCard, [(str(file), _long_form(read_yaml(file)))])
+    try:
+        conditions.check(found.condition)
+        recipe.check(found.source)
+        check_seeds(found.seeds or [])
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+    if bool(found.prompts) == found.source.given:
+        raise UsageError(f"{file} must name either 'prompts' or a 'source' to prepare them from")
+    if found.images is None and found.condition != Condition():
+        raise UsageError(
+            f"{file}: condition '{found.condition.name}' has no pictures; name their folder under 'images'"
+        )
+    if found.classes is not None and found.classes < 1:
+        raise UsageError(f"{file}: classes={found.classes} is too small; use at least 1")
+    if found.seeds is not None and not found.seeds:
+        raise UsageError(f"{file}: seeds=[] must be a list of different whole numbers, for instance [0,1,2]")
+    return found
+
+
+def _long_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    # `condition: canny` is what everybody writes first.
+    if isinstance(values.get("condition"), str):
+        return {**values, "condition": {"name": values["condition"]}}
+    return dict(values)
+
+
+def read(data: DataCard) -> list[Entry]:
+    """All lines of a card, in the order of its file.
+
+    Raises:
+        UsageError: the file is missing or broken, or a line of it is; there are fewer pictures than lines, or one is
+            missing or cannot be read; or classes out of range.
+    """
+    lines, file = _lines(data)
+    pictures = [None] * len(lines) if data.images is None else _pictures(package_file(data.images), lines, file)
+    labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
+    prompts = [line.prompt for line in lines]
+    return [Entry(*together) for together in zip(prompts, pictures, labels, strict=True)]
+
+
+def _lines(data: DataCard) -> tuple[list[Line], Path]:
+    file = package_file(data.prompts)
+    if file.suffix.lower() == ".parquet" and data.column is None and is_manifest(file):
+        return list(Manifest.load(file).lines), file
+    return files.read(file, data.column, images=data.images is not None, classes=data.classes), file
+
+
+def read_prompts(data: DataCard) -> list[str]:
+    """The prompts of a card alone; see `read`."""
+    return [entry.prompt for entry in read(data)]
+
+
+def _pictures(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"image folder {folder} is missing; name another one in the data card")
+    found = [folder / line.image for line in lines if line.image is not None]
+    if not found:
+        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if len(found) < len(lines):
+        raise UsageError(f"{folder} holds {len(found)} pictures for {len(lines)} prompts of {file}; add those missing")
+    found = found[: len(lines)]
+    for path in found:
+        if not path.is_file():
+            raise UsageError(f"picture {path}, which {file} names, is missing; add it or correct the key 'image'")
+        conditions.refuse_unreadable(path)
+    return found
+
+
+def _labels(classes: int, lines: Sequence[Line], file: Path) -> list[int]:
+    named = [line.label for line in lines if line.label is not None]
+    if not named and len(lines) != classes:
+        raise UsageError(f"{file} has {len(lines)} lines for classes={classes}; write one a class, or a key 'class'")
+    return named or list(range(classes))

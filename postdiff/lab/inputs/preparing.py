@@ -1,0 +1,216 @@
+"""`postdiff data prepare`: from an official or own file to a manifest, the data set that runs read."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from postdiff import catalog
+from postdiff.datasets import coco, files, formats, plain, recipe, unpacking
+from postdiff.datasets.lines import Line
+from postdiff.datasets.manifest import Manifest, Origin
+from postdiff.datasets.recipe import Recipe
+from postdiff.datasets.unpacking import Source
+from postdiff.engine.errors import UsageError
+from postdiff.lab.files import folders
+from postdiff.lab.files.sources import package_file
+from postdiff.lab.inputs import data_cards
+
+__all__ = ["Wish", "prepare"]
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the command line asks for; None leaves it to the card.
+
+    Attributes:
+        source: file, or folder that holds it; None means that it ships or is fetched.
+        count: lines to choose.
+        seed: of the choice.
+        choose: rule of the choice.
+        column: where the prompts are.
+        classes: number of classes that the file names.
+        seeds: "0,1,2", what runs draw with that set no seeds.
+        out: file to write.
+    """
+
+    source: str | None = None
+    count: int | None = None
+    seed: int | None = None
+    choose: str | None = None
+    column: str | None = None
+    classes: int | None = None
+    seeds: str | None = None
+    out: str | None = None
+
+
+def prepare(name: str, wish: Wish) -> str:
+    """Make the manifest `name`.
+
+    Returns:
+        A short table: lines, rule, source files with their hashes, where it is and how it is used.
+
+    Raises:
+        UsageError: a mistake in what was asked for, in the source, or another choice of that name is there already;
+            nothing is written then.
+    """
+    if not NAME.fullmatch(name):
+        raise UsageError(f"'{name}' is no name for a data set; use letters, digits, '_', '-' and '.'")
+    if Path(name).suffix.lower() in formats.ENDINGS:
+        raise UsageError(
+            f"'{name}' is a file; give the set a name: postdiff data prepare {Path(name).stem} --from {name}"
+        )
+    out = _out(name, wish)
+    card = data_cards.shipped_card(name) if name in catalog.names("data") else None
+    if card is None and wish.source is None:
+        data_cards.card(name)  # an unknown name, with the nearest suggested; or prepared before
+        raise UsageError(f"data '{name}' is prepared already, and no card says from what; name the file with --from")
+    done = _asked(_recipe(card, wish), wish)
+    seeds = _seeds(wish.seeds) if wish.seeds is not None else (card and card.seeds) or [0]
+    source = unpacking.find(done, _path(card, done, wish), data_cards.downloads())
+    classes = card.classes if card is not None and wish.classes is None else wish.classes
+    manifest = _manifest(name, done, source, classes, seeds, wish)
+    fresh = _write(manifest, out)
+    return _told(manifest, done, out, fresh)
+
+
+def _out(name: str, wish: Wish) -> Path:
+    if wish.out is None:
+        folders.writable_outputs()
+        return data_cards.prepared(name)
+    out = Path(wish.out).expanduser()
+    if out.suffix != ".parquet":
+        raise UsageError(f"--out {out} must end in .parquet, since a manifest is a Parquet file")
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder; name a file")
+    return out
+
+
+def _recipe(card: data_cards.DataCard | None, wish: Wish) -> Recipe:
+    """The card's; of a card that reads its file at once, or of an own file, what that file is."""
+    if card is not None and card.source.given:
+        if wish.classes is not None:
+            raise UsageError("--classes is for files of your own; the card says which classes there are")
+        return card.source
+    if wish.classes is not None and wish.classes < 1:
+        raise UsageError(f"--classes {wish.classes} is too small; use at least 1")
+    numbered = (card is not None and card.classes is not None) or wish.classes is not None
+    return Recipe("classes" if numbered else None, column=card.column if card else None)
+
+
+def _asked(about: Recipe, wish: Wish) -> Recipe:
+    """The recipe with what the command line says."""
+    if wish.count is not None and wish.count < 1:
+        raise UsageError(f"--count {wish.count} is too small; use at least 1")
+    if wish.seed is not None and wish.seed < 0:
+        raise UsageError(f"--seed {wish.seed} is negative; use 0 or more")
+    asked = {name: getattr(wish, name) for name in ("count", "seed", "choose", "column")}
+    return dataclasses.replace(about, **{name: value for name, value in asked.items() if value is not None})
+
+
+def _seeds(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) != len(words):
+        raise UsageError(f"--seeds {text} must be different whole numbers from 0, for instance 0,1,2")
+    return [int(word) for word in words]
+
+
+def _path(card: data_cards.DataCard | None, about: Recipe, wish: Wish) -> Path | None:
+    """The file or folder to read, or None if the official file is to be fetched."""
+    if wish.source is not None:
+        return Path(wish.source).expanduser()
+    if about.given and about.url is not None:
+        return None
+    shipped = about.file if about.file is not None else card and card.prompts
+    return package_file(str(shipped))
+
+
+def _manifest(name: str, about: Recipe, source: Source, classes: int | None, seeds: list[int], wish: Wish) -> Manifest:
+    kind = about.kind or ("captions" if source.text is not None and coco.is_coco(source.text) else "prompts")
+    rule = about.choose or recipe.default_rule(kind, drawn=wish.seed is not None)
+    if kind == "captions":
+        if wish.column is not None:
+            raise UsageError(f"--column {wish.column}: {source.where} is a COCO file, whose captions have no column")
+        lines, told = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
+    elif kind == "classes":
+        lines, told = plain.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
+    else:
+        every = _every(source, about, images=True)
+        lines, told = plain.choose_prompts(every, rule, about.count, about.seed, source.where)
+    if wish.seed is not None and "seed" not in told:
+        raise UsageError(f"--seed {wish.seed} changes nothing, since nothing is drawn ({told}); leave it out")
+    asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": told}
+    return Manifest(
+        name, kind, asked, tuple(seeds), source.origins, tuple(lines), classes if kind == "classes" else None
+    )
+
+
+def _every(source: Source, about: Recipe, **wanted: int | bool | None) -> list[Line]:
+    """All lines of a plain file, and as many as the official one has."""
+    if source.text is not None:
+        found = files.read_text(source.where, source.text, about.column, **wanted)  # type: ignore[arg-type]
+    else:
+        found = files.read(source.file, about.column, **wanted)  # type: ignore[arg-type]
+    if about.lines is not None and len(found) != about.lines:
+        raise UsageError(
+            f"{source.where} has {len(found)} prompts, and the official set {about.lines}; fetch it again, or give a "
+            "set of your own another name"
+        )
+    return found
+
+
+def _classes(source: Source, about: Recipe, classes: int | None) -> list[Line]:
+    """Every class once, with its number."""
+    lines = _every(source, about, classes=classes)
+    labels = [line.label for line in lines if line.label is not None] or list(range(len(lines)))
+    if len(lines) != classes or len(set(labels)) != classes:
+        raise UsageError(
+            f"{source.where} must name each of {classes} classes once, and has {len(lines)} lines; mend it"
+        )
+    return [dataclasses.replace(line, label=label) for line, label in zip(lines, labels, strict=True)]
+
+
+def _write(manifest: Manifest, out: Path) -> bool:
+    """Whether it was written; False if the same choice is there already."""
+    if out.exists():
+        try:
+            present = Manifest.load(out)
+        except UsageError as error:
+            raise UsageError(f"{out} is there already and no sound manifest; remove it, or use --out") from error
+        if (present.content, present.rule, present.seeds) == (manifest.content, manifest.rule, manifest.seeds):
+            return False
+        raise UsageError(
+            f"{out} holds another choice ({present.rule.get('told')}), which records may rest on; remove it, or write "
+            "elsewhere with --out"
+        )
+    content = manifest.to_bytes()
+    with folders.whole_file(out) as temporary:
+        temporary.write_bytes(content)
+    return True
+
+
+def _told(manifest: Manifest, done: Recipe, out: Path, fresh: bool) -> str:
+    rows = [("lines", f"{len(manifest.lines)}: {manifest.rule['told']}")]
+    for origin in manifest.origins:
+        rows.append(("source", f"{origin.file}  sha256 {origin.sha256}{_checked(origin, done)}"))
+    rows.append(("content", f"sha256 {manifest.content}"))
+    rows.append(("written" if fresh else "there already", str(out)))
+    by_name = out.absolute() == data_cards.prepared(manifest.name).absolute() and _usable_by_name(manifest.name)
+    rows.append(("use it", f"data={manifest.name if by_name else out}  (seeds {list(manifest.seeds)})"))
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([manifest.name, *(f"  {name:{width}}  {value}" for name, value in rows)])
+
+
+def _checked(origin: Origin, about: Recipe) -> str:
+    if origin.published is None:
+        return "" if about.url is None or about.checksum is not None else "  (no checksum is published)"
+    return "  (as published)" if origin.published else "  (not the published file)"
+
+
+def _usable_by_name(name: str) -> bool:
+    """Whether a run finds the manifest under its name, and not a card that reads its own file."""
+    return name not in catalog.names("data") or data_cards.shipped_card(name).source.given

@@ -1,0 +1,1 @@
+"""Records once more on W&B and TensorBoard."""

@@ -1,0 +1,145 @@
+"""A row's run on Weights & Biases, or in its offline form on disk. Never hangs; what cannot be sent stays on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.files import folders
+from postdiff.lab.job import Job
+from postdiff.lab.mirrors import mirror_content
+from postdiff.lab.records.results import Record
+from postdiff.lab.storage.pictures import PictureFolder
+
+__all__ = ["WandbRun", "root"]
+
+# Sending pictures takes longer than saying hello.
+PATIENCE = 4
+
+
+def root() -> Path:
+    """Folder of everything that W&B writes."""
+    return folders.outputs() / "wandb"
+
+
+class WandbRun:
+    """An open run; opened again for the same row and settings, it goes on as the same run.
+
+    Args:
+        job: the row.
+        offline: write to disk and connect to nothing, whatever the config says.
+
+    Raises:
+        UsageError: W&B is not installed, or refuses to start: no login, no network, no server.
+    """
+
+    def __init__(self, job: Job, offline: bool = False) -> None:
+        self.job = job
+        self.offline = offline or job.config.wandb == "offline"
+        root().mkdir(parents=True, exist_ok=True)
+        with _surroundings(self.offline):
+            self.run = self._open()
+
+    def quality(self, record: Record, pictures: PictureFolder) -> None:
+        """Add a quality record's numbers, curves and origin, and the table of pictures."""
+        with _surroundings(self.offline):
+            self.run.config.update(mirror_content.describe(record), allow_val_change=True)
+            self._curves(record)
+            self.run.log(mirror_content.numbers(record))
+            # Last: the server is asked about earlier pictures, which may take long, or fail.
+            if (table := self._table(pictures)) is not None:
+                self.run.log({"pictures": table})
+
+    def speed(self, record: Record) -> None:
+        """Add a speed record's times."""
+        with _surroundings(self.offline):
+            self.run.log(mirror_content.times(record))
+
+    def close(self, failed: bool = False) -> None:
+        """End the run.
+
+        Raises:
+            TimeoutError: the server has not taken all of it in time; the rest is on disk.
+        """
+        with _surroundings(self.offline):
+            self.run.finish(exit_code=1 if failed else 0)
+
+    def _curves(self, record: Record) -> None:
+        curves = mirror_content.curves(record)
+        if curves:
+            self.run.define_metric("denoising_step", hidden=True)
+            self.run.define_metric("curves/*", step_metric="denoising_step")
+        for step in range(max(map(len, curves.values()), default=0)):
+            at_step = {key: curve[step] for key, curve in curves.items() if step < len(curve)}
+            self.run.log({"denoising_step": step + 1, **at_step})
+
+    def _table(self, pictures: PictureFolder) -> Any:
+        import wandb
+
+        heads, lines = mirror_content.table(self.job, pictures)
+        rows = []
+        for sample, figures in lines:
+            pixels = pictures.read([sample])[0].permute(1, 2, 0).numpy()
+            rows.append([wandb.Image(pixels), *figures])
+        return wandb.Table(columns=["picture", *heads], data=rows) if rows else None
+
+    @property
+    def mode(self) -> Literal["offline", "online"]:
+        """What W&B is asked for."""
+        return "offline" if self.offline else "online"
+
+    def _open(self) -> Any:
+        job, mode = self.job, self.mode
+        try:
+            import wandb
+
+            if wandb.run is not None:  # a row that failed and was passed over has left its run open
+                wandb.run.finish(exit_code=1)
+            return wandb.init(
+                id=mirror_content.name(job),
+                resume="allow",
+                mode=mode,
+                project=job.config.mirror.project or os.environ.get("WANDB_PROJECT") or "postdiff",
+                entity=job.config.mirror.entity,
+                group=job.experiment,
+                name=f"{job.experiment}/{job.name}",
+                notes=job.row.label,
+                tags=mirror_content.tags(job),
+                dir=root(),
+                config={**job.resolved(), "run_id": job.run_id},
+                settings=wandb.Settings(
+                    init_timeout=job.config.mirror.timeout,
+                    login_timeout=job.config.mirror.timeout,
+                    finish_timeout=PATIENCE * job.config.mirror.timeout,
+                    finish_timeout_raises=True,
+                    silent=True,
+                    console="off",  # stdout holds tables that other programs read, and stderr bars
+                ),
+            )
+        except ModuleNotFoundError as error:
+            raise UsageError(f'wandb={mode} needs W&B; pip install "postdiff[lab]", or use wandb=off') from error
+        except Exception as error:  # W&B raises many kinds: no login, no network, no server
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UsageError(f"W&B did not start ({reason}); use wandb=offline, or see 'wandb login'") from error
+
+
+@contextmanager
+def _surroundings(offline: bool) -> Iterator[None]:
+    """Environment variables that W&B reads, for a moment: its files all below `root`, and no reports when offline."""
+    wanted = {"WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR") or str(root().absolute()), "WANDB_SILENT": "true"}
+    if offline:
+        wanted["WANDB_ERROR_REPORTING"] = "false"  # or it counts its own use on its server, offline too
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,1 @@
+"""Options of a whole network, each held for the length of a call."""

@@ -1,0 +1,189 @@
+"""Personalised models: what is laid over a pipeline's own weights once it is loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.files import hub, weights
+from postdiff.lab.files.sources import Source, check, identity, package_file
+
+__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "given", "lay_over"]
+
+NAME = "postdiff"
+
+
+@dataclass
+class Lora(Source):
+    """Low-rank changes of a network and its text encoders.
+
+    Attributes:
+        weight_name: the file.
+        scale: how much of the change is added.
+    """
+
+    weight_name: str = "pytorch_lora_weights.safetensors"
+    scale: float = 1.0
+
+
+@dataclass
+class CustomDiffusion(Source):
+    """Attention processors as Custom Diffusion trains them.
+
+    Attributes:
+        weight_name: the file, as `unet.save_attn_procs` writes it.
+    """
+
+    weight_name: str = "pytorch_custom_diffusion_weights.safetensors"
+
+
+@dataclass
+class Embedding(Source):
+    """A word learnt by textual inversion, which Custom Diffusion brings along as well.
+
+    Attributes:
+        weight_name: the file.
+        token: how prompts write the word; null means as the file says.
+    """
+
+    weight_name: str = "learned_embeds.safetensors"
+    token: str | None = None
+
+
+@dataclass
+class Adapters:
+    """What a model card may lay over its pipeline.
+
+    Attributes:
+        lora: a LoRA; needs the package peft.
+        custom_diffusion: attention processors of Custom Diffusion.
+        embeddings: learnt words.
+    """
+
+    lora: Lora = field(default_factory=Lora)
+    custom_diffusion: CustomDiffusion = field(default_factory=CustomDiffusion)
+    embeddings: list[Embedding] = field(default_factory=list)
+
+
+def check_adapters(found: Adapters, where: str) -> None:
+    """Refuse sources that name no place, or two.
+
+    Raises:
+        UsageError: the first such one.
+    """
+    for key, source in given(found):
+        check(source, f"{where}: give '{key}'")
+
+
+def described(found: Adapters) -> str:
+    """What a checkpoint's name says of its adapters: "+lora=0123456789abcdef*0.8", for each in turn.
+
+    Raises:
+        UsageError: a file is missing or in pickle format, or the hub cannot be asked.
+    """
+    words = []
+    for key, source in given(found):
+
+        def of_folder(folder: Path, key: str = key, source: Any = source) -> str:
+            return weights.file_hash(weights.checked_file(folder, source.weight_name, key))[:16]
+
+        weights.refuse_pickle(Path(source.weight_name), key)
+        words.append(f"+{key}={identity(source, of_folder, source.weight_name)}")
+        if isinstance(source, Lora):
+            words.append(f"*{source.scale:g}")
+        if isinstance(source, Embedding) and source.token is not None:
+            words.append(f"={source.token}")
+    return "".join(words)
+
+
+def lay_over(pipe: Any, found: Adapters) -> None:
+    """Load a card's adapters into a pipeline, which is still on the CPU.
+
+    Raises:
+        UsageError: a file is missing, does not fit this pipeline, or needs a package that is not there.
+    """
+    loaders: dict[str, Callable[[Any, Path, Any], None]] = {
+        "embeddings": _load_embedding,
+        "custom_diffusion": _load_custom_diffusion,
+        "lora": _load_lora,
+    }
+    for key, source in given(found):
+        file = _file(source, key)
+        try:
+            loaders[key](pipe, file, source)
+        except (RuntimeError, ValueError, KeyError, AttributeError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise UsageError(
+                f"{key} {file} does not fit {type(pipe).__name__}: {reason[:300]}; use the model it was made for"
+            ) from error
+
+
+def given(found: Adapters) -> Iterator[tuple[str, Any]]:
+    """What the card has, by its key: words before processors before LoRA, which also wraps what they put in place."""
+    for embedding in found.embeddings:
+        yield "embeddings", embedding
+    if found.custom_diffusion.given:
+        yield "custom_diffusion", found.custom_diffusion
+    if found.lora.given:
+        yield "lora", found.lora
+
+
+def _file(source: Any, key: str) -> Path:
+    if source.hub is not None:
+        return hub.fetch_file(source.hub, source.revision, source.weight_name)
+    return weights.checked_file(package_file(str(source.folder)), source.weight_name, key)
+
+
+def _load_embedding(pipe: Any, file: Path, source: Embedding) -> None:
+    pipe.load_textual_inversion(
+        str(file.parent), weight_name=file.name, token=source.token, use_safetensors=True, local_files_only=True
+    )
+
+
+def _load_lora(pipe: Any, file: Path, source: Lora) -> None:
+    if importlib.util.find_spec("peft") is None:
+        raise UsageError("a LoRA needs the package peft, which is not installed; pip install 'postdiff[lora]'")
+    pipe.load_lora_weights(
+        str(file.parent), weight_name=file.name, adapter_name=NAME, use_safetensors=True, local_files_only=True
+    )
+    # diffusers passes in silence over a file none of whose names it knows.
+    if not any(NAME in names for names in pipe.get_list_adapters().values()):
+        raise ValueError("none of its weights belongs to this network")
+    pipe.set_adapters([NAME], [source.scale])
+
+
+def _load_custom_diffusion(pipe: Any, file: Path, source: CustomDiffusion) -> None:
+    from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
+    from safetensors.torch import load_file
+
+    # Not `unet.load_attn_procs`: it wants an entry for every attention layer, and safetensors keep none for those
+    # without weights of their own.
+    by_layer: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for name, weight in load_file(file).items():
+        layer, dot, rest = name.partition(".processor.")
+        if not dot or "custom_diffusion" not in rest:
+            raise ValueError(f"'{name}' is no weight of Custom Diffusion")
+        by_layer[f"{layer}.processor"][rest] = weight
+    unet = pipe.unet
+    processors = dict(unet.attn_processors)
+    for layer, own in by_layer.items():
+        if layer not in processors:
+            raise ValueError(f"the network has no attention layer '{layer}'")
+        hidden, cross = own["to_k_custom_diffusion.weight"].shape
+        made = CustomDiffusionAttnProcessor2_0(
+            train_kv=True,
+            train_q_out="to_q_custom_diffusion.weight" in own,
+            hidden_size=hidden,
+            cross_attention_dim=cross,
+            out_bias="to_out_custom_diffusion.0.bias" in own,
+        )
+        made.load_state_dict(own)
+        processors[layer] = made.to(unet.device, unet.dtype)
+    unet.set_attn_processor(processors)

@@ -1,0 +1,165 @@
+"""Model cards: what experiments know a model by, one pipeline or several that hand pictures on."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from postdiff import catalog
+from postdiff.engine.errors import UsageError
+from postdiff.lab.files import sources
+from postdiff.lab.files.sources import Source
+from postdiff.lab.pipelines.adapters import Adapters, check_adapters
+from postdiff.lab.settings.config import SchedulerConfig
+from postdiff.lab.settings.schema import merged, read_yaml
+
+__all__ = ["ModelCard", "PipelineCard", "StageCard", "card", "parts"]
+
+# Networks that a card brings from elsewhere: in the place of the pipeline's own, or beside them.
+REPLACED, ADDED = ("network", "vae"), ("controlnet", "motion_adapter")
+
+
+@dataclass
+class PipelineCard(Adapters, Source):
+    """One pipeline: its source, adapters laid over it, and what else makes it up.
+
+    Attributes:
+        pipeline: diffusers class; null means the one that the folder names.
+        network: source of a denoiser that takes the place of the pipeline's own; empty means the pipeline's own.
+        vae: the same of the autoencoder.
+        controlnet: source of a ControlNet, for a pipeline that takes one.
+        motion_adapter: source of AnimateDiff's motion layers.
+        height: native height in pixels; null means the pipeline's default.
+        width: native width in pixels; null means the pipeline's default.
+        scheduler: laid over the scheduler that the folder holds.
+        guidance_scale: usual guidance; null means the pipeline's default.
+        structure: file of `configs/structures` with the network's shapes, for counting MACs without weights.
+    """
+
+    pipeline: str | None = None
+    network: Source = field(default_factory=Source)
+    vae: Source = field(default_factory=Source)
+    controlnet: Source = field(default_factory=Source)
+    motion_adapter: Source = field(default_factory=Source)
+    height: int | None = None
+    width: int | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    guidance_scale: float | None = None
+    structure: str | None = None
+
+
+@dataclass
+class StageCard(PipelineCard):
+    """One pipeline of a cascade.
+
+    Attributes:
+        steps: usual steps of a stage after the first, whose steps are the run's; null means the pipeline's default.
+        dtype: what it runs in; null means the model card's.
+        arguments: further arguments of its call, for instance noise_level.
+        shared_text: take the first stage's text embeddings and load no text encoder.
+    """
+
+    steps: int | None = None
+    dtype: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    shared_text: bool = False
+
+
+@dataclass
+class ModelCard(PipelineCard):
+    """A model as experiments know it: one pipeline, or stages one after the other.
+
+    Attributes:
+        summary: one line.
+        dtype: what it runs in.
+        strength: usual share of the noise that image-to-image starts from; null means the pipeline's default.
+        frames: usual length of a video; null means the pipeline's default.
+        dual_encoder: CLIPModel folder for features and text scores, relative to the package; null if there is none.
+        stages: {name: its pipeline} in the order in which they run; the first draws from text, the others go on from
+            its picture. Everything that belongs to one pipeline then stands under its stage.
+    """
+
+    summary: str = ""
+    dtype: str = "float32"
+    strength: float | None = None
+    frames: int | None = None
+    dual_encoder: str | None = None
+    stages: dict[str, StageCard] = field(default_factory=dict)
+
+    def usual(self, config: Any) -> dict[str, Any]:
+        """Guidance, height and width of a run: its config's, or where that has none the card's; None if neither has.
+
+        Of a cascade, the guidance is the first stage's; sizes stand in the stages.
+        """
+        if self.stages:
+            first = next(iter(self.stages.values()))
+            return {**_filled(first, config, ("guidance_scale",)), "height": config.height, "width": config.width}
+        return _filled(self, config, ("guidance_scale", "height", "width"))
+
+    def of_task(self, config: Any) -> dict[str, Any]:
+        """The same of what only some tasks have: strength and frames."""
+        return _filled(self, config, ("strength", "frames"))
+
+
+def _filled(card: PipelineCard, config: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value if (value := getattr(config, name)) is not None else getattr(card, name) for name in names}
+
+
+def card(name: str) -> ModelCard:
+    """The card of that name, or a card made up for a pipeline folder.
+
+    Raises:
+        UsageError: neither a known name nor a folder that holds a pipeline, or a card that contradicts itself.
+    """
+    if name in catalog.names("models"):
+        file = catalog.path("models", name)
+        found = merged(ModelCard, [(str(file), read_yaml(file))])
+        if found.stages:
+            _check_stages(found, str(file))
+        else:
+            _check(found, str(file))
+        return found
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        encoder = folder.resolve() / "dual_encoder"
+        return ModelCard(folder=str(folder.resolve()), dual_encoder=str(encoder) if encoder.is_dir() else None)
+    if "/" in name or folder.exists():
+        raise UsageError(f"model '{name}' is not a folder; give a pipeline folder, or a name of 'postdiff list models'")
+    catalog.path("models", name)
+    raise AssertionError("catalog knew a name that it did not list")
+
+
+def parts(model: PipelineCard) -> dict[str, Source]:
+    """Networks that the card brings from elsewhere, by its key."""
+    named = {key: getattr(model, key) for key in (*REPLACED, *ADDED)}
+    return {key: source for key, source in named.items() if source.given}
+
+
+def _check(found: PipelineCard, where: str) -> None:
+    sources.check(found, f"{where}: give")
+    for key, source in parts(found).items():
+        sources.check(source, f"{where}: give '{key}'")
+        if found.pipeline is None:
+            raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
+    check_adapters(found, where)
+
+
+def _check_stages(found: ModelCard, where: str) -> None:
+    plain = ModelCard()
+    for name in (*(each.name for each in dataclasses.fields(PipelineCard)), "strength", "frames"):
+        if getattr(found, name) != getattr(plain, name):
+            raise UsageError(f"{where}: '{name}' belongs to one pipeline; write it under one of the stages")
+    if len(found.stages) < 2:
+        raise UsageError(f"{where}: one stage is no cascade; write its values without 'stages'")
+    for place, (name, stage) in enumerate(found.stages.items()):
+        own = f"{where}: stage '{name}'"
+        _check(stage, own)
+        if stage.hub is not None and stage.pipeline is None:
+            raise UsageError(f"{own}: name the class of a pipeline from the hub under 'pipeline'")
+        if stage.steps is not None and (place == 0 or stage.steps < 1):
+            cause = "the steps of the first stage are the run's" if place == 0 else f"steps={stage.steps} is too small"
+            raise UsageError(f"{own}: {cause}; {'leave them out' if place == 0 else 'use at least 1'}")
+        if place == 0 and stage.shared_text:
+            raise UsageError(f"{own}: the first stage has nobody to share text with; leave out shared_text")

@@ -1,0 +1,148 @@
+"""Published models at their real size with random weights, to time them: speed does not depend on what weights are.
+
+A model card's structure file says what to build; nothing is downloaded. There is no text encoder: random numbers stand
+in for encoded prompts, so that its time, the same with every method, is left out. Where the file describes no VAE a
+call ends in latents. Pictures mean nothing, so only speed can be measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.cost import structure_file
+from postdiff.engine.errors import UsageError
+from postdiff.engine.family import family_of
+from postdiff.lab.inputs.data import Sample
+from postdiff.lab.pipelines import adapters
+from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
+from postdiff.lab.pipelines.random_filling import fill, unfilled
+from postdiff.lab.settings import schedulers
+from postdiff.lab.settings.experiment import Experiment
+
+__all__ = ["identity", "inputs", "load", "pipeline_class", "refuse_pictures"]
+
+# What comes from the data also here.
+OF_THE_DATA = ("image", "class_labels", "output_type", "num_frames")
+
+
+def identity(card: ModelCard, name: str) -> str:
+    """What stands for the weights in records: "random:" and the structure.
+
+    Args:
+        card: the model card.
+        name: what the model is called.
+
+    Raises:
+        UsageError: a card that does not say all that is needed.
+    """
+    if card.stages:
+        raise UsageError(
+            f"model '{name}' is a cascade, which weights=random cannot build; use a model of one pipeline, or "
+            "weights=trained"
+        )
+    if card.structure is None:
+        raise UsageError(
+            f"weights=random builds a model from its structure, and model '{name}' names none; give its card one, or "
+            "use weights=trained"
+        )
+    if (extra := next(adapters.given(card), None)) is not None:
+        raise UsageError(
+            f"weights=random knows no adapters, and model '{name}' has '{extra[0]}'; use a model without, or "
+            "weights=trained"
+        )
+    own = pipeline_class(card).__name__
+    if card.pipeline not in (None, own):
+        raise UsageError(
+            f"model '{name}' is a {card.pipeline}, and its structure '{card.structure}' describes a {own}; give its "
+            "card a structure of that, or use weights=trained"
+        )
+    return f"random:{card.structure}"
+
+
+def pipeline_class(card: PipelineCard) -> Any:
+    """The diffusers class that the card's structure names.
+
+    Raises:
+        UsageError: a structure that does not exist or does not fit.
+    """
+    return structure_file.read(str(card.structure)).pipeline
+
+
+def load(card: PipelineCard, dtype: str, device: str, seed: int = 0) -> Any:
+    """The pipeline around random weights, on the device, silent, with the solver that `postdiff macs` counts with.
+
+    Args:
+        card: with a structure.
+        dtype: name of a torch dtype.
+        device: name of a torch device.
+        seed: of the weights, which are the same on every device but for rounding.
+
+    Raises:
+        UsageError: a structure that does not exist or does not fit.
+    """
+    structure = structure_file.read(str(card.structure))
+    with unfilled():
+        modules = dict(structure.networks())
+        if (vae := structure.vae()) is not None:
+            modules["vae"] = vae
+    for module in modules.values():
+        fill(module, getattr(torch, dtype), device, seed)
+    return structure.assembled(modules, schedulers.stand_in())
+
+
+def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str, Any]:
+    """Arguments of a call in the place of prompts: what the structure file names.
+
+    A sample's numbers follow from its seed and line alone, with a generator of their own, so that the one that draws
+    its noise stands where it would stand with prompts.
+
+    Args:
+        card: with a structure.
+        pipe: as `load` gives it.
+        samples: one row each.
+
+    Returns:
+        {argument: (samples, ...) on the network's device and in its dtype}, whole masks, and the file's own arguments.
+    """
+    structure = structure_file.read(str(card.structure))
+    network = getattr(pipe, family_of(pipe).network)
+    found = {name: value for name, value in structure.arguments.items() if name not in OF_THE_DATA}
+    for name, shape in structure.conditions.items():
+        if name in OF_THE_DATA:
+            continue
+        if name.endswith("_mask"):
+            rows = torch.ones(len(samples), *shape)
+        else:
+            rows = torch.stack([_row(name, shape, sample) for sample in samples])
+        found[name] = rows.to(network.device, network.dtype)
+    if getattr(pipe, "vae", ...) is None:
+        found["output_type"] = "latent"  # without a decoder; a pipeline that draws pixels knows of none
+    return found
+
+
+def refuse_pictures(experiment: Experiment) -> None:
+    """Refuse what draws or measures pictures.
+
+    Raises:
+        UsageError: a row has random weights.
+    """
+    for row in experiment.rows:
+        if row.config.weights == "random":
+            raise UsageError(
+                f"row '{row.name}': weights=random is for speed alone, since its pictures mean nothing; use "
+                f"'postdiff bench {experiment.name}', or weights=trained"
+            )
+
+
+def _row(name: str, shape: Sequence[int], sample: Sample) -> Tensor:
+    """Standard normal numbers, as layer norms at the end of text encoders give them."""
+    # The negative prompt is one and the same, "", for all samples.
+    origin = name if name.startswith("negative") else f"{name}:{sample.seed}:{sample.line}"
+    digest = hashlib.sha256(origin.encode()).digest()
+    generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(*shape, generator=generator)

@@ -1,0 +1,116 @@
+"""Filling in what every record says of its job, code and machine, whatever was measured; and keeping it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.devices import distributed, provenance
+from postdiff.lab.files import folders
+from postdiff.lab.job import Job
+from postdiff.lab.records import results
+from postdiff.lab.records.results import Record, Value
+from postdiff.lab.storage import locks
+
+__all__ = ["keep", "last", "now", "quality", "record"]
+
+
+def now() -> str:
+    """The time of day in UTC, ISO 8601, in whole seconds."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def record(job: Job, *, kind: str, run_id: str, started: str, **measured: Any) -> Record:
+    """A record that ends now; `measured` holds the fields of `Record` that belong to its kind."""
+    together = distributed.device().of
+    name = provenance.device_name(job.config.device)
+    return Record(
+        kind=kind,
+        experiment=job.experiment,
+        row=job.name,
+        label=job.row.label,
+        run_id=run_id,
+        config=job.resolved(),
+        changed=dict(job.row.changed),
+        checkpoint=job.checkpoint,
+        seeds=list(job.config.seeds),
+        prompts=job.prompts_hash,
+        device=name if together == 1 else f"{together} x {name}",
+        dtype=str(job.config.dtype),
+        started=started,
+        ended=now(),
+        git=provenance.git(),
+        versions=provenance.versions(),
+        **measured,
+    )
+
+
+def quality(
+    job: Job, started: str, rows: Sequence[Mapping[str, Any]], metrics: dict[str, Value], **measured: Any
+) -> Record:
+    """The record of a row's pictures.
+
+    Args:
+        job: the row.
+        started: as of `now`.
+        rows: one mapping a picture that was measured.
+        metrics: their values by name.
+        measured: the other fields of `Record` that only a pipeline can tell.
+    """
+    return record(
+        job,
+        kind="quality",
+        run_id=job.run_id,
+        started=started,
+        pictures=job.picture_id,
+        references=job.reference_id if job.paired else None,
+        n_asked=len(job.samples),
+        n_done=len(rows),
+        metrics=metrics,
+        **measured,
+    )
+
+
+def last(job: Job) -> Record | None:
+    """The row's last quality record, if it is of the same pictures."""
+    try:
+        found = results.find(job.experiment, job.name)
+    except UsageError:
+        return None  # damaged: it is written anew
+    return found if found is not None and found.pictures == job.picture_id else None
+
+
+def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a quality record and its pictures' figures, unless another part of the same run has finished both.
+
+    Args:
+        record: what to write.
+        rows: one mapping a picture, with equal keys.
+    """
+    file = results.fresh_path(record.experiment, record.row)
+    with locks.writing(f"{record.experiment}/{record.row}"):
+        folders.sweep(file.parent)
+        if not _already_full(file, record):
+            _write_csv(file.with_suffix(".csv"), rows)
+            record.write(file)
+
+
+def _already_full(file: Path, record: Record) -> bool:
+    if record.full or not file.is_file():
+        return False
+    try:
+        present = Record.read(file)
+    except UsageError:
+        return False  # damaged: it is written anew
+    return present.full and present.run_id == record.run_id
+
+
+def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    with folders.whole_file(file) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]) if rows else ["index", "prompt", "seed"])
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,176 @@
+"""What a run leaves behind. `Record` is the only reader and writer of result files; one JSON a row.
+
+Fresh records are in `outputs/records/<experiment>/`: `<row>.json` for quality, `<row>.speed.json` for speed. Those
+that published figures rest on are committed under `experiments/records/`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.files import folders
+
+__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "load"]
+
+SCHEMA = 1
+KINDS = ("quality", "speed")
+
+
+@dataclass
+class Value:
+    """One metric of one row.
+
+    Attributes:
+        value: mean of the per-seed values; None if it could not be computed.
+        spread: sample standard deviation over seeds; None with a single seed.
+        per_seed: the value of each seed alone.
+        n: pictures measured, all seeds together.
+        higher_is_better: direction of improvement.
+        identity: what must be equal for two values to be comparable.
+        interval: lower and upper bound of the 95 % interval over pictures; None if none was asked for.
+    """
+
+    value: float | None
+    spread: float | None
+    per_seed: dict[str, float]
+    n: int
+    higher_is_better: bool
+    identity: dict[str, Any]
+    interval: list[float] | None = None
+
+
+@dataclass
+class Record:
+    """One row of an experiment, done.
+
+    Attributes:
+        kind: "quality" or "speed".
+        run_id: hash of the resolved config without paths, labels and device.
+        config: the resolved config.
+        changed: what the command line changed in it, against the experiment file.
+        checkpoint: the weights: hash, or repository@commit[:variant]; a replaced network's follows after "+".
+        prompts: hash of the prompts used.
+        references: id of the reference pictures that paired metrics compare with; None if there are none.
+        pictures: id of the row's own pictures: their folder below `outputs/pictures`.
+        n_asked: pictures asked for.
+        n_done: pictures made and measured.
+        metrics: values by name.
+        curves: {metric: {seed: mean figure of the clean estimate after each step}}, if `step_scores` asked for them.
+        macs: multiply-accumulates a picture, by part of the pipeline and convention.
+        macs_spread: their standard deviation over pictures, where a method decides by the picture; else empty.
+        counts: network calls, cache hits and misses of one pipeline call.
+        latency: median_s, q25_s, q75_s a picture, the same of its denoising loop under "loop" and of other code for the
+            same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
+            (rows timed together), every round, peak_memory_mb of a call, and the environment.
+        git: commit and dirty flag, empty outside a checkout.
+        started: UTC, ISO 8601.
+        ended: UTC, ISO 8601.
+    """
+
+    kind: str
+    experiment: str
+    row: str
+    label: str
+    run_id: str
+    config: dict[str, Any]
+    checkpoint: str
+    seeds: list[int]
+    prompts: str
+    n_asked: int
+    n_done: int
+    device: str
+    dtype: str
+    started: str
+    ended: str
+    git: dict[str, Any]
+    versions: dict[str, str]
+    pictures: str | None = None
+    references: str | None = None
+    metrics: dict[str, Value] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    macs: dict[str, dict[str, int]] = field(default_factory=dict)
+    macs_spread: dict[str, dict[str, int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, Any] = field(default_factory=dict)
+    latency: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def full(self) -> bool:
+        """Whether all that was asked for is in it."""
+        return self.n_done == self.n_asked
+
+    @property
+    def dirty(self) -> bool:
+        """Whether it was made with uncommitted code."""
+        return bool(self.git.get("dirty"))
+
+    def write(self, file: Path) -> None:
+        """Write whole or not at all."""
+        text = json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        with folders.whole_file(file) as temporary:
+            temporary.write_text(text + "\n")
+
+    @classmethod
+    def read(cls, file: Path) -> Record:
+        """Read a record.
+
+        Raises:
+            UsageError: another schema version, or no record at all.
+        """
+        try:
+            content = json.loads(file.read_text())
+            schema = content.pop("schema")
+        except (ValueError, KeyError, AttributeError, TypeError):
+            raise UsageError(f"{file} is not a record; remove it and run the row again") from None
+        if schema != SCHEMA:
+            raise UsageError(f"{file} has schema version {schema}, this PostDiff reads {SCHEMA}; run the row again")
+        try:
+            values = {name: Value(**value) for name, value in content.pop("metrics").items()}
+            return cls(**content, metrics=values)
+        except (TypeError, KeyError, AttributeError):
+            raise UsageError(f"{file} is not a whole record; remove it and run the row again") from None
+
+
+def fresh_path(experiment: str, row: str, kind: str = "quality") -> Path:
+    """Where a run writes the record of a row."""
+    return folders.outputs() / "records" / experiment / _file_name(row, kind)
+
+
+def find(experiment: str, row: str, kind: str = "quality") -> Record | None:
+    """The record of a row: the fresh one, or else the committed one, or None."""
+    for root in (folders.outputs() / "records", folders.committed_records()):
+        file = root / experiment / _file_name(row, kind)
+        if file.is_file():
+            return Record.read(file)
+    return None
+
+
+def load(experiment: str, rows: Iterable[str], kinds: Sequence[str] = KINDS) -> dict[str, dict[str, Record]]:
+    """Records by row and kind; rows and kinds without a record are left out."""
+    found: dict[str, dict[str, Record]] = {}
+    for row in rows:
+        for kind in kinds:
+            if (record := find(experiment, row, kind)) is not None:
+                found.setdefault(row, {})[kind] = record
+    return found
+
+
+def _file_name(row: str, kind: str) -> str:
+    return f"{row}.json" if kind == "quality" else f"{row}.{kind}.json"
+
+
+def _without_nan(value: Any) -> Any:
+    # JSON has no NaN and no infinity: what could not be computed is null.
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""One row from start to end: its pictures, its numbers, its record."""

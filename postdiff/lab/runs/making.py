@@ -1,0 +1,81 @@
+"""Making the pictures of a row that are not there yet, whatever broke off the run that made the others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from postdiff.lab.devices import distributed, trainer
+from postdiff.lab.drawing.sampling import Sampler
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, calls
+from postdiff.lab.job import Job
+from postdiff.lab.progress import PictureBar
+from postdiff.lab.runs.evaluation import Evaluation
+from postdiff.lab.storage import locks
+from postdiff.lab.storage.pictures import PictureFolder
+
+__all__ = ["make"]
+
+Say = Callable[[str], None]
+Key = tuple[int, int]
+
+
+def make(
+    job: Job, sampler: Callable[[], Sampler], folder: PictureFolder, shard: Shard | None, say: Say, name: str
+) -> None:
+    """Make what is missing or damaged, alone or with the other devices of the run.
+
+    Another process that makes the same pictures is waited for; then only what it has left over is made.
+
+    Args:
+        job: what to make.
+        sampler: gives what makes it; asked only if a picture is missing.
+        folder: where the pictures go.
+        shard: make only this part.
+        say: told for whom this process waits, and which pictures are damaged.
+        name: of the row for which they are made.
+
+    Raises:
+        UsageError: a picture holds NaN or infinity, or cannot be opened.
+        OSError: a picture cannot be written.
+    """
+    own = list(itertools.chain(*calls(job.samples, shard)))
+    with ExitStack() as stack:
+        missing = distributed.from_first(lambda: _missing(stack, own, folder, shard, say, name))
+        folder.refresh()
+        if missing:
+            _draw(job, sampler(), folder, shard, missing)
+        # Whoever has drawn its share waits here, so that all pictures are there when the first goes on.
+        distributed.joined({"done": 1})
+    folder.refresh()
+
+
+def _missing(
+    stack: ExitStack, own: list[Sample], folder: PictureFolder, shard: Shard | None, say: Say, name: str
+) -> set[Key]:
+    """Seed and index of every picture to make; the right to make them is held until `stack` is closed."""
+    if all(map(folder.has, own)) and not folder.damaged(own):
+        return set()
+    stack.enter_context(locks.making(folder.folder, shard, lambda line: say(f"{name}: {line}")))
+    damaged = folder.repair(own)
+    if damaged:
+        file, reason = next(iter(damaged.items()))
+        others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        say(f"{name}: {file} {reason}; it is made anew{others}")
+    return {(sample.seed, sample.index) for sample in own if not folder.has(sample)}
+
+
+def _draw(
+    job: Job, sampler: Sampler, folder: PictureFolder, shard: Shard | None, missing: set[tuple[int, int]]
+) -> None:
+    def wanted(sample: Sample) -> bool:
+        return (sample.seed, sample.index) in missing
+
+    size, device = job.config.batch_size, distributed.device()
+    total = sum(len(batch) for batch in PromptDataModule(job.samples, size, shard, wanted).predict_dataloader())
+    title = job.row.label + (f" (part {shard.number} of {shard.of})" if shard else "")
+    settings = job.config.trainer if device.of > 1 else None
+    predict = trainer.make(job.config.device, [PictureBar(title, total)], settings=settings)
+    module, prompts = Evaluation(folder, sampler), PromptDataModule(job.samples, size, shard, wanted, device)
+    trainer.passing_interrupts(predict, lambda: predict.predict(module, datamodule=prompts, return_predictions=False))

@@ -1,0 +1,1 @@
+"""Which metrics a row measures, and the networks and statistics that stand behind them."""

@@ -1,0 +1,325 @@
+"""What a run is made of. The dataclass is the schema; experiment file, row and command line are laid over it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.settings import metric_specs, schedulers
+from postdiff.lab.settings.schema import merged
+
+__all__ = [
+    "DTYPES",
+    "BenchConfig",
+    "MirrorConfig",
+    "NetworkConfig",
+    "RunConfig",
+    "SchedulerConfig",
+    "StageConfig",
+    "TrainerConfig",
+    "check_device",
+    "check_seeds",
+    "digest",
+    "resolve",
+]
+
+DTYPES = ("float32", "float16", "bfloat16")
+WANDB = ("off", "offline", "online")
+ACCELERATORS = ("auto", "cpu", "gpu")
+STRATEGIES = ("auto", "ddp")
+STORES = ("png", "npz")
+ATTENTIONS = ("math", "flash", "efficient", "cudnn", "eager")
+WEIGHTS = ("trained", "random")
+
+
+@dataclass
+class SchedulerConfig:
+    """The solver: a name of `schedulers.SCHEDULERS` (null: the model's own) and options laid over the model's."""
+
+    name: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class BenchConfig:
+    """How speed is measured; repeats 0 leaves it out.
+
+    Attributes:
+        repeats: timed rounds over all rows.
+        warmup: untimed rounds first.
+        batch_size: pictures a call.
+        official: time the code of others in the same rounds, where it does the same work: the bare pipeline beside a
+            row without methods, and the packages of methods' authors.
+    """
+
+    repeats: int = 5
+    warmup: int = 1
+    batch_size: int = 1
+    official: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """As it belongs to an identity; `official` changes nothing in a row's own times."""
+        return {"repeats": self.repeats, "warmup": self.warmup, "batch_size": self.batch_size}
+
+
+@dataclass
+class NetworkConfig:
+    """Options of the whole network that multiply with the methods; the pictures stay the same but for rounding.
+
+    Attributes:
+        channels_last: convolutions of denoiser, ControlNet and VAE work with channels last in memory.
+        compile: torch.compile of the denoiser's repeated blocks, cut smaller where a method acts inside them. The
+            first call of every shape compiles, so `bench.warmup` must be 1 or more.
+        attention: how the denoiser computes attention: math, flash, efficient or cudnn, kernels of torch, or eager,
+            products and softmax one by one, as before torch 2. null means that torch chooses for every shape.
+        vae_slicing: decode a batch picture by picture.
+        vae_tiling: decode a large picture in overlapping tiles; seams are blended, so it changes pixels visibly.
+    """
+
+    channels_last: bool = False
+    compile: bool = False
+    attention: str | None = None
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+
+
+@dataclass
+class MirrorConfig:
+    """What W&B and TensorBoard are told beside the numbers; nothing of it changes a result.
+
+    Attributes:
+        project: of W&B; null means the environment's WANDB_PROJECT, or else postdiff.
+        entity: W&B user or team; null means your usual one.
+        tags: added to those of experiment, model, data and methods.
+        pictures: of each row, at most so many; 0 for none.
+        timeout: seconds that W&B may take to answer at the start, and four times that to take the rest at the end.
+    """
+
+    project: str | None = None
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+    pictures: int = 16
+    timeout: float = 30.0
+
+
+@dataclass
+class TrainerConfig:
+    """The devices that share a run's pictures; the pictures and, but for rounding, the metrics are those of one.
+
+    Attributes:
+        accelerator: auto, cpu or gpu.
+        devices: on each machine; of a CPU, processes. Each device makes batches of `batch_size`.
+        num_nodes: machines; they must see the same outputs folder.
+        strategy: auto or ddp, which are the same.
+    """
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+
+@dataclass
+class StageConfig:
+    """What a run sets in one stage of a cascade; null means the model card's.
+
+    Attributes:
+        steps: inference steps.
+        guidance_scale: classifier-free guidance.
+        scheduler: the solver.
+        methods: as in `RunConfig`; null means none.
+        reference_steps: steps in the run that paired metrics compare with.
+    """
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    methods: list[Any] | None = None
+    reference_steps: int | None = None
+
+
+@dataclass
+class RunConfig:
+    """Everything that one row of an experiment is made with.
+
+    Attributes:
+        model: name of a model card, or a pipeline folder.
+        data: name of a data card or of a prepared manifest, or a file of prompts.
+        weights: trained, or random ones in a network of the model card's structure, to time it without a download.
+        scheduler: the solver.
+        steps: inference steps.
+        guidance_scale: classifier-free guidance; null means the model card's.
+        height: picture height in pixels; null means the model card's.
+        width: picture width in pixels; null means the model card's.
+        strength: share of the noise that image-to-image starts from, above 0 to 1: it runs that share of `steps`.
+            null means the model card's.
+        frames: length of a video; null means the model card's. A video counts as that many pictures; network calls,
+            MACs and times are of whole videos.
+        methods: presets by name or one-key mappings {method: {option: value}}, first outermost.
+        stages: {stage of a cascade: what differs there}. All that stands above is the first stage's, unless its own
+            entry here says otherwise.
+        count: number of prompts, from the first on; null means all.
+        seeds: every prompt is drawn once with each of them; none set means those of the data, [0] as a rule.
+        batch_size: pictures made at once in the quality run.
+        dtype: float32, float16 or bfloat16; null means the model card's.
+        device: auto, cpu, cuda or cuda:N.
+        metrics: names of metrics, or one-key mappings {metric: {option: value}}; null means all that ship and that the
+            model and the data can serve.
+        bootstrap: how many times the pictures are drawn anew, with replacement, for 95 % intervals; 0 leaves them out.
+        reference_steps: steps of the run without methods that the paired metrics compare with.
+        step_scores: draw once more, and give the clean estimate after every step the model's text score.
+        bench: how speed is measured.
+        network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
+        store: how pictures are kept: png, a file each, or npz, a file a batch.
+        trainer: on how many devices.
+        wandb: off, offline or online.
+        tensorboard: also write what W&B would get below `outputs/tensorboard`.
+        mirror: what both are told.
+    """
+
+    model: str = "emoji"
+    data: str = "emoji"
+    weights: str = "trained"
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    steps: int = 20
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    strength: float | None = None
+    frames: int | None = None
+    methods: list[Any] = field(default_factory=list)
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    count: int | None = None
+    seeds: list[int] = field(default_factory=list)
+    batch_size: int = 16
+    dtype: str | None = None
+    device: str = "auto"
+    metrics: list[Any] | None = None
+    bootstrap: int = 0
+    reference_steps: int = 50
+    step_scores: bool = False
+    bench: BenchConfig = field(default_factory=BenchConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    store: str = "png"
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    wandb: str = "off"
+    tensorboard: bool = False
+    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The config as plain values."""
+        return dataclasses.asdict(self)
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
+    """Merge the layers, the last one uppermost, and check every value that can be checked without a model.
+
+    Raises:
+        UsageError: unknown key or name, wrong type, or a value out of range.
+    """
+    config = merged(RunConfig, [(where, _long_form(values)) for where, values in layers])
+    where = layers[-1][0] if layers else "the defaults"
+    try:
+        if any(values.get("seeds") == [] for _, values in layers):
+            raise UsageError(
+                "seeds=[] must be a list of different whole numbers, for instance [0,1,2]; or leave it out"
+            )
+        _check(config)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    return config
+
+
+def check_device(name: str) -> None:
+    """Refuse what is no name of a device, whether it is there or not.
+
+    Raises:
+        UsageError: none of auto, cpu, cuda and cuda:N.
+    """
+    if name not in ("auto", "cpu", "cuda") and not re.fullmatch(r"cuda:[0-9]{1,4}", name):
+        raise UsageError(f"unknown device '{name}'; use auto, cpu, cuda or cuda:N")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Refuse seeds that are the same or out of range; none at all are fine here.
+
+    Raises:
+        UsageError: with the range.
+    """
+    if len(set(seeds)) != len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+        raise UsageError(
+            f"seeds={list(seeds)} must be a list of different whole numbers from 0 and below 2**63, for instance "
+            "[0,1,2]"
+        )
+
+
+def digest(values: Any, length: int = 12) -> str:
+    """A hash of plain values that does not depend on the order of keys."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _long_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    # `scheduler: ddim` is what everybody writes first.
+    found = dict(values)
+    if values.get("wandb") is False:
+        found["wandb"] = "off"  # YAML takes the word for a truth value
+    if isinstance(values.get("scheduler"), str):
+        found["scheduler"] = {"name": values["scheduler"]}
+    if isinstance(stages := values.get("stages"), Mapping):
+        found["stages"] = {name: _long_form(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
+    return found
+
+
+def _check(config: RunConfig) -> None:
+    whole = {"steps": config.steps, "batch_size": config.batch_size, "reference_steps": config.reference_steps}
+    whole |= {
+        name: value for name in ("count", "height", "width", "frames") if (value := getattr(config, name)) is not None
+    }
+    whole["bench.batch_size"] = config.bench.batch_size
+    guidance = {"guidance_scale": config.guidance_scale}
+    for stage, own in config.stages.items():
+        steps = {"steps": own.steps, "reference_steps": own.reference_steps}
+        whole |= {f"stages.{stage}.{name}": value for name, value in steps.items() if value is not None}
+        guidance[f"stages.{stage}.guidance_scale"] = own.guidance_scale
+    whole |= {"trainer.devices": config.trainer.devices, "trainer.num_nodes": config.trainer.num_nodes}
+    for name, value in whole.items():
+        if value < 1:
+            raise UsageError(f"{name}={value} is too small; use at least 1")
+    for name, value in {"bench.repeats": config.bench.repeats, "bench.warmup": config.bench.warmup}.items():
+        if value < 0:
+            raise UsageError(f"{name}={value} is negative; use 0 or more")
+    for name, scale in guidance.items():
+        if scale is not None and not 0 <= scale < float("inf"):
+            raise UsageError(f"{name}={scale} is out of range; use 0 or more")
+    if config.strength is not None and not 0 < config.strength <= 1:
+        raise UsageError(f"strength={config.strength} is out of range; use above 0, to 1")
+    check_seeds(config.seeds)
+    if config.dtype is not None and config.dtype not in DTYPES:
+        raise unknown("dtype", config.dtype, DTYPES)
+    named = {"store": (config.store, STORES), "trainer.accelerator": (config.trainer.accelerator, ACCELERATORS)}
+    named |= {"trainer.strategy": (config.trainer.strategy, STRATEGIES), "weights": (config.weights, WEIGHTS)}
+    for name, (value, choices) in named.items():
+        if value not in choices:
+            raise unknown(name, value, choices)
+    if config.network.attention is not None and config.network.attention not in ATTENTIONS:
+        raise unknown("network.attention", config.network.attention, ATTENTIONS)
+    if config.wandb not in WANDB:
+        raise unknown("wandb mode", config.wandb, WANDB)
+    if config.mirror.pictures < 0:
+        raise UsageError(f"mirror.pictures={config.mirror.pictures} is negative; use 0 or more")
+    if not 0 < config.mirror.timeout < float("inf"):
+        raise UsageError(f"mirror.timeout={config.mirror.timeout} is out of range; use seconds above 0")
+    check_device(config.device)
+    if config.bootstrap < 0:
+        raise UsageError(f"bootstrap={config.bootstrap} is negative; use 0 for none, or 1000")
+    metric_specs.names(config.metrics)
+    for solver in (config.scheduler, *(own.scheduler for own in config.stages.values())):
+        if solver.name is not None:
+            schedulers.find(solver.name)

@@ -1,0 +1,1 @@
+"""Finished pictures on disk, one file each or many in one, and who may write them."""

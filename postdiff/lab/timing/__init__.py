@@ -1,0 +1,1 @@
+"""How long rows take, and where the time goes."""

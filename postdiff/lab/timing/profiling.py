@@ -1,0 +1,153 @@
+"""Where the time of an experiment's rows goes, beside where their MACs go: which groups save less time than work."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from postdiff.cost import macs
+from postdiff.cost.latency import seconds
+from postdiff.cost.stopwatch import BEFORE, TimeProfile, middle
+from postdiff.cost.tally import Cell, Tally
+from postdiff.cost.time_profile import touched, watch
+from postdiff.engine.errors import UsageError
+from postdiff.lab.devices import provenance
+from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.files import folders
+from postdiff.lab.job import Job, prepare, same_weights
+from postdiff.lab.progress import bar
+from postdiff.lab.records import recording
+from postdiff.lab.settings.experiment import Experiment
+
+__all__ = ["Profiled", "profile", "write"]
+
+
+@dataclass
+class Profiled:
+    """One row.
+
+    Attributes:
+        job: the row.
+        pictures: in one call.
+        work: MACs of a call, convention `all`, by the cells of `time`.
+        times: of every call under the stopwatch.
+        bare: seconds of as many calls without it.
+    """
+
+    job: Job
+    pictures: int
+    work: dict[Cell, int]
+    times: list[TimeProfile] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+
+    @property
+    def time(self) -> TimeProfile:
+        """The median of each cell."""
+        return middle(self.times)
+
+    @property
+    def bare_s(self) -> float:
+        """Seconds of a call that nobody watches, the median."""
+        return median(self.bare)
+
+
+def profile(experiment: Experiment) -> list[Profiled]:
+    """Profile all rows whose `bench.repeats` is not 0; rows on the same weights in turns, so that drift hits all alike.
+
+    Raises:
+        UsageError: a mistake in the experiment, nothing to time, or a network that is compiled.
+    """
+    folders.writable_outputs()
+    jobs = [job for job in prepare(experiment) if job.config.bench.repeats]
+    if not jobs:
+        raise UsageError("bench.repeats=0 leaves nothing to time; use bench.repeats=5")
+    for job in jobs:
+        if job.config.network.compile:
+            raise UsageError(
+                f"row '{job.name}': inside compiled blocks no module can be timed; use network.compile=false"
+            )
+    found = {one.job.name: one for group in same_weights(jobs) for one in _in_turns(group)}
+    return [found[job.name] for job in jobs]
+
+
+def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
+    """Every cell of every row as JSON, with device and versions.
+
+    A cell is {part, step, group, seconds, macs}; step -1 is before the first network call, the last one after the
+    last solver call.
+    """
+    content = {
+        "experiment": experiment.name,
+        "made": recording.now(),
+        "device": provenance.device_name(rows[0].job.config.device),
+        "versions": provenance.versions(),
+        "git": provenance.git(),
+        "convention": "all",
+        "rows": [_described(one) for one in rows],
+    }
+    with folders.whole_file(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _in_turns(jobs: Sequence[Job]) -> list[Profiled]:
+    repeats = max(job.config.bench.repeats for job in jobs)
+    warmup = max(job.config.bench.warmup for job in jobs)
+    # A pipeline is shared, and a call hands it the row's own scheduler: right before a row is counted or watched, it is
+    # called. So the first two calls of each row warm it up, however little is asked for.
+    with bar("profile", len(jobs) * (2 + warmup + 2 * repeats), "call") as shown:
+        rows, calls = [], []
+        held: dict[Any, Pipelines] = {}
+        for job in jobs:
+            sampler, size = held.setdefault(job.variant, Pipelines()).sampler(job), job.config.bench.batch_size
+            call = partial(sampler.call, list(itertools.islice(itertools.cycle(job.samples), size)))
+            modules = touched(sampler.pipe, call)
+            rows.append(Profiled(job, size, _cells(macs.tally(sampler.pipe, call))))
+            calls.append((sampler.pipe, call, modules))
+            shown.update(2)
+        for turn in range(warmup + repeats):
+            for row, (pipe, call, modules) in zip(rows, calls, strict=True):
+                spent = seconds(call)
+                if turn >= warmup:
+                    row.bare.append(spent)
+                    row.times.append(watch(pipe, call, modules))
+                shown.update(1 + (turn >= warmup))
+    return rows
+
+
+def _cells(tally: Tally) -> dict[Cell, int]:
+    """Work by the cells of a time profile, where what precedes the first network call has a step of its own."""
+    first = {(part, step) for part, step, _ in tally.cells if step == 0 and not part.startswith("denoiser")}
+    return {
+        (part, BEFORE if (part, step) in first else step, group): work.all
+        for (part, step, group), work in tally.cells.items()
+    }
+
+
+def _described(one: Profiled) -> dict[str, Any]:
+    spent = one.time
+    cells = {**dict.fromkeys(spent.cells), **dict.fromkeys(one.work)}
+    return {
+        "row": one.job.name,
+        "label": one.job.row.label,
+        "run_id": one.job.speed_id,
+        "config": one.job.resolved(),
+        "pictures": one.pictures,
+        "repeats": len(one.times),
+        "steps": spent.steps,
+        "wall_s": spent.wall_s,
+        "bare_s": one.bare_s,
+        "cells": [
+            {
+                **dict(zip(("part", "step", "group"), cell, strict=True)),
+                "seconds": spent.cells.get(cell, 0.0),
+                "macs": one.work.get(cell, 0),
+            }
+            for cell in sorted(cells)
+        ],
+    }
