@@ -19,7 +19,7 @@ ALLOWED = {
     "datasets": {"engine", "datasets"},
     "zoo": {"zoo"},
     "lab": {"engine", "catalog", "methods", "presets", "cost", "metrics", "datasets", "zoo", "lab"},
-    "cli": {"engine", "catalog", "lab"},
+    "cli": {"engine", "catalog", "lab", "cli"},
     "__init__": {"engine"},
     "__main__": {"cli"},
 }

@@ -11,8 +11,8 @@ from tests.support.tiny import CASES, FAMILY_CASES, VARIANTS
 
 
 @pytest.mark.parametrize("name", [*CASES, *VARIANTS])
-def test_empty_driver_is_the_pipeline(small, name):
-    one, expected = small(name)
+def test_empty_driver_is_the_pipeline(smallest, name):
+    one, expected = smallest(name)
     before, scheduler = snapshot(one.pipe), one.pipe.scheduler
     driver = accelerate(one.pipe)
     keys = scheduler_keys(scheduler)
@@ -24,8 +24,8 @@ def test_empty_driver_is_the_pipeline(small, name):
 
 
 @pytest.mark.parametrize("name", [*CASES, *VARIANTS])
-def test_restored_after_an_exception_in_the_network(small, name):
-    one, expected = small(name)
+def test_restored_after_an_exception_in_the_network(smallest, name):
+    one, expected = smallest(name)
     driver = accelerate(one.pipe)
     before = snapshot(one.pipe)
     calls = iter(range(100))
@@ -46,8 +46,8 @@ def test_restored_after_an_exception_in_the_network(small, name):
 
 
 @pytest.mark.parametrize("name", [*FAMILY_CASES, *VARIANTS])
-def test_result_type_is_the_pipelines_own(small, name):
-    one, _ = small(name)
+def test_result_type_is_the_pipelines_own(smallest, name):
+    one, _ = smallest(name)
     ours, theirs = (run(**one.arguments([0]) | {"num_inference_steps": 3}) for run in (accelerate(one.pipe), one.pipe))
     assert type(ours) is type(theirs)
 

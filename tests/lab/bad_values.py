@@ -53,6 +53,10 @@ VALUES = {
     "compilation that is timed": Bad(
         run("network.compile=true", "bench.repeats=1", "bench.warmup=0"), ("compile=true", "bench.warmup=0", "use 1")
     ),
+    "NaN for a solver": Bad(run("scheduler.options.beta_end=.nan"), ("beta_end=nan", "not a number")),
+    "NaN in a list for a solver": Bad(
+        run("scheduler.options.trained_betas=[.1,.nan]"), ("trained_betas", "nan", "not a number")
+    ),
     "scheduler": Bad(run("scheduler=dimm"), ("unknown scheduler 'dimm'", "did you mean 'ddim'")),
     "metric": Bad(run("metrics=[paird_ssim]"), ("unknown metric 'paird_ssim'", "'paired_ssim'")),
     "metric twice": Bad(run("metrics=[paired_ssim,paired_ssim]"), ("names a metric twice", "name it once")),

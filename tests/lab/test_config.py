@@ -6,7 +6,8 @@ from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab import job
 from postdiff.lab.settings import experiment
-from postdiff.lab.settings.config import digest, resolve
+from postdiff.lab.settings.config import digest
+from postdiff.lab.settings.resolving import resolve
 from postdiff.lab.settings.schema import from_words
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from postdiff import cli
+from postdiff.cli import commands
 from postdiff.lab.drawing.sampling import Sampler
 from postdiff.lab.pipelines import models
 from postdiff.lab.records import results
@@ -223,7 +224,7 @@ def test_a_missing_extra(refused, monkeypatch):
     def missing(_):
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning")
 
-    monkeypatch.setattr(cli, "_run", missing)
+    monkeypatch.setattr(commands, "run", missing)
     assert 'pip install "postdiff[lab]"' in refused("run")
 
 
@@ -231,7 +232,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     def broken(_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(cli, "_run", broken)
+    monkeypatch.setattr(commands, "run", broken)
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["run"])
 

@@ -11,7 +11,7 @@ from postdiff.lab.job import prepare
 from postdiff.lab.pipelines import models
 from postdiff.lab.scores import references
 from postdiff.lab.settings import experiment
-from postdiff.lab.settings.config import resolve
+from postdiff.lab.settings.resolving import resolve
 from postdiff.metrics.real import Real
 from tests.lab import tiny_folder
 from tests.metrics import networks

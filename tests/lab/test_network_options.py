@@ -12,8 +12,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import job
 from postdiff.lab.drawing import sampling
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.settings.config import NetworkConfig, resolve
+from postdiff.lab.settings.config import NetworkConfig
 from postdiff.lab.settings.experiment import Experiment, Row
+from postdiff.lab.settings.resolving import resolve
 from tests.support import tiny
 from tests.support.snapshot import snapshot
 

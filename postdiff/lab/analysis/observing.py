@@ -14,8 +14,8 @@ from postdiff.lab.inputs.data import PromptDataModule
 from postdiff.lab.job import Job, prepare
 from postdiff.lab.progress import bar
 from postdiff.lab.runs.quality import pictures
-from postdiff.lab.settings.config import resolve
 from postdiff.lab.settings.experiment import Experiment, Row
+from postdiff.lab.settings.resolving import resolve
 from postdiff.methods.base import Method
 
 __all__ = ["job_of", "observe", "pictures_of"]

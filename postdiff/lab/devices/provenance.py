@@ -15,7 +15,7 @@ import torch
 import postdiff
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab.settings.config import check_device
+from postdiff.lab.settings.resolving import check_device
 
 __all__ = ["code", "device_name", "environment", "git", "resolve_device", "versions"]
 

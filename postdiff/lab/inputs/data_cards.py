@@ -23,7 +23,7 @@ from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import conditions
 from postdiff.lab.inputs.conditions import Condition
-from postdiff.lab.settings.config import check_seeds
+from postdiff.lab.settings.resolving import check_seeds
 from postdiff.lab.settings.schema import merged, read_yaml
 
 __all__ = [

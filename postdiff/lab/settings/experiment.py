@@ -24,7 +24,8 @@ from typing import Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.settings import sweep
-from postdiff.lab.settings.config import RunConfig, resolve
+from postdiff.lab.settings.config import RunConfig
+from postdiff.lab.settings.resolving import resolve
 from postdiff.lab.settings.schema import read_yaml
 
 __all__ = ["Experiment", "Row", "load"]

@@ -47,6 +47,17 @@ def find(name: str) -> str:
     return SCHEDULERS[name]
 
 
+def check_numbers(options: Mapping[str, Any]) -> None:
+    """Refuse NaN, whichever scheduler the options are for; infinity is the usual value of some.
+
+    Raises:
+        UsageError: an option is NaN, or a list that holds it.
+    """
+    for option, value in options.items():
+        if any(number != number for number in (value if isinstance(value, list) else [value])):
+            raise UsageError(f"scheduler option {option}={value} is not a number; give one, or leave it out")
+
+
 def check(name: str, options: Mapping[str, Any]) -> None:
     """Refuse options that the scheduler does not have.
 

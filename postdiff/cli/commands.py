@@ -1,0 +1,145 @@
+"""What each command does: a few lines each, which import of the lab what they need and only then."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from postdiff.cli.mistakes import usage_error
+
+__all__ = [
+    "bench",
+    "data_prepare",
+    "data_statistics",
+    "export",
+    "launch",
+    "list_",
+    "macs",
+    "profile",
+    "run",
+    "score",
+    "table",
+]
+
+
+def run(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet, run
+    from postdiff.lab.files import folders
+    from postdiff.lab.inputs.data import Shard
+    from postdiff.lab.records import tables
+
+    quiet.quiet()
+    shard = Shard.parse(given.shard) if given.shard else None
+    experiment = _experiment(given)
+    picture = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
+    print(tables.render(experiment))
+    print()
+    if picture:
+        print(f"pictures: {picture}")
+    print(f"records:  {folders.outputs() / 'records' / experiment.name}")
+
+
+def score(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet
+    from postdiff.lab.records import tables
+    from postdiff.lab.runs import scoring
+
+    quiet.quiet()
+    experiment = _experiment(given)
+    scoring.score(experiment, _say)
+    print(tables.render(experiment))
+
+
+def launch(given: argparse.Namespace) -> None:
+    from postdiff.lab import launch
+    from postdiff.lab.records import tables
+
+    given.overrides, resources = launch.split(given.overrides)
+    experiment = _experiment(given)
+    wish = launch.Wish(given.shards, given.executor, resources, given.dry_run, given.wait, given.jobs)
+    finished = launch.launch(experiment, given.overrides, wish, print)
+    if finished:
+        print(tables.render(experiment))
+
+
+def bench(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet, run
+    from postdiff.lab.timing import speed_table
+
+    quiet.quiet()
+    experiment = _experiment(given)
+    run.bench(experiment)
+    print(speed_table.render(experiment, given.format))
+
+
+def profile(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet
+    from postdiff.lab.timing import profile_table
+
+    quiet.quiet()
+    table, files = profile_table.profile(_experiment(given), given.format, given.by)
+    print(table)
+    for file in files:
+        _say(f"wrote {file}")
+
+
+def table(given: argparse.Namespace) -> None:
+    from postdiff.lab.records import tables
+
+    print(tables.render(_experiment(given), given.format))
+
+
+def macs(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet
+    from postdiff.lab.macs import counting_table
+
+    quiet.quiet()
+    print(counting_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
+
+
+def data_prepare(given: argparse.Namespace) -> None:
+    from postdiff.lab.inputs import preparing
+
+    names = ("source", "count", "seed", "choose", "column", "classes", "seeds", "out")
+    wish = preparing.Wish(**{name: getattr(given, name) for name in names})
+    print(preparing.prepare(given.name, wish))
+
+
+def data_statistics(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet
+    from postdiff.lab.scores import statistics_command
+
+    quiet.quiet()
+    names = ("images", "extractor", "mode", "crop", "device", "batch_size")
+    wish = statistics_command.Wish(**{name: getattr(given, name) for name in names})
+    print(statistics_command.statistics(given.name, wish))
+
+
+def export(given: argparse.Namespace) -> None:
+    from postdiff.lab import quiet
+    from postdiff.lab.runs import adm
+
+    quiet.quiet()
+    print(adm.export(_experiment(given), given.out))
+
+
+def list_(given: argparse.Namespace) -> None:
+    from postdiff.lab import listing
+
+    print(listing.render(given.kind, given.format))
+
+
+def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab
+    from postdiff.lab.settings import experiment
+    from postdiff.lab.settings.schema import from_words
+
+    rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
+    if rows == []:
+        raise usage_error("--rows names no row; write --rows A,B, or leave it out for all")
+    return experiment.load(
+        "demo" if given.experiment is None else given.experiment, from_words(given.overrides)
+    ).select(rows)
+
+
+def _say(message: str) -> None:
+    print(f"postdiff: {message}", file=sys.stderr)
