@@ -13,7 +13,7 @@ from postdiff.lab.records.tables import render
 from postdiff.lab.settings.experiment import load
 
 EXPERIMENTS = (
-    "comparison",
+    *("comparison", "mixed_axes"),
     *(f"postdiff/{name}" for name in ("main_table", "baselines", "cross_attention_ablation", "unknowns")),
     *(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14)),
 )
