@@ -84,7 +84,7 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
     script(name).main()
     made = {file.relative_to(tmp_path / "figures").as_posix() for file in (tmp_path / "figures").rglob("*.*")}
     if name == "tables":
-        names = ["comparison", "main_table", "baselines", "cross_attention_ablation", "unknowns"]
+        names = ["comparison", "mixed_axes", "main_table", "baselines", "cross_attention_ablation", "unknowns"]
         names += [f"faster_diffusion_table_{number}" for number in (5, 6, 11, 14)]
         assert made == {f"tables/{each}.{ending}" for each in names for ending in ("md", "tex")}
     else:

@@ -23,6 +23,7 @@ __all__ = [
 
 
 def run(given: argparse.Namespace) -> None:
+    """Run the missing rows, print the table, say where pictures and records are."""
     from postdiff.lab import quiet, run
     from postdiff.lab.files import folders
     from postdiff.lab.inputs.data import Shard
@@ -40,6 +41,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def score(given: argparse.Namespace) -> None:
+    """Measure stored pictures anew and print the table."""
     from postdiff.lab import quiet
     from postdiff.lab.records import tables
     from postdiff.lab.runs import scoring
@@ -51,6 +53,7 @@ def score(given: argparse.Namespace) -> None:
 
 
 def launch(given: argparse.Namespace) -> None:
+    """Start rows as jobs; once they are waited for, print the table."""
     from postdiff.lab import launch
     from postdiff.lab.records import tables
 
@@ -63,6 +66,7 @@ def launch(given: argparse.Namespace) -> None:
 
 
 def bench(given: argparse.Namespace) -> None:
+    """Time all rows in turns and print what became of the saved work."""
     from postdiff.lab import quiet, run
     from postdiff.lab.timing import speed_table
 
@@ -73,6 +77,7 @@ def bench(given: argparse.Namespace) -> None:
 
 
 def profile(given: argparse.Namespace) -> None:
+    """Time rows by step and group of modules; print the table, write chart and cells."""
     from postdiff.lab import quiet
     from postdiff.lab.timing import profile_table
 
@@ -84,12 +89,14 @@ def profile(given: argparse.Namespace) -> None:
 
 
 def table(given: argparse.Namespace) -> None:
+    """Print the table of the records that are there."""
     from postdiff.lab.records import tables
 
     print(tables.render(_experiment(given), given.format))
 
 
 def macs(given: argparse.Namespace) -> None:
+    """Count on structure twins and print."""
     from postdiff.lab import quiet
     from postdiff.lab.macs import counting_table
 
@@ -98,6 +105,7 @@ def macs(given: argparse.Namespace) -> None:
 
 
 def data_prepare(given: argparse.Namespace) -> None:
+    """Freeze a data set in a manifest and say what it holds."""
     from postdiff.lab.inputs import preparing
 
     names = ("source", "count", "seed", "choose", "column", "classes", "seeds", "out")
@@ -106,6 +114,7 @@ def data_prepare(given: argparse.Namespace) -> None:
 
 
 def data_statistics(given: argparse.Namespace) -> None:
+    """Make reference statistics and say where they are."""
     from postdiff.lab import quiet
     from postdiff.lab.scores import statistics_command
 
@@ -116,6 +125,7 @@ def data_statistics(given: argparse.Namespace) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
+    """Write a row's pictures as one .npz file."""
     from postdiff.lab import quiet
     from postdiff.lab.runs import adm
 
@@ -124,6 +134,7 @@ def export(given: argparse.Namespace) -> None:
 
 
 def list_(given: argparse.Namespace) -> None:
+    """Print what there is."""
     from postdiff.lab import listing
 
     print(listing.render(given.kind, given.format))
