@@ -81,5 +81,5 @@ def small():
 
 @pytest.fixture(scope="module")
 def smallest():
-    """The same with fewer steps and levels, for what is asked of every method on every family."""
+    """The same with fewer steps and levels, for what is asked of every family, or of every method on each."""
     yield from _left_alone("smallest")

@@ -67,6 +67,11 @@ FILES = {
         ("mine.yaml", "unknown key 'scheduler.nmae'", "'scheduler.name'"),
         model({"folder": "x", "scheduler": {"nmae": "ddim"}}),
     ),
+    "model: NaN for its solver": Bad(
+        run("model=mine"),
+        ("mine.yaml", "beta_end=nan", "not a number"),
+        model({"folder": "x", "scheduler": {"options": {"beta_end": float("nan")}}}),
+    ),
     "model: wrong type": Bad(
         run("model=mine"),
         ("mine.yaml", "height: Value 'tall'", "Integer", "give another value"),

@@ -12,6 +12,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines.adapters import Adapters, check_adapters
+from postdiff.lab.settings import schedulers
 from postdiff.lab.settings.config import SchedulerConfig
 from postdiff.lab.settings.schema import merged, read_yaml
 
@@ -144,6 +145,10 @@ def _check(found: PipelineCard, where: str) -> None:
         if found.pipeline is None:
             raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
     check_adapters(found, where)
+    try:
+        schedulers.check_numbers(found.scheduler.options)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _check_stages(found: ModelCard, where: str) -> None:
