@@ -32,14 +32,19 @@ def only_branch(branch: str, sample: Tensor, kwargs: dict[str, Any], state: Stat
 
 def on_batched(change: Callable[[Tensor], Tensor], kwargs: dict[str, Any], rows: int, family: Family) -> dict[str, Any]:
     """The network's arguments with `change` applied to every tensor that goes with the `rows` of its sample."""
+    places = dict(family.rows_at)
 
     def among(name: str, value: Any) -> Any:
-        def fits(tensor: Tensor) -> bool:
-            return tensor.ndim > 0 and (
-                tensor.shape[0] == rows or (name in family.multiples and tensor.shape[0] % rows == 0)
-            )
+        def changed(tensor: Tensor) -> Tensor:
+            at = places.get(name, 0)
+            if tensor.ndim <= at:
+                return tensor
+            found = tensor.shape[at]
+            if found == rows or (name in family.multiples and found % rows == 0):
+                return change(tensor.movedim(at, 0)).movedim(0, at)
+            return tensor
 
-        return map_tensors(lambda tensor: change(tensor) if fits(tensor) else tensor, value)
+        return map_tensors(changed, value)
 
     return {name: value if name in family.unbatched else among(name, value) for name, value in kwargs.items()}
 

@@ -5,28 +5,28 @@ The pipeline keeps its own `__call__`. From outside, two things are wrapped: the
 algorithm is not readable as one loop here: it is split between a method's `denoise` (what the network sees) and its
 `step` (what the solver sees); the straight loops stand in the tests, as oracles.
 
-What the driver relies on: one `scheduler.step` after each group of network calls, a scheduler that is not swapped
-during the call, and `pipe._num_timesteps` where a pipeline starts late.
+What the driver relies on: one `scheduler.step` after each group of network calls, and a scheduler that is not swapped
+during the call. Which steps a run makes it takes from the timesteps that come, and `pipe._num_timesteps`.
 """
 
 from __future__ import annotations
 
-import copy
+import functools
 import inspect
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
-from postdiff.engine.call import Run
+from postdiff.engine import users_call, wrapped
+from postdiff.engine.call import Call
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family, family_of
-from postdiff.engine.state import State
 
 __all__ = ["Driver", "accelerate"]
 
+OWN = ("pipe", "methods", "family", "counts", "_checked")
 HOOKS = ("innermost", "attach", "claims", "start", "step_start", "denoise", "condition", "step")
 
 
@@ -47,38 +47,71 @@ class Driver:
         self.methods = sorted(methods, key=lambda method: method.innermost)
         self.family = family or family_of(pipe)
         self.counts: Counter[str] = Counter()
-        _check_claims(self.methods, self.network)
+        self._check()
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser: `pipe.unet` or `pipe.transformer`."""
-        return getattr(self.pipe, self.family.network)
+        """The denoiser: `pipe.unet` or `pipe.transformer`, or what is inside if that was compiled or given adapters."""
+        return wrapped.network(getattr(self.pipe, self.family.network))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline with its own arguments and return its own result.
 
+        Several threads may call one driver, or drivers of pipelines that share a network, and so may a callback.
+
         Raises:
-            UsageError: a method does not fit this network, solver or number of steps.
+            UsageError: a method does not fit this network, solver or number of steps, or the pipeline does what methods
+                cannot follow.
         """
-        call = inspect.signature(type(self.pipe).__call__).bind(self.pipe, *args, **kwargs)
-        call.apply_defaults()
-        state = State(
-            family=self.family,
-            scheduler=self.pipe.scheduler,
-            vae=getattr(self.pipe, "vae", None),
-            generators=call.arguments.get("generator"),
-            guidance_scale=call.arguments.get(self.family.scale) or 1.0,
-        )
+        if self.network is not self._checked:
+            self._check()
+        self.counts = Counter()
+        call = Call(self.pipe, self.family, self.methods, users_call.by_name(self.pipe, args, kwargs), self.counts)
+        args, kwargs = users_call.outside(self.pipe, args, kwargs, call.scope)
+        try:
+            try:
+                call.enter()
+                result = self.pipe(*args, **kwargs)
+                call.finish()
+                return result
+            finally:
+                call.close()
+        finally:
+            call.close()  # an interrupt may have ended the first one early
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else a pipeline has: `fast.to("cuda")` moves it and gives the accelerated pipeline back."""
+        if name.startswith("__") or name in OWN:
+            raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
+        found = getattr(self.pipe, name)
+        return _handed_on(found, self) if inspect.ismethod(found) and found.__self__ is self.pipe else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Settings of the pipeline go to the pipeline: `fast.scheduler = ...` is `fast.pipe.scheduler = ...`.
+
+        Raises:
+            AttributeError: neither has it.
+        """
+        if name in OWN:
+            super().__setattr__(name, value)
+        elif hasattr(self.pipe, name):
+            setattr(self.pipe, name, value)
+        else:
+            raise AttributeError(f"neither the driver nor {type(self.pipe).__name__} has '{name}'; set it on fast.pipe")
+
+    def _check(self) -> None:
         _check_networks(self.pipe)
-        self.counts = state.counts
-        # Copies: what a method notes down during a call dies with the call.
-        negative = any(
-            value is not None for name, value in call.arguments.items() if name.startswith("negative_prompt")
-        )
-        run = Run(self.pipe, self.network, [copy.copy(method) for method in self.methods], state, negative)
-        with ExitStack() as stack:
-            run.enter(stack)
-            return self.pipe(*args, **kwargs)
+        self._checked = self.network
+        _check_claims(self.methods, self._checked)
+
+
+def _handed_on(method: Callable[..., Any], driver: Driver) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        result = method(*args, **kwargs)
+        return driver if result is driver.pipe else result
+
+    return call
 
 
 def accelerate(pipe: Any, methods: Sequence[Any] = (), family: Family | None = None) -> Driver:

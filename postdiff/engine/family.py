@@ -28,6 +28,9 @@ class Family:
         calls: "batched": the guidance branches are rows of one network call; "separate": each has a call of its own,
             in the order of `cfg`.
         scale: the pipeline's argument that holds the guidance scale.
+        prediction: what the solver is given of one branch: "solver", the network's own prediction; "negated", that with
+            the other sign; "other", something the pipeline makes of it.
+        rows_at: arguments of the network whose batch dimension is not the first, and which it is.
         packed: the network and the solver see rows of tokens, each a square of 2 x 2 latent pixels.
     """
 
@@ -41,6 +44,8 @@ class Family:
     pixels: tuple[str, ...] = ()
     calls: Literal["batched", "separate"] = "batched"
     scale: str = "guidance_scale"
+    prediction: Literal["solver", "negated", "other"] = "solver"
+    rows_at: tuple[tuple[str, int], ...] = ()
     packed: bool = False
 
 

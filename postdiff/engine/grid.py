@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["conform", "resize", "scale_pixels", "shrink_control"]
+__all__ = ["conform", "follow", "resize", "scale_pixels", "shrink_control"]
 
 Size = tuple[int, int]
 
@@ -46,6 +46,42 @@ def conform(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Siz
 
     changed = {name: table(kwargs[name]) for name in names if kwargs.get(name) is not None}
     return {**kwargs, **changed}
+
+
+def follow(kwargs: dict[str, Any], full: Size, low: Size) -> dict[str, Any]:
+    """What goes with the latent size in every network: the feature maps of an adapter, and a time for every token.
+
+    Args:
+        kwargs: the network's arguments.
+        full: latent size (height, width) that they were made for.
+        low: the one that the network is called at.
+    """
+    changed = dict(kwargs)
+    if (maps := kwargs.get("down_intrablock_additional_residuals")) is not None:
+        changed["down_intrablock_additional_residuals"] = [_averaged(each, full, low) for each in maps]
+    times = kwargs.get("timestep")
+    if isinstance(times, Tensor) and times.ndim == 2:
+        changed["timestep"] = _times(times, full, low)
+    return changed
+
+
+def _averaged(value: Tensor, full: Size, low: Size) -> Tensor:
+    # Networks halve odd sides upwards.
+    size = (-(-value.shape[-2] * low[0] // full[0]), -(-value.shape[-1] * low[1] // full[1]))
+    return resize(value, size, "area")
+
+
+def _times(times: Tensor, full: Size, low: Size) -> Tensor:
+    """(rows, frames x token rows x token columns), tokens being squares of 2 or 1 latent pixels a side."""
+    for side in (2, 1):
+        tokens = (full[0] // side) * (full[1] // side)
+        if times.shape[1] % tokens == 0:
+            frames = times.unflatten(1, (-1, full[0] // side, full[1] // side))
+            return resize(frames, (low[0] // side, low[1] // side)).flatten(1)
+    raise UsageError(
+        f"this pipeline tells its network {times.shape[1]} times a sample, which fit no grid of {full[0]} x {full[1]} "
+        "latent pixels; leave the size of its latents as it is"
+    )
 
 
 def scale_pixels(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Size) -> dict[str, Any]:

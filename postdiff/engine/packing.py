@@ -21,14 +21,14 @@ Size = tuple[int, int]
 def pack(latents: Tensor) -> Tensor:
     """(rows, C, H, W) to (rows, H W / 4, 4 C), each token channel by channel."""
     rows, channels, height, width = latents.shape
-    squares = latents.view(rows, channels, height // SIDE, SIDE, width // SIDE, SIDE)
+    squares = latents.reshape(rows, channels, height // SIDE, SIDE, width // SIDE, SIDE)
     return squares.permute(0, 2, 4, 1, 3, 5).reshape(rows, height * width // SIDE**2, channels * SIDE**2)
 
 
 def unpack(tokens: Tensor, size: Size) -> Tensor:
     """The inverse of `pack` for latents of `size`."""
     height, width = size
-    squares = tokens.view(len(tokens), height // SIDE, width // SIDE, -1, SIDE, SIDE)
+    squares = tokens.reshape(len(tokens), height // SIDE, width // SIDE, -1, SIDE, SIDE)
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 

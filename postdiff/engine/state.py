@@ -33,9 +33,12 @@ class State:
         timesteps: `scheduler.timesteps` from `start` on, shape (steps,).
         all_branches: guidance branches that the pipeline sends, in order along dimension 0 of one batch or, if
             `separate`, of its calls within a step.
-        branches: those of them that the network computes now.
+        branches: those of them that the network computes now; ("extra 1",) and so on in calls of a step beyond those
+            of guidance (skip-layer guidance).
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
+        network_call: number of the present network call within the pipeline call, from 1; a module that is called twice
+            under one number is called twice within the network.
         span: number of steps, from `index` on, that the present network call serves; its rows are ordered branch,
             step, sample. 1 unless a method decodes several steps at once; no call reaches over a boundary.
         full_size: latent size (height, width) of the pipeline's own latents.
@@ -59,6 +62,7 @@ class State:
     all_branches: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
     only: str | None = None
+    network_call: int = 0
     span: int = 1
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
@@ -71,6 +75,11 @@ class State:
     def separate(self) -> bool:
         """Whether each of several guidance branches comes in a network call of its own."""
         return self.family.calls == "separate" and len(self.all_branches) > 1
+
+    @property
+    def extra(self) -> bool:
+        """Whether the present network call is beyond those of guidance, so that its prediction is no branch's."""
+        return self.branches[0].startswith("extra")
 
     @property
     def samples(self) -> int:

@@ -117,7 +117,7 @@ class MixedResolution(Method):
         if self.micro_conditioning == "low":
             kwargs = scale_pixels(kwargs, state.family.pixels, state.full_size, stage.size)
         output = forward(resize(sample, stage.size, block=self._block), kwargs)
-        if self.x0 == "conditional" and (not state.separate or state.branches == ("cond",)):
+        if self.x0 == "conditional" and not state.extra and (not state.separate or state.branches == ("cond",)):
             # Another method may compute a single branch, whichever, in the place of all: then that is the prediction.
             place = state.branches.index("cond") if "cond" in state.branches else 0
             self._conditional = split_rows(output, len(state.branches))[place]
