@@ -105,6 +105,11 @@ class Call:
         intercept(self.scheduler, "set_timesteps", around_set_timesteps).__enter__()
         controlnet = getattr(self.pipe, family.controlnet, None) if family.controlnet else None
         if controlnet is not None:
+            if family.packed:
+                raise UsageError(
+                    f"{type(self.pipe).__name__} packs its latents and has a ControlNet, which the driver cannot serve "
+                    "together; use it as it is"
+                )
             self._wrap_controlnet(controlnet)
         if users_call.hidden(self.pipe) and hasattr(self.pipe, "prepare_latents"):
             latents_call = _by_name(self.pipe.prepare_latents)

@@ -15,6 +15,9 @@ from postdiff.engine.errors import UsageError
 __all__ = ["SIDE", "fitted", "latent_size", "pack", "unpack"]
 
 SIDE = 2
+UNKNOWN = (
+    "this pipeline packs its latents, or pictures with them, in a way that the driver does not know; use it as it is"
+)
 Size = tuple[int, int]
 
 
@@ -26,8 +29,14 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def unpack(tokens: Tensor, size: Size) -> Tensor:
-    """The inverse of `pack` for latents of `size`."""
+    """The inverse of `pack` for latents of `size`.
+
+    Raises:
+        UsageError: there are other tokens among them, of a second picture say.
+    """
     height, width = size
+    if tokens.ndim != 3 or tokens.shape[1] != height * width // SIDE**2:
+        raise UsageError(UNKNOWN)
     squares = tokens.reshape(len(tokens), height // SIDE, width // SIDE, -1, SIDE, SIDE)
     return squares.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
@@ -38,14 +47,15 @@ def latent_size(kwargs: dict[str, Any]) -> Size:
     Raises:
         UsageError: it is told in a way that is not known here, or of several pictures.
     """
-    if (ids := kwargs.get("img_ids")) is not None:
+    ids = kwargs.get("img_ids")
+    if ids is not None and ids.shape[-1] == 3:
         height, width = (int(places.max()) + 1 for places in ids.reshape(-1, 3)[:, 1:].unbind(1))
         return height * SIDE, width * SIDE
     shapes = kwargs.get("img_shapes")
     if shapes and len(shapes[0]) == 1:
         _, height, width = shapes[0][0]
         return height * SIDE, width * SIDE
-    raise UsageError("this pipeline packs its latents in a way that the driver does not know; leave it as it is")
+    raise UsageError(UNKNOWN)
 
 
 def fitted(kwargs: dict[str, Any], size: Size) -> dict[str, Any]:

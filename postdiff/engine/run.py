@@ -83,6 +83,11 @@ class Run:
     def open_step(self, sample: Tensor, arguments: dict[str, Any], alone: bool = False) -> None:
         """Bring the state up to date before a network call; `alone`: rows of one branch only."""
         state, timestep = self.state, told(arguments)
+        if not isinstance(sample, Tensor):
+            raise UsageError(
+                f"{type(self.pipe).__name__} hands its network a {type(sample).__name__} of pictures in the place of "
+                "rows of a batch, which the driver cannot serve; use it as it is"
+            )
         if self.timeline is None:
             self._begin(sample, timestep, alone)
         elif self.methods:

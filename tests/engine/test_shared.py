@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dis
 import functools
 import pickle
 import sys
@@ -206,12 +207,14 @@ def test_an_exception_in_a_thread_leaves_the_others_alone(served, held):
     assert torch.equal(one.call(one.pipe), bare)
 
 
-# Interrupts. One is raised before the n-th instruction that Python runs in the driver's own files.
+# Interrupts. Python looks for them where a function begins, after a call, and before it goes back in a loop.
 OURS = [module.__file__ for module in (call_module, driver_module, intercept_module, contextlib)]
+CALLS = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX")}
+BACK = {code for name, code in dis.opmap.items() if name.startswith("JUMP_BACKWARD")}
 
 
 class Interrupts:
-    """Counts instructions in the driver's files, and raises KeyboardInterrupt before the one numbered `at`."""
+    """Counts such places in the driver's files, and raises KeyboardInterrupt at the one numbered `at`."""
 
     def __init__(self, at=None):
         self.at, self.count = at, 0
@@ -227,14 +230,19 @@ class Interrupts:
         if frame.f_code.co_filename not in OURS:
             return None
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._instruction
+        code, last = frame.f_code.co_code, [None]
 
-    def _instruction(self, frame, event, _):
-        if event == "opcode":
-            self.count += 1
-            if self.count == self.at:
-                raise KeyboardInterrupt
-        return self._instruction
+        def instruction(frame, event, _):
+            if event == "opcode":
+                now, before = code[frame.f_lasti], last[0]
+                last[0] = now
+                if before is None or before in CALLS or now in BACK:
+                    self.count += 1
+                    if self.count == self.at:
+                        raise KeyboardInterrupt
+            return instruction
+
+        return instruction
 
 
 def interrupted(one, bare, stack, moments, hold):
