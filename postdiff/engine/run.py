@@ -36,13 +36,8 @@ class Run:
     """
 
     def __init__(self, pipe: Any, sample_name: str, methods: list[Any], state: State, negative: bool) -> None:
-        self.pipe, self.sample_name, self.methods, self.state, self.negative = (
-            pipe,
-            sample_name,
-            methods,
-            state,
-            negative,
-        )
+        self.pipe, self.sample_name, self.negative = pipe, sample_name, negative
+        self.methods, self.state = methods, state
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0

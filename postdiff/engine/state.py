@@ -37,7 +37,7 @@ class State:
             of guidance (skip-layer guidance).
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
-        network_call: number of the present network call within the pipeline call, from 1; a module that is called twice
+        network_call: number of the present network call within the run, from 1; a module that is called twice
             under one number is called twice within the network.
         span: number of steps, from `index` on, that the present network call serves; its rows are ordered branch,
             step, sample. 1 unless a method decodes several steps at once; no call reaches over a boundary.
