@@ -21,7 +21,8 @@ def pictures(outputs):
 
 
 def test_a_killed_run_goes_on_to_the_same_record(extended, outputs, command, monkeypatch, tmp_path):
-    runs.add_method(extended, "slow", "time.sleep(0.1)")
+    # Slow enough to be found at work, where it is to be killed.
+    runs.add_method(extended, "slow", "time.sleep(float(os.environ.get('NAP_S', 0)))")
     few = ("steps=2", "metrics=[emoji_text_score,emoji_frechet_distance]")
     words = ("run", "tiny", "--rows", "cached", "methods=[slow]", *runs.WORDS, *few)
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "undisturbed"))
@@ -31,7 +32,7 @@ def test_a_killed_run_goes_on_to_the_same_record(extended, outputs, command, mon
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
     before = {}
     for moment in (1, 5, 9, 13, 17):
-        process = Fork(list(words), folder=tmp_path)
+        process = Fork(list(words), {**os.environ, "NAP_S": "0.2"}, tmp_path)
         while len(pictures(outputs)) < moment and process.poll() is None:
             time.sleep(0.01)
         process.kill()
@@ -148,8 +149,10 @@ def test_the_second_process_waits_and_says_for_whom(outputs):
         waiting = [threading.Thread(target=second, args=(shard,)) for shard in (None, Shard(1, 2), Shard(1, 3))]
         for thread in waiting:
             thread.start()
-        time.sleep(0.3)
-        assert len(order) == 1
+        until = time.monotonic() + 60
+        while len(told) < 3 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert len(told) == 3 and len(order) == 1
         order.append("first")
     for thread in waiting:
         thread.join(10)

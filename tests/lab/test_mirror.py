@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import job
 from postdiff.lab.devices import distributed
 from postdiff.lab.mirrors import mirror, mirror_content, wandb_run
-from postdiff.lab.mirrors.wandb_reader import offline_runs
+from postdiff.lab.mirrors.wandb_reader import ended, offline_runs
 from postdiff.lab.records.results import Record
 from postdiff.lab.runs import quality
 from postdiff.lab.settings import experiment
@@ -80,6 +81,46 @@ def test_the_table_holds_pictures_with_prompts_seeds_and_their_own_figures(tiny,
             drawn = quality.pictures(one).read([sample])[0].permute(1, 2, 0).numpy()
             assert np.array_equal(np.array(sent.convert("RGB")), drawn)
         assert outputs in Path(row["picture"]).parents, "W&B keeps its files somewhere else"
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """What tells W&B that a run is at its end, and to close its file: held back, long after `finish`, to be called."""
+    connection = pytest.importorskip("wandb.sdk.lib.service.service_connection").ServiceConnection
+    inform, held = connection.inform_finish, []
+    monkeypatch.setattr(connection, "inform_finish", lambda self, run_id: held.append(partial(inform, self, run_id)))
+    yield held
+    while held:
+        held.pop()()
+
+
+def test_the_file_is_whole_when_the_command_returns(tiny, outputs, command, ends, monkeypatch):
+    wait = wandb_run._wait_for_end
+
+    def later(file, patience):
+        assert not ended(file)
+        threading.Timer(0.3, ends.pop()).start()
+        wait(file, patience)
+
+    monkeypatch.setattr(wandb_run, "_wait_for_end", later)
+    code, _, err = command(*FAST, "wandb=offline", "count=2", "metrics=[paired_psnr]")
+    assert code == 0 and "warning" not in err, err
+    [found] = offline_runs()
+    assert found.summary["n_done"] == 4 and not found.unfinished
+
+
+def test_a_file_that_does_not_come_to_its_end_is_one_warning(tiny, outputs, command, ends, monkeypatch):
+    wait = wandb_run._wait_for_end
+    monkeypatch.setattr(wandb_run, "_wait_for_end", lambda file, patience: wait(file, patience / 1000))
+    code, out, err = command(*FAST, "wandb=offline", "count=2", "metrics=[paired_psnr]")
+    [line] = [line for line in err.splitlines() if "warning" in line]
+    assert code == 0 and "Plain" in out and record(outputs).full
+    [file] = outputs.rglob("run-*.wandb")
+    assert "row 'plain'" in line and f"W&B has not written {file} to its end" in line and "after 0.12 s" in line
+    with pytest.raises(UsageError, match="unfinished"):
+        offline_runs()
+    [found] = offline_runs(unfinished=True)
+    assert "no exit record" in found.unfinished
 
 
 def test_no_pictures_are_sent_if_none_are_wanted(tiny, outputs, command):
@@ -212,7 +253,10 @@ def blocked(self, address):
 socket.socket.connect = blocked
 from postdiff import cli
 words = ["run", "tiny", "--rows", "plain", "bench.repeats=0", "count=1", "seeds=[0]", "metrics=[paired_psnr]"]
-print("offline", cli.main([*words, "wandb=offline"]), asked, flush=True)
+code = cli.main([*words, "wandb=offline"])
+import wandb
+wandb.teardown()  # W&B's own process ends, and with it all that it may have to send
+print("offline", code, asked, flush=True)
 sys.stdin.readline()
 socket.socket.connect = connect
 began = time.monotonic()
@@ -232,7 +276,7 @@ def test_offline_sends_nothing_and_online_without_a_network_ends_soon(tiny, outp
                 caller, _ = door.accept()
             except OSError:
                 return
-            knocks.append(time.monotonic())
+            knocks.append(caller.getpeername())
             caller.close()
 
     threading.Thread(target=count, daemon=True).start()
@@ -253,7 +297,11 @@ def test_offline_sends_nothing_and_online_without_a_network_ends_soon(tiny, outp
         # Tables go to stdout as well.
         offline = next(line for line in script.stdout if line.startswith("offline"))
         assert offline.split(maxsplit=2)[1:] == ["0", "[]\n"], offline
-        assert time.monotonic() - began < 300 and knocks == [], "an offline run has knocked"
+        # Who knocks is counted in turn: once this knock is answered, all before it are counted.
+        with socket.create_connection(("127.0.0.1", port)) as own:
+            own.recv(1)
+            assert time.monotonic() - began < 300 and knocks == [own.getsockname()], "an offline run has knocked"
+        knocks.clear()
         out, err = script.communicate("\n", timeout=300)
     finally:
         script.kill()

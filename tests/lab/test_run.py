@@ -3,14 +3,12 @@
 import csv
 import json
 import resource
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from postdiff.engine.errors import UsageError
 from postdiff.lab import job, run
 from postdiff.lab.drawing.sampling import Sampler
 from postdiff.lab.mirrors.wandb_reader import offline_runs
@@ -198,23 +196,6 @@ def test_wandb_offline_writes_a_run(tiny, outputs, command):
     assert mirrored.config["run_id"] == record.run_id and mirrored.config["steps"] == 4
     for name, value in record.metrics.items():
         assert mirrored.summary[name] == pytest.approx(value.value)
-
-
-def test_a_long_message_of_a_wandb_run_is_put_together_again():
-    from postdiff.lab.mirrors.wandb_reader import _messages
-
-    def piece(kind, content):
-        return struct.pack("<IHB", 0, len(content), kind) + content
-
-    first = b"a" * (32768 - 7 - 7)
-    log = b":W&B\xe1\xbe\0" + piece(2, first) + piece(3, b"b" * (32768 - 7)) + piece(4, b"c" * 100)
-    log += piece(1, b"d" * (32768 - 107 - 7 - 3)) + b"\0" * 3 + piece(1, b"e")
-    assert [len(message) for message in _messages(log)] == [len(first) + 32761 + 100, 32651, 1]
-
-
-def test_no_wandb_run_is_told(tmp_path):
-    with pytest.raises(UsageError, match="holds no W&B run"):
-        offline_runs(tmp_path)
 
 
 def test_nothing_but_json_on_stdout(tiny, outputs, command):

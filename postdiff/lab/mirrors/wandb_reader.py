@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
 
-__all__ = ["Mirrored", "offline_runs", "online_runs"]
+__all__ = ["Mirrored", "ended", "offline_runs", "online_runs"]
 
 HEAD, BLOCK, PIECE_HEAD = 7, 32768, 7
 TABLE = ".table.json"
@@ -31,6 +31,7 @@ class Mirrored:
         tags: experiment, model, data, methods, and those added.
         tables: rows of every table by its key, pictures as files; of offline runs alone.
         curves: {"curves/<metric>/<seed>": figures after each denoising step}; of offline runs alone.
+        unfinished: why figures may be missing, in words; empty of a whole run, and of runs on the server.
     """
 
     name: str
@@ -41,16 +42,19 @@ class Mirrored:
     tags: tuple[str, ...] = ()
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     curves: dict[str, list[float]] = field(default_factory=dict)
+    unfinished: str = ""
 
 
-def offline_runs(root: Path | None = None) -> list[Mirrored]:
+def offline_runs(root: Path | None = None, unfinished: bool = False) -> list[Mirrored]:
     """Runs in a folder, the oldest first; parts of one run, which was opened again, are put together.
 
     Args:
         root: what W&B was given as its folder; `outputs/wandb` if omitted.
+        unfinished: read those as well of which a file does not end with W&B's exit record, as far as it goes; they say
+            so themselves.
 
     Raises:
-        UsageError: there are none.
+        UsageError: there are none, or one is unfinished and that was not asked for.
     """
     root = root or folders.outputs() / "wandb"
     files = sorted(root.rglob("run-*.wandb"), key=lambda file: file.stat().st_mtime)
@@ -59,7 +63,19 @@ def offline_runs(root: Path | None = None) -> list[Mirrored]:
     parts: dict[str, list[Path]] = {}
     for file in files:
         parts.setdefault(file.stem.removeprefix("run-"), []).append(file)
-    return [_read(run_id, files) for run_id, files in parts.items()]
+    runs = [_read(run_id, files) for run_id, files in parts.items()]
+    broken = [run.unfinished for run in runs if run.unfinished]
+    if broken and not unfinished:
+        others = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise UsageError(
+            f"{broken[0]}{others}; wait for its end, remove it, or read what is there with unfinished=True"
+        )
+    return runs
+
+
+def ended(file: Path) -> bool:
+    """Whether a file holds its run's exit record, the last that W&B writes."""
+    return any(entry.WhichOneof("record_type") == "exit" for entry in _entries(file))
 
 
 def online_runs(project: str) -> list[Mirrored]:
@@ -92,7 +108,9 @@ def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
     summary: dict[str, Any] = {}
     tables: dict[str, list[dict[str, Any]]] = {}
     curves: dict[str, list[float]] = {}
+    broken: list[Path] = []
     for file in files:
+        whole = False
         drawn: dict[str, list[float]] = {}
         for entry in _entries(file):
             kind = entry.WhichOneof("record_type")
@@ -111,10 +129,21 @@ def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
                         drawn.setdefault(key, []).append(values[key])
             elif kind == "artifact" and entry.artifact.type == "run_table":
                 tables |= _tables(entry.artifact.manifest.contents)
+            elif kind == "exit":
+                whole = True
         curves |= drawn
+        broken += [] if whole else [file]
     about_tables = tuple(f"{key}." for key in tables)
     summary = {key: value for key, value in _own(summary).items() if not key.startswith(about_tables)}
-    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves)
+    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves, _told(broken))
+
+
+def _told(broken: Sequence[Path]) -> str:
+    """What is wrong with the files of a run that have no exit record."""
+    if not broken:
+        return ""
+    place = "/".join(broken[0].parts[-2:])
+    return f"W&B run {place} is unfinished: it has no exit record, is still being written or was broken off"
 
 
 def _own(values: dict[str, Any]) -> dict[str, Any]:
@@ -141,16 +170,21 @@ def _cell(value: Any, places: dict[str, Path]) -> Any:
 
 
 def _entries(file: Path) -> Iterator[Any]:
+    """Records of a file up to its end, or to where it is damaged."""
+    from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
     for message in _messages(file.read_bytes()):
         entry = wandb_internal_pb2.Record()  # type: ignore[attr-defined]
-        entry.ParseFromString(message)
+        try:
+            entry.ParseFromString(message)
+        except DecodeError:
+            return
         yield entry
 
 
 def _messages(log: bytes) -> Iterator[bytes]:
-    """Messages of an offline run, for which W&B has no public reader.
+    """Messages of an offline run, for which W&B has no public reader; those alone that are there whole.
 
     The file is a LevelDB log after a head of 7 bytes: blocks of 32 KiB with pieces in them, each piece with checksum
     (4 bytes), length (2) and type (1: whole message, 2: its first piece, 3: a middle one, 4: the last).
@@ -162,11 +196,13 @@ def _messages(log: bytes) -> Iterator[bytes]:
             place += left
             continue
         _, length, kind = struct.unpack_from("<IHB", log, place)
-        start = place + PIECE_HEAD
-        pieces = (b"" if kind in (1, 2) else pieces) + log[start : start + length]
+        start, end = place + PIECE_HEAD, place + PIECE_HEAD + length
+        if kind not in (1, 2, 3, 4) or end > len(log):  # nothing was written here, or not yet all of it
+            return
+        pieces = (b"" if kind in (1, 2) else pieces) + log[start:end]
         if kind in (1, 4):
             yield pieces
-        place = start + length
+        place = end
 
 
 def _values(items: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
 from postdiff.lab.job import Job
 from postdiff.lab.mirrors import mirror_content
+from postdiff.lab.mirrors.wandb_reader import ended
 from postdiff.lab.records.results import Record
 from postdiff.lab.storage.pictures import PictureFolder
 
@@ -19,6 +21,7 @@ __all__ = ["WandbRun", "root"]
 
 # Sending pictures takes longer than saying hello.
 PATIENCE = 4
+PAUSES = 0.005, 0.5  # seconds between two looks at a file: at first, and at most
 
 
 def root() -> Path:
@@ -43,6 +46,7 @@ class WandbRun:
         root().mkdir(parents=True, exist_ok=True)
         with _surroundings(self.offline):
             self.run = self._open()
+            self.file = Path(self.run.settings.sync_file).absolute()
 
     def quality(self, record: Record, pictures: PictureFolder) -> None:
         """Add a quality record's numbers, curves and origin, and the table of pictures."""
@@ -60,13 +64,16 @@ class WandbRun:
             self.run.log(mirror_content.times(record))
 
     def close(self, failed: bool = False) -> None:
-        """End the run.
+        """End the run: the server has all of it then, or offline its file.
 
         Raises:
-            TimeoutError: the server has not taken all of it in time; the rest is on disk.
+            TimeoutError: the server has not taken all of it in time, and the rest is on disk; or offline, the file is
+                not whole by then.
         """
         with _surroundings(self.offline):
             self.run.finish(exit_code=1 if failed else 0)
+        if self.offline:
+            _wait_for_end(self.file, PATIENCE * self.job.config.mirror.timeout)
 
     def _curves(self, record: Record) -> None:
         curves = mirror_content.curves(record)
@@ -125,6 +132,22 @@ class WandbRun:
         except Exception as error:  # W&B raises many kinds: no login, no network, no server
             reason = " ".join(str(error).split()).rstrip(".")
             raise UsageError(f"W&B did not start ({reason}); use wandb=offline, or see 'wandb login'") from error
+
+
+def _wait_for_end(file: Path, patience: float) -> None:
+    """Wait until a run's file is whole, which W&B's own process writes: `finish` returns before it has closed it.
+
+    W&B itself waits for that only where it takes down the whole process, with whatever else is logged there.
+
+    Raises:
+        TimeoutError: the file has no exit record by then.
+    """
+    until, pause = time.monotonic() + patience, PAUSES[0]
+    while not ended(file):
+        if time.monotonic() >= until:
+            raise TimeoutError(f"after {patience:g} s W&B has not written {file} to its end")
+        time.sleep(pause)
+        pause = min(2 * pause, PAUSES[1])
 
 
 @contextmanager
