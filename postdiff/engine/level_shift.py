@@ -1,8 +1,8 @@
 """Other noise levels for some steps of a run, written into the solver's own list as soon as it has made it.
 
 Pipeline, network, solver and every method then read the same levels and timesteps. It needs a solver that keeps a list
-of levels (`sigmas`): Euler, Heun, DPM-Solver, UniPC, flow matching. DDIM, PNDM, DDPM and LCM count from step to step by
-fixed strides of the training schedule, so they cannot.
+of levels (`sigmas`): Euler, Heun, DPM-Solver, UniPC, EDM, flow matching. DDIM, PNDM, DDPM and LCM count from step to
+step by fixed strides of the training schedule, so they cannot; DPM-Solver-2 keeps further lists of levels.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ def shifted(scheduler: Any, factors: Callable[[int], Sequence[float]]) -> Abstra
     """
     if getattr(scheduler, "sigmas", None) is None:
         raise _refused(scheduler, "keeps no list of noise levels that could be shifted")
+    if hasattr(scheduler, "sigmas_interpol"):
+        raise _refused(scheduler, "evaluates between its noise levels, at others that would not be shifted along")
 
     def around(set_timesteps: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         set_timesteps(*args, **kwargs)
@@ -56,7 +58,10 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
     if not changed.any():
         return
     sigmas = scheduler.sigmas[: len(old)].double().cpu()
-    if torch.allclose(sigmas, old, rtol=1e-3) and hasattr(scheduler, "alphas_cumprod"):
+    if torch.allclose(sigmas, old, rtol=1e-3) and (scheduler.timesteps < 0).any():  # EDM: a quarter of the logarithm
+        new = levels = old * factor
+        times = levels.log() / 4
+    elif torch.allclose(sigmas, old, rtol=1e-3) and hasattr(scheduler, "alphas_cumprod"):
         times, levels = _on_table(scheduler, old * factor)
         new = levels
     elif torch.allclose(sigmas / (1 - sigmas), old, rtol=1e-3):  # a flow: sigma = noise / (signal + noise)

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from postdiff.engine import history
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 
@@ -32,6 +33,9 @@ class Stage:
 def switches(moments: Sequence[float | int], state: State, method: str) -> list[int]:
     """The first step of every stage but the first; [] if the run is never low.
 
+    A solver that goes back to a sample it remembers would lose a new one there: the stage then ends before, at a step
+    that begins with the sample at hand, or, if there is none before, after.
+
     Args:
         moments: each a step (int) or a fraction of the run (float); a lone 0 means never low.
         state: a run whose number of steps is known.
@@ -40,8 +44,7 @@ def switches(moments: Sequence[float | int], state: State, method: str) -> list[
     Raises:
         UsageError: a moment outside the run, no step at full size, or a stage without a step.
     """
-    order = getattr(state.scheduler, "order", 1)
-    ends = [state.step_of(moment, "switch") // order * order for moment in moments]
+    ends = [_fresh(state.step_of(moment, "switch"), state) for moment in moments]
     if ends == [0]:
         return []
     given = moments[0] if len(moments) == 1 else list(moments)
@@ -83,6 +86,13 @@ def spread(values: Sequence[float], ends: Sequence[int], steps: int) -> list[flo
     stages = zip(values, [0, *ends], ends, strict=False)
     low = [value for value, start, end in stages for _ in range(end - start)]
     return low + [1.0] * (steps - len(low))
+
+
+def _fresh(wanted: int, state: State) -> int:
+    if not wanted:
+        return 0
+    steps = [step for step in range(1, state.steps + 1) if history.starts_afresh(state.scheduler, step, state.start)]
+    return max((step for step in steps if step <= wanted), default=min(steps, default=state.steps))
 
 
 def _scaled(beta: float, full: Size, patch: int) -> Size:

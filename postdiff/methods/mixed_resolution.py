@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from postdiff.engine import block_noise, history, level_shift, noise_levels, packing, pixel_space, size_plan
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
+from postdiff.engine.noise_levels import Estimate
 from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
@@ -37,7 +38,8 @@ class MixedResolution(Method):
     Args:
         beta: low side over full side, in (0, 1); the low size is rounded to the network's patch size. A list rises.
         switch: first step at the next size, as a step or as the fraction of the run before it. A lone 0 means never
-            low. Second-order solvers switch on a multiple of their order, rounded down. A list rises.
+            low. A list rises. A solver that within a step of several calls goes back to its first sample (Heun,
+            DPM-Solver-2, DPM-Solver singlestep, PNDM's warm-up) switches between such steps, at the last one before.
         upsampling: how x0 is enlarged.
         x0: from the "guided" prediction, which the solver sees, or from the "conditional" branch's alone, which
             guidance has not pushed away from likely pictures.
@@ -48,7 +50,8 @@ class MixedResolution(Method):
         renoise: the level x0 is noised to: that of the "next" step, which the network is told then, or of the
             "current" one, the last low step's, which leaves more noise than the network is told.
         history: what a multistep solver remembers of the low phase: "keep" it replicated, resample it
-            "bilinear", or "reset" it. Bilinear agrees with the upsampled x0 and serves every solver.
+            "bilinear", or "reset" it, so that the next step is of first order. Bilinear agrees with the upsampled x0
+            and with eps, which takes the place of remembered noise, and serves every solver.
         micro_conditioning: sizes in pixels told to the network (SDXL, PixArt) in the low phase: "full" or "low".
         space: where x0 is enlarged: as "latent" or as "pixel", between the VAE's decoder and encoder (MegaFusion,
             Section 3.2), which costs work of its own.
@@ -105,8 +108,8 @@ class MixedResolution(Method):
         ):
             if used and state.start:
                 raise UsageError(f"MixedResolution: {option} needs a run that starts from pure noise; use {instead}")
-        if self.history == "reset" and not history.can_reset(state.scheduler):
-            history.reset(state.scheduler)  # raises with the solver's own reason, before anything is computed
+        noise_levels.check(state.scheduler)
+        history.check(state.scheduler, self.history)
         state.boundaries.update(ends)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
@@ -134,24 +137,20 @@ class MixedResolution(Method):
         if stage is None:
             return forward(output, timestep, sample)
         output, sample = (resize(value, stage.size, block=self._block) for value in (output, sample))
-        low = None
+        taken = None
         if state.index == stage.end - 1:
             # Before the solver moves on: sigma-based schedulers answer for their current step.
-            wanted = self._conditional if self.x0 == "conditional" else output
             now = torch.as_tensor(timestep, device=sample.device)
-            low = noise_levels.estimate(state.scheduler, wanted, now, sample)
+            taken = seen = noise_levels.estimate(state.scheduler, output, now, sample)
+            if self.x0 == "conditional":
+                taken = noise_levels.estimate(state.scheduler, self._conditional, now, sample)
         output, sample = (resize(value, state.full_size, block=self._block) for value in (output, sample))
         moved = forward(output, timestep, sample)
-        return moved if low is None else self._enlarge(low, stage, state)
+        return moved if taken is None else self._enlarge(taken, seen, stage.larger, state)
 
-    def _enlarge(self, low: noise_levels.Estimate, stage: size_plan.Stage, state: State) -> Tensor:
-        """Upsample x0, noise it to the level of the next step, and bring the solver's memory along."""
-        scheduler, small, large, block = state.scheduler, stage.size, stage.larger, self._block
-        if self.history == "reset":
-            history.reset(scheduler)
-        elif self.history == "bilinear":
-            history.enlarge(scheduler, small, large, state.full_size, block)
-        history.forget_last_sample(scheduler)
+    def _enlarge(self, low: Estimate, seen: Estimate, large: size_plan.Size, state: State) -> Tensor:
+        """Upsample x0, noise it to the level of the next step; bring along what the solver remembers, of `seen`."""
+        scheduler = state.scheduler
         if self.space == "pixel":
             x0 = pixel_space.enlarge(state.vae, low.x0, large, self.upsampling)
         else:
@@ -159,10 +158,15 @@ class MixedResolution(Method):
         alpha, sigma = low.alpha, low.sigma
         if self.renoise == "next":
             alpha, sigma = noise_levels.level(scheduler, state.timesteps[state.index + 1])
-        entered = (alpha * x0 + sigma * self._noise(low, x0, state)).to(x0.dtype)
-        return resize(entered, state.full_size, block=block)
+        noise = self._noise(low, x0, state)
+        if self.history == "reset":
+            history.reset(scheduler)
+        elif self.history == "bilinear":
+            history.enlarge(scheduler, seen, noise, state.full_size, self._block)
+        history.forget_last_sample(scheduler)
+        return resize((alpha * x0 + sigma * noise).to(x0.dtype), state.full_size, block=self._block)
 
-    def _noise(self, low: noise_levels.Estimate, x0: Tensor, state: State) -> Tensor:
+    def _noise(self, low: Estimate, x0: Tensor, state: State) -> Tensor:
         size = (x0.shape[-2], x0.shape[-1])
         if self.noise == "upsampled":
             return resize(low.noise, size)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from postdiff.engine import noise_levels
+from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
-from postdiff.methods.base import Method, StepCall
+from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
 from postdiff.methods.options import require
 
 __all__ = ["NoiseInjection"]
@@ -23,11 +24,17 @@ class NoiseInjection(Method):
     z_T are the latents that the run starts from. Solvers that let latents grow with the noise level (Euler, Heun)
     take alpha in units of latents of constant variance, so that it means the same there.
 
+    Both ways go by the time of the step that begins with z_t, and the finished latents get nothing. The authors' code
+    for other models differs. LDM's adds after the solver's step by the time of the step just taken: at its threshold of
+    0.15, after steps 42 to 49 of 50, the last among them, and not after 41 to 48, as "after" does here. DiT's adds only
+    among steps that are decoded together.
+
     Args:
         alpha: share of z_T added.
         threshold: as a fraction of the training timesteps: 0.5 is the second half of the noise schedule.
-        when: "before" each solver step, which alone sees it (the authors' parallel code), or "after" it, by the time
-            of the next step, so that the network sees it too (their sequential code, DiT and LDM).
+        when: "before" each solver step, which alone sees it (the authors' parallel code for Stable Diffusion), or
+            "after" the one before, so that the network sees it too (their sequential code). A run that starts below
+            the threshold, as image-to-image may, has it before its first network call as well.
 
     Reference:
         Li et al., "Faster Diffusion", NeurIPS 2024, arXiv:2312.09608, Sec. 3.3 and App. E.
@@ -45,25 +52,63 @@ class NoiseInjection(Method):
     def claims(self, network: Any) -> tuple[str, ...]:
         return ("prior noise",)
 
+    def start(self, state: State) -> None:
+        self._at_once = False
+        if self.alpha == 0:
+            return
+        noise_levels.ratios(state.scheduler, state.timesteps[:1])
+        if (state.timesteps < 0).any():
+            raise UsageError(
+                f"NoiseInjection: {type(state.scheduler).__name__} counts in logarithms of noise levels, and threshold "
+                "is a fraction of the training timesteps; use another solver, or leave the method out"
+            )
+        self._at_once = self.when == "after" and self._is_late(state.timesteps[0], state)
+
+    def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
+        return forward(self._first(sample, state), kwargs)
+
+    def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
+        return forward({**kwargs, "sample": self._first(kwargs["sample"], state)})
+
     def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         if self.alpha == 0:
             return forward(output, timestep, sample)
+        at_once = self._at_once and state.index == 0
         if state.index == 0:
             # The run's own, which a method outside this one may hand on changed (mixed resolution does).
             assert state.first_latents is not None
             self._prior = state.first_latents / self._scale(timestep, sample, state)
-        if self.when == "before":
+            if at_once and self._channels != sample.shape[1]:
+                raise UsageError(
+                    "NoiseInjection: this run starts below the threshold, and it is not known which of the network's "
+                    f"channels are the {sample.shape[1]} latent ones; use when='before'"
+                )
+        if self.when == "before" or at_once:
             # The level is asked for first: sigma-based schedulers answer for their current step.
-            return forward(output, timestep, self._injected(sample, timestep, state))
+            sample = self._injected(sample, timestep, state)
         moved = forward(output, timestep, sample)
-        last = state.index + 1 == state.steps
-        return moved if last else self._injected(moved, state.timesteps[state.index + 1], state)
+        if self.when == "before" or state.index + 1 == state.steps:
+            return moved
+        return self._injected(moved, state.timesteps[state.index + 1], state)
+
+    def _first(self, sample: Tensor, state: State) -> Tensor:
+        """What the network is given at first, with a share of z_T added: it is z_T itself, in units of its own."""
+        if state.index or not self._at_once:
+            return sample
+        config = getattr(state.vae, "config", None)
+        # Masks and other pictures may stand behind the latents. Without an autoencoder latents are RGB.
+        channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None) or 3
+        self._channels = min(channels, sample.shape[1])
+        return torch.cat([sample[:, :channels] * (1 + self.alpha), sample[:, channels:]], 1)
 
     def _injected(self, latents: Tensor, timestep: Any, state: State) -> Tensor:
-        if timestep / state.scheduler.config.num_train_timesteps >= self.threshold:
+        if not self._is_late(timestep, state):
             return latents
         state.counts["noise_injection steps"] += 1
         return latents + self.alpha * self._scale(timestep, latents, state) * self._prior
+
+    def _is_late(self, timestep: Any, state: State) -> bool:
+        return bool(timestep / state.scheduler.config.num_train_timesteps < self.threshold)
 
     def _scale(self, timestep: Any, latents: Tensor, state: State) -> Tensor:
         """The standard deviation of latents at this time if the pictures' own is 1."""
