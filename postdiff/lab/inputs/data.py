@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,14 +22,18 @@ __all__ = [
     "PromptDataModule",
     "Sample",
     "Shard",
-    "calls",
+    "batch_name",
+    "batches",
     "card",
     "generator",
     "pairs",
+    "part_of",
     "read",
     "read_prompts",
     "samples",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,13 +115,31 @@ def generator(sample: Sample) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(name[:7], "big"))
 
 
-def calls(samples: Sequence[Sample], shard: Shard | None = None) -> list[list[Sample]]:
-    """The samples of each call of the pipeline, of one part of the work or of all."""
-    found: dict[tuple[int, int], list[Sample]] = {}
+def batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """The samples of each call of the network: a matter of the plan alone, not of what is there or of who draws.
+
+    Which pictures are drawn together moves their last bits. So whoever draws one of a batch draws the whole batch.
+
+    Args:
+        samples: all of a row, in order.
+        batch_size: calls of the pipeline in a batch; a video is one call, and stays whole.
+    """
+    calls: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
-        found.setdefault(sample.call, []).append(sample)
-    shard = shard or Shard(1, 1)
-    return list(found.values())[shard.number - 1 :: shard.of]
+        calls.setdefault(sample.call, []).append(sample)
+    groups = list(calls.values())
+    return [list(itertools.chain(*groups[start : start + batch_size])) for start in range(0, len(groups), batch_size)]
+
+
+def batch_name(batch: Sequence[Sample]) -> str:
+    """The same for batches of the same calls in the same order."""
+    calls = list(dict.fromkeys(sample.call for sample in batch))
+    return hashlib.sha256(repr(calls).encode()).hexdigest()[:12]
+
+
+def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
+    """The batches of one part of the work: they are dealt out in turns, so that all parts are equally hard."""
+    return list(found if part is None else found[part.number - 1 :: part.of])
 
 
 class PromptDataModule(LightningDataModule):
@@ -129,8 +151,8 @@ class PromptDataModule(LightningDataModule):
 
     Args:
         samples: all of them, for instance from `pairs`.
-        batch_size: samples in a batch; when predicting, calls of the pipeline in a batch (videos stay whole).
-        shard: which part to yield when predicting; neighbours go to different parts, so parts are equally hard.
+        batch_size: samples in a batch; when predicting, see `batches`.
+        shard: which part to yield when predicting.
         wanted: which samples to yield when testing (those whose picture exists); None means all. When predicting,
             batches without a wanted sample are left out, all others are whole.
         device: which of so many devices this is.
@@ -154,10 +176,9 @@ class PromptDataModule(LightningDataModule):
         return batch
 
     def predict_dataloader(self) -> DataLoader[list[Sample]]:
-        part = calls(self.samples, self.shard)
-        batches = [_joined(part[start : start + self.batch_size]) for start in range(0, len(part), self.batch_size)]
-        left = [batch for batch in batches if any(map(self.wanted, batch))]
-        own = left[self.device.number - 1 :: self.device.of]
+        part = part_of(batches(self.samples, self.batch_size), self.shard)
+        left = [batch for batch in part if any(map(self.wanted, batch))]
+        own = part_of(left, self.device)
         return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
@@ -171,7 +192,3 @@ class PromptDataModule(LightningDataModule):
 def _run_of(samples: Sequence[Sample], device: Shard) -> Sequence[Sample]:
     ends = [len(samples) * number // device.of for number in (device.number - 1, device.number)]
     return samples[ends[0] : ends[1]]
-
-
-def _joined(groups: Sequence[Sequence[Sample]]) -> list[Sample]:
-    return list(itertools.chain(*groups))

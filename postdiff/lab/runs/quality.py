@@ -8,7 +8,7 @@ from postdiff.lab import progress
 from postdiff.lab.devices import distributed, trainer
 from postdiff.lab.drawing.sampling import Pipelines, Sampler
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, batch_name
 from postdiff.lab.job import Job
 from postdiff.lab.macs import work
 from postdiff.lab.mirrors import mirror
@@ -27,12 +27,19 @@ __all__ = ["evaluated", "measure", "pictures", "reference_pictures"]
 
 def pictures(job: Job) -> PictureFolder:
     """Where a row's pictures are; rows of equal settings share them, in whatever experiment they stand."""
-    return PictureFolder(folders.outputs() / "pictures" / job.picture_id, job.config.store)
+    return _folder(job, job.picture_id)
 
 
 def reference_pictures(job: Job) -> PictureFolder:
     """Where the pictures are that paired metrics compare with."""
-    return PictureFolder(folders.outputs() / "pictures" / job.reference_id, job.config.store)
+    return _folder(job, job.reference_id)
+
+
+def _folder(job: Job, name: str) -> PictureFolder:
+    drawn_in: dict[tuple[int, int], str] = {}
+    for batch in job.batches:
+        drawn_in |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
+    return PictureFolder(folders.outputs() / "pictures" / name, job.config.store, drawn_in)
 
 
 def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None, say: Say = progress.tell) -> Record:
