@@ -13,7 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddic
 
 __all__ = ["NotAsHinted", "built", "parsed", "read"]
 
-LARGEST = 1 << 26  # bytes; nothing that is written here comes near
+LARGEST = 1 << 24  # bytes; no record comes near
 DEEPEST = 64
 BEYOND = 1e300
 SIMPLE = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
@@ -23,14 +23,14 @@ class NotAsHinted(ValueError):
     """Some value is not what its hint says; the message tells where."""
 
 
-def read(file: Path) -> Any:
+def read(file: Path, largest: int = LARGEST) -> Any:
     """The JSON of a file.
 
     Raises:
         NotAsHinted: it is none, or none that is written here.
         OSError: it cannot be read.
     """
-    if file.stat().st_size > LARGEST:
+    if file.stat().st_size > largest:
         raise NotAsHinted("is too large")
     try:
         return parsed(file.read_text(encoding="utf-8"))

@@ -146,8 +146,9 @@ class PromptDataModule(LightningDataModule):
     """Batches of `Sample`: every prompt with every seed, seed by seed.
 
     Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
-    so that a picture is made in the same batch on one device as on many. When testing, each device gets a run of
-    neighbours of each seed, so that what the devices found, joined in their order, is in the order of the samples.
+    so that a picture is made in the same batch on one device as on many. When testing, batches are cut where a seed
+    ends, and each device gets a run of neighbouring ones of each seed: what the devices found, joined in their order,
+    is what one would have found.
 
     Args:
         samples: all of them, for instance from `pairs`.
@@ -182,13 +183,19 @@ class PromptDataModule(LightningDataModule):
         return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
-        by_seed: dict[int, list[Sample]] = {}
-        for sample in filter(self.wanted, self.samples):
-            by_seed.setdefault(sample.seed, []).append(sample)
-        own = [sample for found in by_seed.values() for sample in _run_of(found, self.device)]
-        return DataLoader(own, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+        by_seed = self.measured()
+        own = [batch for found in by_seed.values() for batch in _run_of(found, self.device)]
+        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+
+    def measured(self) -> dict[int, list[list[Sample]]]:
+        """The batches that are measured, of each seed."""
+        wanted, by_seed = list(filter(self.wanted, self.samples)), dict[int, list[list[Sample]]]()
+        for start in range(0, len(wanted), self.batch_size):
+            for seed, found in itertools.groupby(wanted[start : start + self.batch_size], lambda sample: sample.seed):
+                by_seed.setdefault(seed, []).append(list(found))
+        return by_seed
 
 
-def _run_of(samples: Sequence[Sample], device: Shard) -> Sequence[Sample]:
-    ends = [len(samples) * number // device.of for number in (device.number - 1, device.number)]
-    return samples[ends[0] : ends[1]]
+def _run_of(found: Sequence[T], device: Shard) -> Sequence[T]:
+    ends = [len(found) * number // device.of for number in (device.number - 1, device.number)]
+    return found[ends[0] : ends[1]]

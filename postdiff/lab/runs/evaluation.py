@@ -83,9 +83,8 @@ class Evaluation(LightningModule):
                 metric.distributed_available_fn = lambda: self.shared
 
     def test_step(self, batch: list[Sample], batch_idx: int = 0) -> None:
-        """Measure the pictures of a batch, seed by seed."""
-        for seed in sorted({sample.seed for sample in batch}):
-            self._measure([sample for sample in batch if sample.seed == seed], self._metrics(seed))
+        """Measure the pictures of a batch, all of one seed."""
+        self._measure(batch, self._metrics(batch[0].seed))
 
     def _measure(self, samples: Sequence[Sample], metrics: MetricCollection) -> None:
         images = self.pictures.read(samples)

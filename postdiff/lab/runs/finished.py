@@ -40,7 +40,7 @@ def finished(job: Job, say: Say) -> bool:
     for folder in [own, *([quality.reference_pictures(job)] if job.paired else [])]:
         folders.sweep(folder.folder)
         if trouble := unsound(folder, job.samples, since):
-            say(f"{job.name}: {trouble} in {folder.folder}; what is not whole is made again")
+            say(f"{job.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
             return False
     own.list_in_manifest(rows)
     return True
@@ -64,8 +64,5 @@ def unsound(folder: PictureFolder, samples: Sequence[Sample], since: int | None 
         since: see `PictureFolder.damaged`.
     """
     damaged = folder.damaged(samples, since)
-    if damaged:
-        file, reason = next(iter(damaged.items()))
-        return f"{file.relative_to(folder.folder)} {reason}"
-    missing = sum(not folder.there(sample) for sample in samples)
-    return f"{missing} of {len(samples)} pictures are missing" if missing else ""
+    lost = sum((file := folder.file(sample)) in damaged or not file.is_file() for sample in samples)
+    return f"{lost} of {len(samples)} pictures are missing or damaged" if lost or damaged else ""

@@ -40,7 +40,13 @@ def make(
         UsageError: a picture holds NaN or infinity, or cannot be opened.
         OSError: a picture cannot be written.
     """
-    own = list(itertools.chain(*part_of(job.batches, shard)))
+    batches = job.batches
+    own = list(itertools.chain(*part_of(batches, shard)))
+    if shard is not None and not own:
+        say(
+            f"{name}: part {shard.number} of {shard.of} is empty: {len(job.samples)} pictures are drawn in "
+            f"{len(batches)} batches, and each belongs to one part; use fewer parts or a smaller batch_size"
+        )
     with ExitStack() as stack:
         missing = distributed.from_first(lambda: _missing(stack, own, folder, shard, say, name))
         folder.refresh()

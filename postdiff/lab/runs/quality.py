@@ -101,13 +101,13 @@ def evaluated(job: Job, by_seed: dict[int, dict[str, Metric]]) -> Evaluation:
         return (sample.seed, sample.index) in present
 
     device = distributed.device()
-    # A seed with fewer pictures than devices would leave one without any, which metrics cannot join.
-    fewest = min(sum(seed == own_seed for own_seed, _ in present) for seed in job.config.seeds)
-    shared = device.of > 1 and fewest >= device.of
+    prompts = PromptDataModule(job.samples, job.config.batch_size, wanted=wanted, device=device)
+    # A seed with fewer batches than devices would leave one without any, which metrics cannot join.
+    batches = prompts.measured()
+    shared = device.of > 1 and min(len(batches.get(seed, ())) for seed in job.config.seeds) >= device.of
+    if not shared:
+        prompts.device = Shard(1, 1)
     evaluation = Evaluation(own, None, references, by_seed, job.reference_id, shared)
-    prompts = PromptDataModule(
-        job.samples, job.config.batch_size, wanted=wanted, device=device if shared else Shard(1, 1)
-    )
     test = trainer.make(job.config.device, settings=job.config.trainer if device.of > 1 else None)
     trainer.passing_interrupts(test, lambda: test.test(evaluation, datamodule=prompts, verbose=False))
     return evaluation
