@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
 import time
+from threading import Event, Thread
 
 import pytest
 
@@ -166,8 +168,6 @@ def test_a_strange_signature_is_another_process(outputs, text):
 
 
 def test_a_file_system_without_locks_is_told_of_once(outputs, monkeypatch, capsys):
-    import fcntl
-
     def missing(*_):
         raise OSError(38, "Function not implemented")
 
@@ -181,16 +181,19 @@ def test_a_file_system_without_locks_is_told_of_once(outputs, monkeypatch, capsy
 
 
 def test_a_lock_that_is_held_for_long_is_told_of(outputs, monkeypatch, capsys):
-    from threading import Timer
-
-    from filelock import FileLock
-
     monkeypatch.setattr(locks, "SILENT", 0.1)
-    place = outputs / "locks" / "records" / "tiny" / "plain"
-    place.mkdir(parents=True)
-    held = FileLock(place / ".guard", thread_local=False)
-    held.acquire()
-    Timer(0.5, held.release).start()
+    begun = Event()
+
+    def hold():
+        with locks.writing("tiny/plain"):
+            begun.set()
+            time.sleep(0.5)
+
+    other = Thread(target=hold)
+    other.start()
+    begun.wait(10)
     with locks.writing("tiny/plain"):
         pass
-    assert f"waiting for another process, which holds {place / '.guard'}" in capsys.readouterr().err
+    other.join(10)
+    place = outputs / "locks" / "records" / "tiny" / "plain" / ".guard"
+    assert f"waiting for another process, which holds {place}" in capsys.readouterr().err

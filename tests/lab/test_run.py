@@ -132,7 +132,8 @@ def test_numbers_do_not_depend_on_the_batch(tiny, outputs, command, batch_size):
     two = read(outputs, "cached").metrics
     command("run", "tiny", "--rows", "cached", "bench.repeats=0", f"batch_size={batch_size}", "--fresh")
     for name, value in read(outputs, "cached").metrics.items():
-        assert value.value == pytest.approx(two[name].value, rel=1e-3), name
+        # The references are drawn in these batches too, which moves a distance that is nearly 0 in its third digit.
+        assert value.value == pytest.approx(two[name].value, rel=1e-3, abs=1e-7), name
 
 
 def test_no_methods_and_as_many_steps_is_the_reference_itself(tiny, outputs, command):

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Required, TypedDict
+from typing import Any, TypedDict
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders, typed
@@ -46,9 +46,12 @@ class _Git(TypedDict, total=False):
     dirty: bool
 
 
-class _Official(TypedDict, total=False):
-    name: Required[str]
-    median_s: Required[float]
+class _OfficialAlways(TypedDict):
+    name: str
+    median_s: float
+
+
+class _Official(_OfficialAlways, total=False):
     ratio: float
     ratio_q25: float
     ratio_q75: float
@@ -56,14 +59,17 @@ class _Official(TypedDict, total=False):
     difference: float | None
 
 
-class _Latency(TypedDict, total=False):
+class _LatencyAlways(TypedDict):
+    median_s: float
+    q25_s: float
+    q75_s: float
+    batch_size: int
+    session: str
+
+
+class _Latency(_LatencyAlways, total=False):
     """What is read of times."""
 
-    median_s: Required[float]
-    q25_s: Required[float]
-    q75_s: Required[float]
-    batch_size: Required[int]
-    session: Required[str]
     loop: dict[str, float]
     rounds_s: list[float]
     loop_rounds_s: list[float]

@@ -24,6 +24,7 @@ __all__ = ["PictureShards"]
 Key = tuple[int, int]
 State = tuple[Path, int, int, int]  # a file, its times of change and its size
 T = TypeVar("T")
+TEXTS = 1 << 26  # bytes of an array beside the pictures
 NAME = re.compile(r"\d+-\d{5,}-[0-9a-f]{8}\.npz")
 # Arrays beside the pictures: the kinds of their dtypes, and how many dimensions they have.
 BESIDE = {"index": ("iu", 1), "seed": ("iu", 1), "prompt": ("U", 1), "sha256": ("U", 1), "pictures": ("U", 0)}
@@ -160,7 +161,7 @@ def _array(archive: zipfile.ZipFile, name: str, kinds: str, dimensions: int) -> 
     with archive.open(f"{name}.npy") as member:
         shape, dtype = _header(member)
     # Before anything is read, lest a few bytes ask for all the memory there is.
-    if dtype.kind not in kinds or len(shape) != dimensions or (name != "images" and _size(shape, dtype) > LARGEST):
+    if dtype.kind not in kinds or len(shape) != dimensions or (name != "images" and _size(shape, dtype) > TEXTS):
         raise Damaged(f"has no array of {name} as it was written")
     with archive.open(f"{name}.npy") as member:
         found: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
