@@ -77,6 +77,11 @@ class Job:
         return data.samples(self.entries, self.config.seeds, self.config.frames or 1)
 
     @property
+    def batches(self) -> list[list[data.Sample]]:
+        """The samples of each network call, whatever is there already and whoever draws."""
+        return data.batches(self.samples, self.config.batch_size)
+
+    @property
     def given(self) -> intake.Given:
         """What the row offers its pipeline."""
         return _given(self.config, self.data_card)
@@ -187,6 +192,8 @@ def _prepare(
     }
     described = presets.describe(methods)
     options = network_options.described(config.network)
+    # How many are drawn at once moves the last bits of each; at the usual number, older ids stay true.
+    at_once = {} if config.batch_size == RunConfig.batch_size else {"batch_size": config.batch_size}
     run = {**made_of, "steps": config.steps, "methods": described, **_of(chain), **options}
     references = _of(stage.reference() for stage in chain)
     quality = {
@@ -210,8 +217,12 @@ def _prepare(
         run_id=digest(quality),
         speed_id=digest({**run, "bench": config.bench.described()}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
-        picture_id=digest({**run, "code": provenance.code() if _accelerated(methods, chain) or options else None}),
-        reference_id=digest({**made_of, "steps": config.reference_steps, "methods": [], "code": None, **references}),
+        picture_id=digest(
+            {**run, **at_once, "code": provenance.code() if _accelerated(methods, chain) or options else None}
+        ),
+        reference_id=digest(
+            {**made_of, **at_once, "steps": config.reference_steps, "methods": [], "code": None, **references}
+        ),
         drawn_id=digest({**run, "seeds": config.seeds, "used": digest(prompts[:count])}),
         stages=chain,
     )

@@ -96,7 +96,7 @@ class PictureBar(Callback):
             self.bar = bar(self.title, self.total, "img")
 
     def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        """Count a batch; `outputs`, if a number, says how many of its pictures were made and not found."""
+        """Count a batch; `outputs`, if a number, says how many pictures were drawn for it: 0 if all were found."""
         if self.bar is None:
             return
         devices = distributed.device().of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from postdiff.lab.inputs.data import Shard
 from postdiff.lab.job import Job, prepare
 from postdiff.lab.mirrors import mirror
 from postdiff.lab.pipelines import random_weights
-from postdiff.lab.records import results
-from postdiff.lab.records.results import Record
-from postdiff.lab.runs import quality
+from postdiff.lab.records import recording
+from postdiff.lab.runs import finished, quality
 from postdiff.lab.settings.experiment import Experiment
 from postdiff.lab.storage import grid, locks
 from postdiff.lab.timing import speed
@@ -54,7 +52,8 @@ def run(
     settings = placement.common(job.config for job in jobs)
     with distributed.crew(settings, jobs[0].config.device):
         pipelines = Pipelines()
-        _quality([_placed(job) for job in jobs], pipelines, say if distributed.first() else _silent, shard, fresh)
+        told = say if distributed.first() else _silent
+        _quality([_placed(job) for job in jobs], pipelines, told, shard, fresh, timed)
     if shard is None and timed:
         _speed(jobs, pipelines, fresh)
     return _grid(experiment, jobs)
@@ -69,7 +68,7 @@ def unfinished(experiment: Experiment) -> list[str]:
     random_weights.refuse_pictures(experiment)
     jobs = prepare(experiment)
     placement.common(job.config for job in jobs)
-    return [job.name for job in jobs if not _done(job, "quality", job.run_id)]
+    return [job.name for job in jobs if not finished.finished(job, _silent)]
 
 
 def draw_grid(experiment: Experiment) -> Path | None:
@@ -77,8 +76,10 @@ def draw_grid(experiment: Experiment) -> Path | None:
     return _grid(experiment, prepare(experiment))
 
 
-def _quality(jobs: Sequence[Job], pipelines: Pipelines, say: Say, shard: Shard | None, fresh: bool) -> None:
-    todo = distributed.from_first(lambda: _todo(jobs, shard, fresh, say))
+def _quality(
+    jobs: Sequence[Job], pipelines: Pipelines, say: Say, shard: Shard | None, fresh: bool, timed: bool
+) -> None:
+    todo = distributed.from_first(lambda: _todo(jobs, shard, fresh, timed, say))
     rows = progress.Rows(len(todo) if distributed.first() else 1)  # of a single row nothing is told
     for job in jobs:
         if job.name not in todo:
@@ -92,13 +93,23 @@ def _quality(jobs: Sequence[Job], pipelines: Pipelines, say: Say, shard: Shard |
             say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
 
 
-def _todo(jobs: Sequence[Job], shard: Shard | None, fresh: bool, say: Say) -> list[str]:
-    """Names of the rows to run; with `fresh` their old pictures are gone."""
+def _todo(jobs: Sequence[Job], shard: Shard | None, fresh: bool, timed: bool, say: Say) -> list[str]:
+    """Names of the rows to run; with `fresh` their old results are gone."""
+    for job in jobs:
+        recording.refuse_folders(job)
+    folders.sweep(folders.outputs() / "pictures", deep=False)
     if fresh and shard is None:
-        for folder in {quality.pictures(job).folder for job in jobs}:
-            with locks.making(folder, None, say):
-                shutil.rmtree(folder, ignore_errors=True)
-    return [job.name for job in jobs if fresh or not _done(job, "quality", job.run_id)]
+        _remove(jobs, timed, say)
+    return [job.name for job in jobs if fresh or not finished.finished(job, say)]
+
+
+def _remove(jobs: Sequence[Job], timed: bool, say: Say) -> None:
+    """Take away what --fresh makes again. Records go first: none may ever speak of pictures that are gone."""
+    for job in jobs:
+        recording.remove(job, timed=timed)
+    for folder in {quality.pictures(job).folder for job in jobs}:
+        with locks.making(folder, None, say):
+            folders.discard(folder)
 
 
 def _placed(job: Job) -> Job:
@@ -126,27 +137,15 @@ def bench(experiment: Experiment) -> None:
 def _speed(jobs: Sequence[Job], pipelines: Pipelines, fresh: bool) -> None:
     # Times are comparable only when taken in turns, so one missing row means timing all of them again.
     wanted = [job for job in jobs if job.config.bench.repeats]
-    if fresh or not all(_done(job, "speed", job.speed_id) for job in wanted):
+    if fresh or not all(finished.recorded(job, "speed", job.speed_id) for job in wanted):
         speed.measure(wanted, pipelines)
-
-
-def _done(job: Job, kind: str, run_id: str) -> bool:
-    file = results.fresh_path(job.experiment, job.name, kind)
-    if not file.is_file():
-        return False
-    try:
-        record = Record.read(file)
-    except UsageError:
-        return False  # damaged or of another version: it is written anew
-    on_gpu = [name.startswith("cuda") for name in (record.config.get("device", ""), job.config.device)]
-    return record.full and record.run_id == run_id and on_gpu[0] == on_gpu[1]
 
 
 def _grid(experiment: Experiment, jobs: Sequence[Job]) -> Path | None:
     rows = [(job.row.label, quality.pictures(job)) for job in jobs]
     seed = jobs[0].config.seeds[0]
     samples = [sample for sample in jobs[0].samples if sample.seed == seed][: grid.COLUMNS]
-    if not all(folder.has(sample) for _, folder in rows for sample in samples):
+    if any(finished.unsound(folder, samples) for _, folder in rows):
         return None
     file = folders.outputs() / "grids" / f"{experiment.name}.png"
     grid.draw(rows, samples, file)

@@ -21,13 +21,14 @@ class PerImageMetric(Metric):
 
     full_state_update = False
     is_differentiable = False
-    total: Tensor
+    sums: Any
     count: Tensor
     resamples = 0
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        # One of each batch: added up in their order, they give the same bits on many devices as on one.
+        self.add_state("sums", [], dist_reduce_fx="cat")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.last = torch.empty(0)
 
@@ -35,12 +36,15 @@ class PerImageMetric(Metric):
         """Take in one figure per picture, shape (B,)."""
         figures = figures.detach()
         self.last = figures.cpu()
-        self.total += figures.double().sum()
+        self.sums.append(figures.double().sum().reshape(1))
         self.count += figures.numel()
 
     def compute(self) -> Tensor:
         """The mean, a float64 scalar; NaN when there was no picture."""
-        return self.total / self.count
+        total = torch.zeros((), dtype=torch.float64, device=self.count.device)
+        for batch in self.sums:  # a list, or once they are joined a tensor
+            total = total + batch.squeeze()
+        return total / self.count
 
     def identity(self) -> dict[str, Any]:
         """What a reader must know to compare the value with another one."""

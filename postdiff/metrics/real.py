@@ -68,7 +68,7 @@ class Real:
         try:
             with safe_open(file, "pt") as found:
                 identity = json.loads((found.metadata() or {})["identity"])
-        except (SafetensorError, OSError, KeyError, ValueError):
+        except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
             raise UsageError(
                 f"{file} holds no reference statistics; make them with 'postdiff data statistics'"
             ) from None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,15 +28,23 @@ class Fork:
         words: of the command line.
         environment: all variables; those of this process if omitted.
         folder: where what it prints goes, in a session of its own; None: where this process prints.
+        first: done in the new process before the command.
     """
 
-    def __init__(self, words: list[str], environment: dict[str, str] | None = None, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        words: list[str],
+        environment: dict[str, str] | None = None,
+        folder: Path | None = None,
+        first: Callable[[], object] | None = None,
+    ) -> None:
         self.returncode: int | None = None
         self.folder = folder
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if not self.pid:
+            self.first = first
             self._be(words, dict(os.environ) if environment is None else environment)
 
     def poll(self) -> int | None:
@@ -99,6 +108,8 @@ class Fork:
             # Lightning starts the other devices with these words: here they are copies as well.
             sys.argv = ["postdiff", *words]
             subprocess_script.subprocess = SimpleNamespace(Popen=lambda _, env, cwd: Fork(words, env))
+            if self.first is not None:
+                self.first()
             code = cli.main(words)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0

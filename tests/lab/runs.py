@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import yaml
 
+from postdiff.lab.files import folders
 from postdiff.lab.records.results import Record
 
 # 24 pictures in batches of which none is full of one seed.
@@ -33,10 +35,33 @@ def hashes(outputs: Path, row: str) -> list[tuple[str, str, str]]:
         return [(line["seed"], line["index"], line["sha256"]) for line in csv.DictReader(stream)]
 
 
+def contents(outputs: Path) -> dict[str, object]:
+    """All that a run leaves but locks: by place what is in it, without times; a left-over is there under its name."""
+    found: dict[str, object] = {}
+    for file in sorted(outputs.rglob("*")):
+        place = file.relative_to(outputs).as_posix()
+        if not file.is_file() or file.name == ".guard" or file.suffix in (".lock", ".who"):
+            continue
+        if place.startswith("records/") and file.suffix == ".json":
+            found[place] = but_for_times(Record.read(file))
+        elif file.suffix == ".npz":  # the archive itself holds the time of day
+            with np.load(file) as arrays:
+                found[place] = {name: (str(arrays[name].dtype), arrays[name].tobytes()) for name in arrays.files}
+        else:
+            found[place] = file.read_bytes()
+    return found
+
+
 def states(folder: Path, pattern: str = "*.png") -> dict[Path, int]:
     """When each picture below a folder was written, in nanoseconds."""
     files = [file for file in folder.rglob(pattern) if not file.name.startswith(".")]
     return {file: file.stat().st_mtime_ns for file in files}
+
+
+def left_over(suffix: str = "", pid: int = 999_999_999, began: int = 5, machine: str | None = None) -> str:
+    """The name of what a process was writing: one that is gone, unless told otherwise."""
+    own = folders.temporary_name().split("-")[1]
+    return f".postdiff-{machine or own}-{pid}-{began}-0123abcd{suffix}"
 
 
 def start(*words: str, launcher: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:

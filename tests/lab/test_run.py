@@ -104,15 +104,15 @@ def test_parts_add_up(tiny, outputs, command, counted):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
     code, out, err = command(*words, "--shard", "1/2")
     part = read(outputs, "plain")
-    assert code == 0 and not part.full and part.n_done == 3 and "3 of 6" in err and "partial" in out
+    # Parts are of whole batches: two of two pictures here, one of two there.
+    assert code == 0 and not part.full and part.n_done == 4 and "2 of 6" in err and "partial" in out
     command(*words, "--shard", "2/2")
     both = read(outputs, "plain")
     assert both.full and counted == {"reference": 6, "plain": 6}
     assert command(*words)[0] == 0 and counted == {"reference": 6, "plain": 6}
     command(*words, "--fresh")
     whole = read(outputs, "plain")
-    for name, value in whole.metrics.items():
-        assert both.metrics[name].value == pytest.approx(value.value, rel=1e-4), name
+    assert both.metrics == whole.metrics
 
 
 def test_a_late_part_does_not_undo_a_full_record(tiny, outputs, command):
@@ -130,7 +130,8 @@ def test_numbers_do_not_depend_on_the_batch(tiny, outputs, command, batch_size):
     two = read(outputs, "cached").metrics
     command("run", "tiny", "--rows", "cached", "bench.repeats=0", f"batch_size={batch_size}", "--fresh")
     for name, value in read(outputs, "cached").metrics.items():
-        assert value.value == pytest.approx(two[name].value, rel=1e-3), name
+        # The references are drawn in these batches too, which moves a distance that is nearly 0 in its third digit.
+        assert value.value == pytest.approx(two[name].value, rel=1e-3, abs=1e-7), name
 
 
 def test_no_methods_and_as_many_steps_is_the_reference_itself(tiny, outputs, command):

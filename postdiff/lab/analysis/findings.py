@@ -19,7 +19,7 @@ import torch
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import provenance
-from postdiff.lab.files import folders
+from postdiff.lab.files import folders, typed
 from postdiff.lab.job import Job
 from postdiff.lab.records.recording import now
 
@@ -80,14 +80,17 @@ class Findings:
             UsageError: another schema version, or something else.
         """
         try:
-            made = cls(**json.loads(file.read_text()))
-        except (ValueError, TypeError):
-            raise UsageError(f"{file} holds no findings; remove it and make it again") from None
+            made: Findings = typed.built(cls, typed.read(file))
+        except typed.NotAsHinted as error:
+            raise UsageError(f"{file} holds no findings: it {error}; remove it and make it again") from None
         if made.schema != SCHEMA:
             raise UsageError(f"{file} has schema version {made.schema}, this PostDiff reads {SCHEMA}; make it again")
         if (beside := file.with_suffix(".npz")).is_file():
-            with np.load(beside) as arrays:
-                made.arrays = {name: arrays[name] for name in arrays.files}
+            try:
+                with np.load(beside) as arrays:
+                    made.arrays = {name: arrays[name] for name in arrays.files}
+            except Exception as error:  # whatever strange bytes make of zipfile and numpy
+                raise UsageError(f"{beside} cannot be read; remove it and make {file.name} again") from error
         return made
 
 

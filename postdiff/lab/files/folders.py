@@ -1,25 +1,43 @@
-"""Where things are written: `outputs/`, or the folder in the environment variable POSTDIFF_OUTPUTS."""
+"""Where things are written: `outputs/`, or the folder in the environment variable POSTDIFF_OUTPUTS.
+
+What is being written has a temporary name until it is whole. The name says which process writes it, so that what a
+killed process left is told from what is being written, and from the hidden files of others.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import os
 import re
+import secrets
+import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["alive", "committed_records", "host", "outputs", "sweep", "whole_file", "whole_files", "writable_outputs"]
+__all__ = [
+    "committed_records",
+    "discard",
+    "host",
+    "outputs",
+    "refuse_folder",
+    "sweep",
+    "temporary_name",
+    "whole_file",
+    "whole_files",
+    "writable_outputs",
+]
 
-# A temporary name says who writes it, so that what a killed process left is told from what is being written.
-LEFTOVER = re.compile(r"^\..+-(?P<pid>\d+)@(?P<host>[^@]+)@\w+(\.\w+)?$")
-# As version 0.1 named them.
-UNSIGNED = re.compile(r"^\..+-[a-z0-9_]{8}\.\w+$")
-OLD = 24 * 3600.0  # seconds after which a leftover of nobody known, or of another machine, is taken for one
+TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-(?P<began>\d+)-[0-9a-f]{8}(\.\w+)?")
+# Seconds without a change after which a file of a process that cannot be looked at is taken for left over.
+QUIET = 24 * 3600.0
+# Folders of many files, which are swept when they are worked on, and folders that others keep.
+NOT_SWEPT = ("pictures", "wandb", "tensorboard", "jobs")
 
 
 def outputs() -> Path:
@@ -33,7 +51,7 @@ def committed_records() -> Path:
 
 
 def writable_outputs() -> Path:
-    """The root, made if need be; asked for before any model is loaded.
+    """The root, made if need be and swept; asked for before any model is loaded.
 
     Raises:
         UsageError: nothing can be written there.
@@ -47,12 +65,24 @@ def writable_outputs() -> Path:
         raise UsageError(
             f"output folder {root} cannot be written ({error.strerror or error}); set POSTDIFF_OUTPUTS to one that can"
         ) from error
+    for folder in root.iterdir():
+        if folder.name not in NOT_SWEPT:
+            sweep(folder)
     return root
 
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A temporary name beside `file`; takes its place when the block ends well, and vanishes when it does not."""
+    """A temporary name beside `file`; takes its place when the block ends well, and vanishes when it does not.
+
+    What killed processes left beside it is swept.
+
+    Raises:
+        UsageError: there is a folder of that name.
+        OSError: with the name of the file that cannot be written.
+    """
+    if file.parent.is_dir():
+        sweep(file.parent, deep=False)
     with whole_files([file]) as [temporary]:
         yield temporary
 
@@ -62,22 +92,21 @@ def whole_files(files: Sequence[Path]) -> Iterator[list[Path]]:
     """Temporary names beside `files`; they take their places one right after the other when the block ends well.
 
     Raises:
+        UsageError: there is a folder of such a name.
         OSError: with the name of the file that cannot be written, for instance since the disk is full.
     """
     with ExitStack() as undo:
         temporaries = []
         try:
             for file in files:
+                refuse_folder(file)
                 file.parent.mkdir(parents=True, exist_ok=True)
-                prefix = f".{file.stem}-{os.getpid()}@{host()}@"
-                handle, name = tempfile.mkstemp(dir=file.parent, prefix=prefix, suffix=file.suffix)
-                os.close(handle)
-                temporaries.append(Path(name))
-                undo.callback(Path(name).unlink, missing_ok=True)
+                temporary = file.with_name(temporary_name(file.suffix))
+                # Results are for everybody whom the umask lets read them; nothing that is there already is opened.
+                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+                undo.callback(temporary.unlink, missing_ok=True)
+                temporaries.append(temporary)
             yield temporaries
-            # mkstemp makes files for the owner alone; results are for everybody who may read the folder.
-            for temporary in temporaries:
-                temporary.chmod(0o666 & ~_umask())
             for temporary, file in zip(temporaries, files, strict=True):
                 temporary.replace(file)
         except OSError as error:
@@ -86,43 +115,115 @@ def whole_files(files: Sequence[Path]) -> Iterator[list[Path]]:
             raise
 
 
-def sweep(folder: Path) -> int:
-    """Remove what killed processes left half-written in a folder and below; returns how many files that were."""
+def refuse_folder(file: Path) -> None:
+    """Refuse to write a file where a folder stands, before the work for it is done.
+
+    Raises:
+        UsageError: there is one.
+    """
+    if file.is_dir():
+        raise UsageError(f"{file} is a folder, and a file must go there; remove or rename the folder")
+
+
+def discard(folder: Path) -> None:
+    """Take a folder away at once: whoever looks sees all of it or nothing, also if this process is killed.
+
+    Raises:
+        UsageError: it is a link, and what is behind a link is not removed.
+        OSError: it cannot be renamed.
+    """
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a link, and nothing behind a link is removed; remove what it leads to yourself")
+    gone = folder.with_name(temporary_name())
+    try:
+        folder.rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep(folder: Path, deep: bool = True) -> int:
+    """Remove what killed processes left half-written.
+
+    A process of this machine is looked for by its number and the time it began. One of another machine, or of another
+    container, cannot be looked for: its file stays until it has not changed for a day by the clock of its own file
+    system.
+
+    Args:
+        folder: where to look; links are not followed.
+        deep: also below it.
+
+    Returns:
+        How many files, or folders on their way out, those were.
+    """
     removed = 0
-    for file in folder.rglob(".*"):
-        found = LEFTOVER.match(file.name)
-        if (found is None and not UNSIGNED.match(file.name)) or not file.is_file():
-            continue
-        try:
-            if found is not None and found["host"] == host():
-                left = not alive(int(found["pid"]))
-            else:
-                left = time.time() - file.stat().st_mtime > OLD
-            if left:
-                file.unlink()
-                removed += 1
-        except FileNotFoundError:
-            continue  # another process has swept it
+    for place, inner, files in os.walk(folder):
+        for name in (*inner, *files):
+            found = TEMPORARY.fullmatch(name)
+            if found is not None and _left_over(Path(place, name), found):
+                removed += _removed(Path(place, name))
+        inner[:] = [name for name in inner if deep and not TEMPORARY.fullmatch(name)]
     return removed
 
 
-def alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
+def temporary_name(suffix: str = "") -> str:
+    """A name for what this process is about to write; no two are equal."""
+    pid = os.getpid()
+    return f".postdiff-{_machine()}-{pid}-{_began(pid) or 0}-{secrets.token_hex(4)}{suffix}"
 
 
 def host() -> str:
-    """Name of this machine, as far as it fits into a file name."""
+    """Name of this machine, as people know it."""
     return re.sub(r"[^\w.-]", "", socket.gethostname())[:40] or "host"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _left_over(file: Path, name: re.Match[str]) -> bool:
+    if name["machine"] == _machine():
+        return _ended(int(name["pid"]), int(name["began"]))
+    try:
+        changed = file.lstat().st_mtime
+        with tempfile.TemporaryFile(dir=file.parent) as probe:
+            return os.fstat(probe.fileno()).st_mtime - changed > QUIET
+    except OSError:
+        return False  # gone, or nothing can be written there and so nothing removed
+
+
+def _removed(file: Path) -> bool:
+    if file.is_dir() and not file.is_symlink():
+        shutil.rmtree(file, ignore_errors=True)
+        return not file.exists()
+    try:
+        file.unlink()
+    except OSError:
+        return False  # another process has swept it, or it is not ours to remove
+    return True
+
+
+@functools.cache
+def _machine() -> str:
+    """The same for processes that can look for each other: one start of one kernel, one space of process numbers."""
+    try:
+        known = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        known = socket.gethostname()
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
+
+
+def _ended(pid: int, began: int) -> bool:
+    """Whether a process of this machine is gone; its number may have been given to another."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):
+        pass  # it is another user's
+    return _began(pid) not in (None, began)
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in ticks of the kernel, and -1 once it has ended; None where nobody tells."""
+    try:
+        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return -1 if state in "ZX" else int(others[18])
+    except (OSError, ValueError, IndexError):
+        return None

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -22,14 +22,18 @@ __all__ = [
     "PromptDataModule",
     "Sample",
     "Shard",
-    "calls",
+    "batch_name",
+    "batches",
     "card",
     "generator",
     "pairs",
+    "part_of",
     "read",
     "read_prompts",
     "samples",
 ]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,26 +115,45 @@ def generator(sample: Sample) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(int.from_bytes(name[:7], "big"))
 
 
-def calls(samples: Sequence[Sample], shard: Shard | None = None) -> list[list[Sample]]:
-    """The samples of each call of the pipeline, of one part of the work or of all."""
-    found: dict[tuple[int, int], list[Sample]] = {}
+def batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
+    """The samples of each call of the network: a matter of the plan alone, not of what is there or of who draws.
+
+    Which pictures are drawn together moves their last bits. So whoever draws one of a batch draws the whole batch.
+
+    Args:
+        samples: all of a row, in order.
+        batch_size: calls of the pipeline in a batch; a video is one call, and stays whole.
+    """
+    calls: dict[tuple[int, int], list[Sample]] = {}
     for sample in samples:
-        found.setdefault(sample.call, []).append(sample)
-    shard = shard or Shard(1, 1)
-    return list(found.values())[shard.number - 1 :: shard.of]
+        calls.setdefault(sample.call, []).append(sample)
+    groups = list(calls.values())
+    return [list(itertools.chain(*groups[start : start + batch_size])) for start in range(0, len(groups), batch_size)]
+
+
+def batch_name(batch: Sequence[Sample]) -> str:
+    """The same for batches of the same calls in the same order."""
+    calls = list(dict.fromkeys(sample.call for sample in batch))
+    return hashlib.sha256(repr(calls).encode()).hexdigest()[:12]
+
+
+def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
+    """The batches of one part of the work: they are dealt out in turns, so that all parts are equally hard."""
+    return list(found if part is None else found[part.number - 1 :: part.of])
 
 
 class PromptDataModule(LightningDataModule):
     """Batches of `Sample`: every prompt with every seed, seed by seed.
 
     Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
-    so that a picture is made in the same batch on one device as on many. When testing, each device gets a run of
-    neighbours of each seed, so that what the devices found, joined in their order, is in the order of the samples.
+    so that a picture is made in the same batch on one device as on many. When testing, batches are cut where a seed
+    ends, and each device gets a run of neighbouring ones of each seed: what the devices found, joined in their order,
+    is what one would have found.
 
     Args:
         samples: all of them, for instance from `pairs`.
-        batch_size: samples in a batch; when predicting, calls of the pipeline in a batch (videos stay whole).
-        shard: which part to yield when predicting; neighbours go to different parts, so parts are equally hard.
+        batch_size: samples in a batch; when predicting, see `batches`.
+        shard: which part to yield when predicting.
         wanted: which samples to yield when testing (those whose picture exists); None means all. When predicting,
             batches without a wanted sample are left out, all others are whole.
         device: which of so many devices this is.
@@ -154,24 +177,25 @@ class PromptDataModule(LightningDataModule):
         return batch
 
     def predict_dataloader(self) -> DataLoader[list[Sample]]:
-        part = calls(self.samples, self.shard)
-        batches = [_joined(part[start : start + self.batch_size]) for start in range(0, len(part), self.batch_size)]
-        left = [batch for batch in batches if any(map(self.wanted, batch))]
-        own = left[self.device.number - 1 :: self.device.of]
+        part = part_of(batches(self.samples, self.batch_size), self.shard)
+        left = [batch for batch in part if any(map(self.wanted, batch))]
+        own = part_of(left, self.device)
         return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
-        by_seed: dict[int, list[Sample]] = {}
-        for sample in filter(self.wanted, self.samples):
-            by_seed.setdefault(sample.seed, []).append(sample)
-        own = [sample for found in by_seed.values() for sample in _run_of(found, self.device)]
-        return DataLoader(own, batch_size=self.batch_size, collate_fn=list)  # type: ignore[arg-type]
+        by_seed = self.measured()
+        own = [batch for found in by_seed.values() for batch in _run_of(found, self.device)]
+        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+
+    def measured(self) -> dict[int, list[list[Sample]]]:
+        """The batches that are measured, of each seed."""
+        wanted, by_seed = list(filter(self.wanted, self.samples)), dict[int, list[list[Sample]]]()
+        for start in range(0, len(wanted), self.batch_size):
+            for seed, found in itertools.groupby(wanted[start : start + self.batch_size], lambda sample: sample.seed):
+                by_seed.setdefault(seed, []).append(list(found))
+        return by_seed
 
 
-def _run_of(samples: Sequence[Sample], device: Shard) -> Sequence[Sample]:
-    ends = [len(samples) * number // device.of for number in (device.number - 1, device.number)]
-    return samples[ends[0] : ends[1]]
-
-
-def _joined(groups: Sequence[Sequence[Sample]]) -> list[Sample]:
-    return list(itertools.chain(*groups))
+def _run_of(found: Sequence[T], device: Shard) -> Sequence[T]:
+    ends = [len(found) * number // device.of for number in (device.number - 1, device.number)]
+    return found[ends[0] : ends[1]]

@@ -10,7 +10,7 @@ from pathlib import Path
 from postdiff.datasets import files
 from postdiff.datasets.manifest import Manifest, is_manifest
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders
+from postdiff.lab.files import folders, typed
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import data_cards
 
@@ -78,7 +78,7 @@ def digest(pictures: Sequence[Path], root: Path) -> str:
     for file in pictures:
         name, state = file.relative_to(root).as_posix(), file.stat()
         before = known.get(name)
-        if before and before[:2] == [state.st_size, state.st_mtime_ns]:
+        if before is not None and before[:2] == [state.st_size, state.st_mtime_ns]:
             found[name] = before
             continue
         with file.open("rb") as stream:
@@ -93,7 +93,7 @@ def digest(pictures: Sequence[Path], root: Path) -> str:
 
 def _known(file: Path) -> dict[str, list[int | str]]:
     try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError):
+        found: dict[str, list[int | str]] = typed.built(dict[str, list[int | str]], typed.read(file, largest=1 << 28))
+    except (OSError, typed.NotAsHinted):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {name: entry for name, entry in found.items() if [type(each) for each in entry] == [int, int, str]}

@@ -74,8 +74,10 @@ def again(job: Job, pictures: PictureFolder) -> None:
     for kind in ("quality", "speed"):
         file = results.fresh_path(job.experiment, job.name, kind)
         if file.is_file():
-            record = Record.read(file)
-            acts.append(_act(record, pictures))
+            try:
+                acts.append(_act(Record.read(file), pictures))
+            except UsageError:
+                continue  # damaged: who writes it anew tells it
     _tell(_opened(job), job, acts)
 
 

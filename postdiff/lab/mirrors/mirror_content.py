@@ -77,7 +77,9 @@ def describe(record: Record) -> dict[str, Any]:
 def curves(record: Record) -> dict[str, list[float]]:
     """{"curves/<metric>/<seed>": figures of the clean estimate after each step}."""
     return {
-        f"curves/{metric}/{seed}": curve for metric, by_seed in record.curves.items() for seed, curve in by_seed.items()
+        f"curves/{metric}/{seed}": [math.nan if value is None else value for value in curve]
+        for metric, by_seed in record.curves.items()
+        for seed, curve in by_seed.items()
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -152,15 +153,20 @@ def _wait_for_end(file: Path, patience: float) -> None:
 
 @contextmanager
 def _surroundings(offline: bool) -> Iterator[None]:
-    """Environment variables that W&B reads, for a moment: its files all below `root`, and no reports when offline."""
+    """For a moment, environment variables that W&B reads: its files all below `root`, and no reports when offline.
+
+    Its log has handlers that print a traceback when the disk is full; the row's own line says what went wrong.
+    """
     wanted = {"WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR") or str(root().absolute()), "WANDB_SILENT": "true"}
     if offline:
         wanted["WANDB_ERROR_REPORTING"] = "false"  # or it counts its own use on its server, offline too
     before = {key: os.environ.get(key) for key in wanted}
     os.environ |= wanted
+    told, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
+        logging.raiseExceptions = told
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)

@@ -45,7 +45,7 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
             f"experiment {experiment.name} has no records in {results.fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    baseline = results.load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
+    baseline = _baseline(experiment, kinds)
     found, unlike = [], comparable.unlike(records)
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
@@ -63,6 +63,14 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
             figures[f"gap_{name}"] = None if ours is None else ours - value
         found.append(figures)
     return found
+
+
+def _baseline(experiment: Experiment, kinds: Sequence[str]) -> dict[str, Record]:
+    """Records of the first row of the file; none if they are damaged, as another row's would be."""
+    try:
+        return results.load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
+    except UsageError:
+        return {}
 
 
 def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
@@ -118,7 +126,9 @@ def _quarters(record: Record) -> Row:
     """Scores of the clean estimate after each quarter of the steps: `<metric>_at_<step>`, mean over seeds."""
     figures: Row = {}
     for name, by_seed in record.curves.items():
-        curves = list(by_seed.values())
+        curves = [[value for value in curve if value is not None] for curve in by_seed.values()]
+        if {len(curve) for curve in curves} != {len(curve) for curve in by_seed.values()}:
+            continue  # at some step the estimate could not be scored
         steps = len(curves[0])
         for step in sorted({max(1, round(steps * quarter / 4)) for quarter in (1, 2, 3, 4)}):
             figures[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)

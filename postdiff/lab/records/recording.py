@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +18,7 @@ from postdiff.lab.records import results
 from postdiff.lab.records.results import Record, Value
 from postdiff.lab.storage import locks
 
-__all__ = ["keep", "last", "now", "quality", "record"]
+__all__ = ["figures", "keep", "last", "now", "quality", "record", "refuse_folders", "remove"]
 
 
 def now() -> str:
@@ -92,25 +94,55 @@ def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: one mapping a picture, with equal keys.
     """
     file = results.fresh_path(record.experiment, record.row)
+    content = _csv(rows)
+    record.figures = hashlib.sha256(content).hexdigest()
     with locks.writing(f"{record.experiment}/{record.row}"):
-        folders.sweep(file.parent)
-        if not _already_full(file, record):
-            _write_csv(file.with_suffix(".csv"), rows)
-            record.write(file)
+        if not record.full and results.full(record.experiment, record.row, record.kind, record.run_id):
+            return
+        with folders.whole_file(file.with_suffix(".csv")) as temporary:
+            temporary.write_bytes(content)
+        record.write(file)
 
 
-def _already_full(file: Path, record: Record) -> bool:
-    if record.full or not file.is_file():
-        return False
+def figures(record: Record) -> list[dict[str, str]] | None:
+    """The lines of a fresh record's CSV file; None if it is not there, or not as it was written."""
     try:
-        present = Record.read(file)
-    except UsageError:
-        return False  # damaged: it is written anew
-    return present.full and present.run_id == record.run_id
+        content = _csv_file(record.experiment, record.row).read_bytes()
+    except OSError:
+        return None
+    if hashlib.sha256(content).hexdigest() != record.figures:
+        return None
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with folders.whole_file(file) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]) if rows else ["index", "prompt", "seed"])
-        writer.writeheader()
-        writer.writerows(rows)
+def refuse_folders(job: Job) -> None:
+    """Refuse to run a row whose results could not take their places.
+
+    Raises:
+        UsageError: a folder stands where a file must go.
+    """
+    for file in (
+        *(results.fresh_path(job.experiment, job.name, kind) for kind in results.KINDS),
+        _csv_file(job.experiment, job.name),
+    ):
+        folders.refuse_folder(file)
+
+
+def remove(job: Job, *, timed: bool) -> None:
+    """Take away what is recorded of a row's pictures and, if asked, of its times."""
+    quality, speed = (results.fresh_path(job.experiment, job.name, kind) for kind in ("quality", "speed"))
+    with locks.writing(f"{job.experiment}/{job.name}"):
+        for file in (quality, _csv_file(job.experiment, job.name), *([speed] if timed else [])):
+            file.unlink(missing_ok=True)
+
+
+def _csv_file(experiment: str, row: str) -> Path:
+    return results.fresh_path(experiment, row).with_suffix(".csv")
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    stream = io.StringIO(newline="")
+    writer = csv.DictWriter(stream, list(rows[0]) if rows else ["index", "prompt", "seed"])
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().encode()

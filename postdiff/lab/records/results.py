@@ -12,15 +12,69 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders
+from postdiff.lab.files import folders, typed
+from postdiff.lab.files.typed import NotAsHinted
 
-__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "load"]
+__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "full", "load"]
 
 SCHEMA = 1
 KINDS = ("quality", "speed")
+
+
+class _Stage(TypedDict):
+    steps: int
+
+
+class _Config(TypedDict, total=False):
+    """What is read of a record's config."""
+
+    model: str
+    data: str
+    steps: int
+    methods: list[dict[str, Any]]
+    dtype: str | None
+    device: str
+    scheduler: dict[str, Any]
+    stages: dict[str, _Stage]
+
+
+class _Git(TypedDict, total=False):
+    commit: str
+    dirty: bool
+
+
+class _OfficialAlways(TypedDict):
+    name: str
+    median_s: float
+
+
+class _Official(_OfficialAlways, total=False):
+    ratio: float
+    ratio_q25: float
+    ratio_q75: float
+    loop_ratio: float
+    difference: float | None
+
+
+class _LatencyAlways(TypedDict):
+    median_s: float
+    q25_s: float
+    q75_s: float
+    batch_size: int
+    session: str
+
+
+class _Latency(_LatencyAlways, total=False):
+    """What is read of times."""
+
+    loop: dict[str, float]
+    rounds_s: list[float]
+    loop_rounds_s: list[float]
+    peak_memory_mb: float
+    official: _Official
 
 
 @dataclass
@@ -39,7 +93,7 @@ class Value:
 
     value: float | None
     spread: float | None
-    per_seed: dict[str, float]
+    per_seed: dict[str, float | None]
     n: int
     higher_is_better: bool
     identity: dict[str, Any]
@@ -69,6 +123,7 @@ class Record:
         latency: median_s, q25_s, q75_s a picture, the same of its denoising loop under "loop" and of other code for the
             same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
             (rows timed together), every round, peak_memory_mb of a call, and the environment.
+        figures: SHA-256 of the CSV file beside it, which holds the figures of the single pictures; None of times.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601.
@@ -94,12 +149,13 @@ class Record:
     pictures: str | None = None
     references: str | None = None
     metrics: dict[str, Value] = field(default_factory=dict)
-    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
     macs: dict[str, dict[str, int]] = field(default_factory=dict)
     macs_spread: dict[str, dict[str, int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
+    figures: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -126,17 +182,43 @@ class Record:
             UsageError: another schema version, or no record at all.
         """
         try:
-            content = json.loads(file.read_text())
-            schema = content.pop("schema")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise UsageError(f"{file} is not a record; remove it and run the row again") from None
-        if schema != SCHEMA:
-            raise UsageError(f"{file} has schema version {schema}, this PostDiff reads {SCHEMA}; run the row again")
+            content = typed.read(file)
+            schema = content.get("schema") if isinstance(content, dict) else None
+            if schema is None:
+                raise NotAsHinted("has no schema")
+            if schema != SCHEMA:
+                raise UsageError(
+                    f"{file} has schema version {str(schema)[:20]}, this PostDiff reads {SCHEMA}; run the row again"
+                )
+        except NotAsHinted as error:
+            raise UsageError(f"{file} is not a record ({error}); remove it and run the row again") from None
         try:
-            values = {name: Value(**value) for name, value in content.pop("metrics").items()}
-            return cls(**content, metrics=values)
-        except (TypeError, KeyError, AttributeError):
-            raise UsageError(f"{file} is not a whole record; remove it and run the row again") from None
+            made: Record = typed.built(cls, content)
+            made._check()
+        except NotAsHinted as error:
+            raise UsageError(f"{file} is not a whole record: it {error}; remove it and run the row again") from None
+        return made
+
+    def _check(self) -> None:
+        """What types of fields do not say.
+
+        Raises:
+            NotAsHinted: nothing that was measured is recorded so.
+        """
+        typed.built(_Config, self.config, "config")
+        typed.built(_Git, self.git, "git")
+        if self.kind == "speed":
+            time = typed.built(_Latency, self.latency, "latency")
+            seconds = [time["median_s"], *time.get("rounds_s", ()), *time.get("loop_rounds_s", ())]
+            if not all(second > 0 for second in seconds):
+                raise NotAsHinted("has times that are not above 0")
+        if self.kind not in KINDS or not 0 <= self.n_done <= self.n_asked:
+            raise NotAsHinted("is of no kind, or of more pictures than were asked for")
+        for name, by_seed in self.curves.items():
+            if not by_seed or len({len(curve) for curve in by_seed.values()}) > 1 or not all(by_seed.values()):
+                raise NotAsHinted(f"has curves of {name[:40]} without steps, or of unequal length")
+        if any(value.interval is not None and len(value.interval) != 2 for value in self.metrics.values()):
+            raise NotAsHinted("has an interval without two bounds")
 
 
 def fresh_path(experiment: str, row: str, kind: str = "quality") -> Path:
@@ -145,12 +227,33 @@ def fresh_path(experiment: str, row: str, kind: str = "quality") -> Path:
 
 
 def find(experiment: str, row: str, kind: str = "quality") -> Record | None:
-    """The record of a row: the fresh one, or else the committed one, or None."""
+    """The record of a row: the fresh one, or else the committed one, or None.
+
+    Raises:
+        UsageError: what is there is not a whole record, or not this row's.
+    """
     for root in (folders.outputs() / "records", folders.committed_records()):
         file = root / experiment / _file_name(row, kind)
         if file.is_file():
-            return Record.read(file)
+            found = Record.read(file)
+            if (found.experiment, found.row, found.kind) != (experiment, row, kind):
+                raise UsageError(
+                    f"{file} is the {found.kind} record of row '{found.row[:40]}' of {found.experiment[:40]}; remove "
+                    "it and run the row again"
+                )
+            return found
     return None
+
+
+def full(experiment: str, row: str, kind: str, run_id: str) -> Record | None:
+    """The fresh record of a row, if it is whole, full and of this run; None says that it is to be made."""
+    if not fresh_path(experiment, row, kind).is_file():
+        return None
+    try:
+        found = find(experiment, row, kind)
+    except UsageError:
+        return None  # damaged or of another version: it is written anew
+    return found if found is not None and found.full and found.run_id == run_id else None
 
 
 def load(experiment: str, rows: Iterable[str], kinds: Sequence[str] = KINDS) -> dict[str, dict[str, Record]]:

@@ -63,12 +63,17 @@ class Evaluation(LightningModule):
         self.values: dict[str, Value] = {}
 
     def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
-        """Make and keep the pictures of a batch that are not there yet; returns how many those were."""
-        missing = [sample for sample in batch if not self.pictures.has(sample)]
-        if missing:
-            assert self.sampler is not None, "pictures are missing and there is no sampler"
-            self.pictures.write(missing, self.sampler(missing))
-        return len(missing)
+        """Draw a batch if some of its pictures are not there yet, and keep those; returns how many were drawn.
+
+        The whole batch is drawn, since a picture drawn with fewer others would differ in its last bits.
+        """
+        missing = [place for place, sample in enumerate(batch) if not self.pictures.has(sample)]
+        if not missing:
+            return 0
+        assert self.sampler is not None, "pictures are missing and there is no sampler"
+        drawn = self.sampler(batch)
+        self.pictures.write([batch[place] for place in missing], drawn[missing])
+        return len(batch)
 
     def on_test_start(self) -> None:
         self.rows, self.values = [], {}
@@ -78,9 +83,8 @@ class Evaluation(LightningModule):
                 metric.distributed_available_fn = lambda: self.shared
 
     def test_step(self, batch: list[Sample], batch_idx: int = 0) -> None:
-        """Measure the pictures of a batch, seed by seed."""
-        for seed in sorted({sample.seed for sample in batch}):
-            self._measure([sample for sample in batch if sample.seed == seed], self._metrics(seed))
+        """Measure the pictures of a batch, all of one seed."""
+        self._measure(batch, self._metrics(batch[0].seed))
 
     def _measure(self, samples: Sequence[Sample], metrics: MetricCollection) -> None:
         images = self.pictures.read(samples)
@@ -147,7 +151,7 @@ def _value(per_seed: dict[str, float], n: int, higher_is_better: bool, identity:
     return Value(
         value=statistics.fmean(values) if sound else None,
         spread=statistics.stdev(values) if sound and len(values) > 1 else None,
-        per_seed=per_seed,
+        per_seed=dict(per_seed),
         n=n,
         higher_is_better=higher_is_better,
         identity=identity,

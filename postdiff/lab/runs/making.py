@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from postdiff.lab.devices import distributed, trainer
 from postdiff.lab.drawing.sampling import Sampler
-from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, calls
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, part_of
 from postdiff.lab.job import Job
 from postdiff.lab.progress import PictureBar
 from postdiff.lab.runs.evaluation import Evaluation
@@ -24,7 +24,7 @@ Key = tuple[int, int]
 def make(
     job: Job, sampler: Callable[[], Sampler], folder: PictureFolder, shard: Shard | None, say: Say, name: str
 ) -> None:
-    """Make what is missing or damaged, alone or with the other devices of the run.
+    """Make what is missing or damaged, alone or with the other devices of the run: batch by batch of the row's plan.
 
     Another process that makes the same pictures is waited for; then only what it has left over is made.
 
@@ -40,7 +40,13 @@ def make(
         UsageError: a picture holds NaN or infinity, or cannot be opened.
         OSError: a picture cannot be written.
     """
-    own = list(itertools.chain(*calls(job.samples, shard)))
+    batches = job.batches
+    own = list(itertools.chain(*part_of(batches, shard)))
+    if shard is not None and not own:
+        say(
+            f"{name}: part {shard.number} of {shard.of} is empty: {len(job.samples)} pictures are drawn in "
+            f"{len(batches)} batches, and each belongs to one part; use fewer parts or a smaller batch_size"
+        )
     with ExitStack() as stack:
         missing = distributed.from_first(lambda: _missing(stack, own, folder, shard, say, name))
         folder.refresh()
@@ -55,7 +61,7 @@ def _missing(
     stack: ExitStack, own: list[Sample], folder: PictureFolder, shard: Shard | None, say: Say, name: str
 ) -> set[Key]:
     """Seed and index of every picture to make; the right to make them is held until `stack` is closed."""
-    if all(map(folder.has, own)) and not folder.damaged(own):
+    if all(map(folder.there, own)) and not folder.damaged(own):
         return set()
     stack.enter_context(locks.making(folder.folder, shard, lambda line: say(f"{name}: {line}")))
     damaged = folder.repair(own)
@@ -63,7 +69,7 @@ def _missing(
         file, reason = next(iter(damaged.items()))
         others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         say(f"{name}: {file} {reason}; it is made anew{others}")
-    return {(sample.seed, sample.index) for sample in own if not folder.has(sample)}
+    return {(sample.seed, sample.index) for sample in own if not folder.there(sample)}
 
 
 def _draw(

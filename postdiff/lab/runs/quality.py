@@ -8,7 +8,7 @@ from postdiff.lab import progress
 from postdiff.lab.devices import distributed, trainer
 from postdiff.lab.drawing.sampling import Pipelines, Sampler
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard
+from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, batch_name
 from postdiff.lab.job import Job
 from postdiff.lab.macs import work
 from postdiff.lab.mirrors import mirror
@@ -27,12 +27,19 @@ __all__ = ["evaluated", "measure", "pictures", "reference_pictures"]
 
 def pictures(job: Job) -> PictureFolder:
     """Where a row's pictures are; rows of equal settings share them, in whatever experiment they stand."""
-    return PictureFolder(folders.outputs() / "pictures" / job.picture_id, job.config.store)
+    return _folder(job, job.picture_id)
 
 
 def reference_pictures(job: Job) -> PictureFolder:
     """Where the pictures are that paired metrics compare with."""
-    return PictureFolder(folders.outputs() / "pictures" / job.reference_id, job.config.store)
+    return _folder(job, job.reference_id)
+
+
+def _folder(job: Job, name: str) -> PictureFolder:
+    drawn_in: dict[tuple[int, int], str] = {}
+    for batch in job.batches:
+        drawn_in |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
+    return PictureFolder(folders.outputs() / "pictures" / name, job.config.store, drawn_in)
 
 
 def measure(job: Job, pipelines: Pipelines, shard: Shard | None = None, say: Say = progress.tell) -> Record:
@@ -94,13 +101,13 @@ def evaluated(job: Job, by_seed: dict[int, dict[str, Metric]]) -> Evaluation:
         return (sample.seed, sample.index) in present
 
     device = distributed.device()
-    # A seed with fewer pictures than devices would leave one without any, which metrics cannot join.
-    fewest = min(sum(seed == own_seed for own_seed, _ in present) for seed in job.config.seeds)
-    shared = device.of > 1 and fewest >= device.of
+    prompts = PromptDataModule(job.samples, job.config.batch_size, wanted=wanted, device=device)
+    # A seed with fewer batches than devices would leave one without any, which metrics cannot join.
+    batches = prompts.measured()
+    shared = device.of > 1 and min(len(batches.get(seed, ())) for seed in job.config.seeds) >= device.of
+    if not shared:
+        prompts.device = Shard(1, 1)
     evaluation = Evaluation(own, None, references, by_seed, job.reference_id, shared)
-    prompts = PromptDataModule(
-        job.samples, job.config.batch_size, wanted=wanted, device=device if shared else Shard(1, 1)
-    )
     test = trainer.make(job.config.device, settings=job.config.trainer if device.of > 1 else None)
     trainer.passing_interrupts(test, lambda: test.test(evaluation, datamodule=prompts, verbose=False))
     return evaluation

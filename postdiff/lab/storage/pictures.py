@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,17 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Sample
-from postdiff.lab.storage.picture_rows import Damaged, decoded, encoded
+from postdiff.lab.inputs.data import Sample, batch_name
+from postdiff.lab.storage import locks, manifest
+from postdiff.lab.storage.picture_rows import Damaged, PictureRow, decoded, encoded, marked, row_of
 from postdiff.lab.storage.picture_shards import PictureShards
 
 __all__ = ["PictureFolder"]
 
-COLUMNS = ("index", "prompt", "seed", "sha256", "file")
+Key = tuple[int, int]
 
 # What was found whole in this process, by file, time and size: references are asked for by every row.
-_known_whole: set[tuple[str, int, int, Sample]] = set()
+_known_whole: set[tuple[Any, ...]] = set()
 
 
 class PictureFolder:
@@ -34,30 +34,41 @@ class PictureFolder:
     Args:
         folder: named after the hash of all that decides the pixels, so pictures of two settings never mix.
         store: how new pictures are kept, "png" or "npz".
+        batches: the batch that each picture is to be drawn in, by seed and index; None means any.
     """
 
-    def __init__(self, folder: Path, store: str = "png") -> None:
-        self.folder, self.store = folder, store
-        self.shards = PictureShards(folder / "shards")
+    def __init__(self, folder: Path, store: str = "png", batches: Mapping[Key, str] | None = None) -> None:
+        self.folder, self.store, self.batches = folder, store, batches
+        self.shards = PictureShards(folder / "shards", folder.name, batches)
 
     def file(self, sample: Sample) -> Path:
         """Where the picture of a sample is or, as a PNG, will be."""
-        single = self.folder / str(sample.seed) / f"{sample.index:05d}.png"
+        single = self._single(sample)
         return single if single.is_file() else self.shards.file(sample) or single
 
-    def has(self, sample: Sample) -> bool:
-        """Whether the picture is finished."""
+    def there(self, sample: Sample) -> bool:
+        """Whether there is a file for the picture, whatever is in it."""
         return self.file(sample).is_file()
 
+    def has(self, sample: Sample) -> bool:
+        """Whether there is a file for the picture that does not say that it was drawn in another batch."""
+        file = self.file(sample)
+        if not file.is_file():
+            return False
+        try:
+            return self.batches is None or self._row(file, sample).batch == self._batch(sample)
+        except Damaged:
+            return True  # whoever reads it is told
+
     def write(self, samples: Sequence[Sample], images: Tensor) -> None:
-        """Save pictures (B, 3, H, W), uint8: a batch takes its place at once, or not at all."""
+        """Save pictures (B, 3, H, W), uint8, of one batch, or some of a batch: all at once, or none."""
+        batch = self._batch(samples[0]) or batch_name(samples)
         if self.store == "npz":
-            self.shards.write(samples, images)
+            self.shards.write(samples, images, batch)
             return
-        files = [self.folder / str(sample.seed) / f"{sample.index:05d}.png" for sample in samples]
-        with folders.whole_files(files) as temporaries:
+        with folders.whole_files([self._single(sample) for sample in samples]) as temporaries:
             for temporary, sample, image in zip(temporaries, samples, images, strict=True):
-                temporary.write_bytes(encoded(sample, image))
+                temporary.write_bytes(encoded(row_of(sample, image, self.folder.name, batch), image))
 
     def refresh(self) -> None:
         """Look again at what is there, since others may have written."""
@@ -67,7 +78,7 @@ class PictureFolder:
         """Load pictures as (B, 3, H, W), uint8.
 
         Raises:
-            UsageError: a picture is missing or damaged.
+            UsageError: a picture is missing or damaged, or none of these settings, sample and batch.
         """
         found = []
         for sample in samples:
@@ -75,79 +86,95 @@ class PictureFolder:
             try:
                 found.append(self._read(file, sample))
             except (Damaged, OSError) as error:
-                raise UsageError(f"picture {file} cannot be read; remove it and run the row again") from error
+                reason = error.strerror if isinstance(error, OSError) else error
+                raise UsageError(
+                    f"picture {file} cannot be read ({reason}); remove it and run the row again"
+                ) from error
         return torch.stack(found)
 
     def image(self, sample: Sample) -> Image.Image:
         """One picture as Pillow has it, however it is kept."""
         return Image.fromarray(self.read([sample])[0].permute(1, 2, 0).numpy())
 
-    def damaged(self, samples: Iterable[Sample]) -> dict[Path, str]:
-        """Files that do not hold the pictures that were written into them, each with the reason.
+    def damaged(self, samples: Iterable[Sample], since: int | None = None) -> dict[Path, str]:
+        """Files that are not the pictures of these samples, drawn in their batches, each with the reason.
+
+        Args:
+            samples: whose pictures to look at.
+            since: of a file that has not changed since then, in nanoseconds, only what it says is read, not its pixels.
 
         Raises:
-            UsageError: a picture may not be opened.
+            UsageError: a picture may not be opened, or a folder stands in its place.
         """
-        found = dict.fromkeys(self.shards.refresh(), "cannot be decoded")
+        found = self.shards.refresh()
         for sample in samples:
             file = self.file(sample)
+            folders.refuse_folder(file)
             if file in found or not file.is_file():
                 continue
-            state = file.stat()
-            key = (str(file), state.st_mtime_ns, state.st_size, sample)
-            if key in _known_whole:
-                continue
             try:
-                self._read(file, sample)
-                _known_whole.add(key)
+                self._look(file, sample, since)
             except Damaged as error:
                 found[file] = str(error)
+            except FileNotFoundError:
+                continue  # gone in this moment
             except OSError as error:
                 raise UsageError(
                     f"picture {file} cannot be opened ({error.strerror or error}); allow it or remove the picture"
                 ) from error
         return found
 
-    def repair(self, samples: Iterable[Sample]) -> dict[Path, str]:
+    def repair(self, samples: Sequence[Sample]) -> dict[Path, str]:
         """Remove damaged files and what killed processes left, so that what is there is whole.
 
         Returns:
             The damaged files, each with the reason.
 
         Raises:
-            UsageError: a picture may not be opened.
+            UsageError: a picture may not be opened, or a folder stands in its place.
         """
         folders.sweep(self.folder)
-        found = self.damaged(samples)
-        for file in found:
-            file.unlink(missing_ok=True)
-        self.shards.refresh()
-        return found
+        every: dict[Path, str] = {}
+        while found := self.damaged(samples):  # behind a PNG may be a picture in a file of many
+            for file in found:
+                file.unlink(missing_ok=True)
+            every |= found
+        return every
 
     def list_in_manifest(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add pictures to `manifest.csv`, sorted by seed and index.
+        """Add pictures to `manifest.csv`, sorted by seed and index, unless they are in it.
 
         Args:
             rows: with at least index, prompt, seed and sha256.
         """
-        file = self.folder / "manifest.csv"
-        listed = {(int(row["seed"]), int(row["index"])): row for row in _lines(file)}
-        for row in rows:
-            sample = Sample(int(row["index"]), str(row["prompt"]), int(row["seed"]))
-            place = self.file(sample).relative_to(self.folder).as_posix()
-            listed[sample.seed, sample.index] = {**{name: row[name] for name in COLUMNS[:4]}, "file": place}
-        with folders.whole_file(file) as temporary, temporary.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS)
-            writer.writeheader()
-            writer.writerows(listed[key] for key in sorted(listed) if (self.folder / listed[key]["file"]).is_file())
+        with locks.changing(self.folder):
+            manifest.add(self.folder, rows, self.file)
+
+    def _single(self, sample: Sample) -> Path:
+        return self.folder / str(sample.seed) / f"{sample.index:05d}.png"
+
+    def _batch(self, sample: Sample) -> str | None:
+        return None if self.batches is None else self.batches[sample.seed, sample.index]
+
+    def _row(self, file: Path, sample: Sample) -> PictureRow:
+        return self.shards.row(sample) if file.suffix == ".npz" else marked(file)
+
+    def _check(self, row: PictureRow, sample: Sample) -> None:
+        row.check(sample, self.folder.name, self._batch(sample))
 
     def _read(self, file: Path, sample: Sample) -> Tensor:
-        return self.shards.read(sample) if file.suffix == ".npz" else decoded(file, sample)
+        if file.suffix == ".npz":
+            self._check(self.shards.row(sample), sample)
+            return self.shards.read(sample)
+        return decoded(file, lambda row: self._check(row, sample))
 
-
-def _lines(file: Path) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="") as stream:
-            return [line for line in csv.DictReader(stream) if set(line) == set(COLUMNS)]
-    except (OSError, csv.Error, UnicodeDecodeError):
-        return []  # absent, or damaged: it is made from the pictures
+    def _look(self, file: Path, sample: Sample, since: int | None) -> None:
+        """Read a file, as far as it is not known already."""
+        state = file.stat()
+        if since is not None and state.st_ctime_ns < since:
+            self._check(self._row(file, sample), sample)
+            return
+        known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, sample, self._batch(sample))
+        if known not in _known_whole:
+            self._read(file, sample)
+            _known_whole.add(known)

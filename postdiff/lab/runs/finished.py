@@ -1,0 +1,68 @@
+"""Whether a row is done: its record is whole, and so is all that the record speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from postdiff.lab.files import folders
+from postdiff.lab.inputs.data import Sample
+from postdiff.lab.job import Job
+from postdiff.lab.records import recording, results
+from postdiff.lab.records.results import Record
+from postdiff.lab.runs import quality
+from postdiff.lab.storage.pictures import PictureFolder
+
+__all__ = ["finished", "recorded", "unsound"]
+
+Say = Callable[[str], None]
+
+
+def finished(job: Job, say: Say) -> bool:
+    """Whether nothing is left to do: record, figures and pictures are there; what only lists them is mended.
+
+    Args:
+        job: the row.
+        say: told why a row that has its record is run again.
+
+    Raises:
+        UsageError: a picture may not be opened, or a folder stands in its place.
+    """
+    record = recorded(job, "quality", job.run_id)
+    if record is None:
+        return False
+    rows = recording.figures(record)
+    if rows is None:
+        say(f"{job.name}: the figures of its pictures are missing or damaged; they are measured again")
+        return False
+    # What was measured when the record was written need not be decoded again unless it has changed since.
+    since = results.fresh_path(job.experiment, job.name).stat().st_mtime_ns
+    own = quality.pictures(job)
+    for folder in [own, *([quality.reference_pictures(job)] if job.paired else [])]:
+        folders.sweep(folder.folder)
+        if trouble := unsound(folder, job.samples, since):
+            say(f"{job.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
+            return False
+    own.list_in_manifest(rows)
+    return True
+
+
+def recorded(job: Job, kind: str, run_id: str) -> Record | None:
+    """The row's fresh record of one kind, if it is full, of this run, and made by the same kind of device."""
+    found = results.full(job.experiment, job.name, kind, run_id)
+    if found is None or (kind == "quality" and found.n_asked != len(job.samples)):
+        return None
+    on_gpu = [name.startswith("cuda") for name in (found.config.get("device", ""), job.config.device)]
+    return found if on_gpu[0] == on_gpu[1] else None
+
+
+def unsound(folder: PictureFolder, samples: Sequence[Sample], since: int | None = None) -> str:
+    """What is wrong with the pictures of samples, in a few words; empty if nothing is.
+
+    Args:
+        folder: where they are.
+        samples: which.
+        since: see `PictureFolder.damaged`.
+    """
+    damaged = folder.damaged(samples, since)
+    lost = sum((file := folder.file(sample)) in damaged or not file.is_file() for sample in samples)
+    return f"{lost} of {len(samples)} pictures are missing or damaged" if lost or damaged else ""

@@ -1,0 +1,148 @@
+"""Which pictures are drawn together is a matter of the plan alone: whatever is missing, the bits come out the same."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from postdiff.lab.drawing.sampling import Sampler
+from postdiff.lab.inputs import data
+from postdiff.lab.inputs.data import PromptDataModule, Shard
+from tests.lab import runs
+
+# Of 10 pictures in batches of 4, one batch holds pictures of both seeds, and the last one is not full.
+WORDS = ("run", "tiny", "--rows", "cached", "count=5", "seeds=[0,1]", "batch_size=4", "bench.repeats=0", "steps=3")
+WORDS += ("reference_steps=2",)
+
+
+def keys(samples):
+    return tuple((sample.seed, sample.index) for sample in samples)
+
+
+PLAN = [keys(batch) for batch in data.batches(data.pairs([str(number) for number in range(5)], [0, 1]), 4)]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The batches that each row draws, in order."""
+    found: dict[str, list] = {}
+    call = Sampler.__call__
+
+    def noting(self, samples):
+        found.setdefault(self.job.name, []).append(keys(samples))
+        return call(self, samples)
+
+    monkeypatch.setattr(Sampler, "__call__", noting)
+    return found
+
+
+@pytest.fixture(params=["png", "npz"])
+def whole(request, tiny, outputs, command, drawn):
+    """`whole(*words)` runs the row again, and checks that what is there is what an uninterrupted run leaves."""
+    code, _, err = command(*WORDS, f"store={request.param}")
+    assert code == 0 and drawn == {"reference": PLAN, "cached": PLAN}, err
+    record, pictures = runs.record(outputs, "cached"), runs.hashes(outputs, "cached")
+    expected = runs.contents(outputs)
+
+    def again(*words):
+        drawn.clear()
+        code, _, err = command(*WORDS, f"store={request.param}", *words)
+        assert code == 0, err
+        assert runs.but_for_times(runs.record(outputs, "cached")) == runs.but_for_times(record)
+        assert runs.hashes(outputs, "cached") == pictures and runs.contents(outputs) == expected
+        return err
+
+    again.store, again.record = request.param, record
+    return again
+
+
+def test_what_is_missing_is_drawn_in_its_batch(whole, outputs, drawn):
+    """A record that is there hides nothing: pictures are looked at before a row is called done."""
+    assert "done already" in whole() and not drawn
+    own, reference = (outputs / "pictures" / name for name in (whole.record.pictures, whole.record.references))
+    files = {folder: sorted(folder.rglob(f"[0-9]*.{whole.store}")) for folder in (own, reference)}
+    states = runs.states(outputs / "pictures", f"*.{whole.store}")
+    first, last = files[own][0], files[own][-1]
+    first.unlink()
+    last.write_bytes(last.read_bytes()[:99])
+    told = whole()
+    assert drawn == {"cached": [PLAN[0], PLAN[-1]]} and "is made anew" in told and "done already" not in told
+    files[reference][0].unlink()
+    assert "of 10 pictures are missing or damaged" in whole()
+    assert drawn == {"reference": PLAN[:1]}
+    kept = {file: state for file, state in states.items() if file not in (first, last, files[reference][0])}
+    after = runs.states(outputs / "pictures", f"*.{whole.store}")
+    assert {file: after[file] for file in kept} == kept, "whole pictures were written again"
+    for file in files[own]:
+        file.unlink()
+    assert "10 of 10 pictures are missing or damaged" in whole() and drawn == {"cached": PLAN}
+
+
+def test_parts_are_of_whole_batches(whole, outputs, drawn, command):
+    for file in outputs.rglob(f"*.{whole.store}"):
+        if file.parent.name != "grids":
+            file.unlink()
+    for number in (3, 1):
+        assert command(*WORDS, f"store={whole.store}", "--shard", f"{number}/4")[0] == 0
+    drawn.clear()
+    assert command(*WORDS, f"store={whole.store}", "--shard", "4/4")[0] == 0 and not drawn, "three batches, four parts"
+    whole("--shard", "2/4")
+    assert drawn == {"reference": [PLAN[1]], "cached": [PLAN[1]]}
+
+
+def test_another_batch_size_has_pictures_of_its_own(whole, outputs, drawn, command):
+    states = runs.states(outputs / "pictures", f"*.{whole.store}")
+    drawn.clear()
+    assert command(*WORDS, f"store={whole.store}", "batch_size=5")[0] == 0
+    assert [len(batch) for batch in drawn["cached"]] == [5, 5] and "reference" in drawn
+    other = runs.record(outputs, "cached")
+    assert other.pictures != whole.record.pictures and other.references != whole.record.references
+    after = runs.states(outputs / "pictures", f"*.{whole.store}")
+    assert states == {file: after[file] for file in states}
+    for name in (other.pictures, other.references):
+        shutil.rmtree(outputs / "pictures" / name)
+    whole()
+    assert not drawn, "the pictures of batches of four were drawn again"
+
+
+def test_more_pictures_keep_those_of_unchanged_batches(tiny, outputs, command, drawn, tmp_path, monkeypatch):
+    """What was drawn in the last, shorter batch of a shorter run is drawn again in its new batch, and so told."""
+    assert command(*WORDS, "count=3", "seeds=[0]")[0] == 0
+    drawn.clear()
+    code, _, err = command(*WORDS, "count=5", "seeds=[0]")
+    told = [line for line in err.splitlines() if "was drawn in another batch" in line]
+    assert code == 0 and len(told) == 2 and all("it is made anew and 2 more" in line for line in told), err
+    grown = runs.contents(outputs)
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "undisturbed"))
+    assert command(*WORDS, "count=5", "seeds=[0]")[0] == 0
+    assert runs.contents(tmp_path / "undisturbed") == grown
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
+    drawn.clear()
+    assert command(*WORDS, "count=5", "seeds=[0,1]")[0] == 0
+    assert drawn["cached"] == PLAN[1:], "the first batch of four is the same one"
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3, 7])
+def test_parts_and_devices_deal_out_the_same_batches(frames, parts):
+    samples = data.samples([data.Entry(str(number)) for number in range(5)], [3, 1], frames)
+    plan = data.batches(samples, 2)
+    assert [sample for batch in plan for sample in batch] == samples
+    assert {len(batch) for batch in plan} == {2 * frames} and all(batch[0].frame == 0 for batch in plan)
+    dealt = [
+        [list(batch) for batch in PromptDataModule(samples, 2, **{kind: Shard(number + 1, parts)}).predict_dataloader()]
+        for kind in ("shard", "device")
+        for number in range(parts)
+    ]
+    for found in (dealt[:parts], dealt[parts:]):
+        assert sorted(keys(batch) for share in found for batch in share) == sorted(map(keys, plan))
+        assert max(map(len, found)) - min(map(len, found)) <= 1
+    one = [list(batch) for batch in PromptDataModule(samples, 4 * frames).test_dataloader()]
+    shares = [
+        list(PromptDataModule(samples, 4 * frames, device=Shard(n + 1, parts)).test_dataloader()) for n in range(parts)
+    ]
+    for seed in (3, 1):
+        joined = [batch for share in shares for batch in share if batch[0].seed == seed]
+        assert joined == [batch for batch in one if batch[0].seed == seed], "batches are measured as one device would"
+    assert all(len({sample.seed for sample in batch}) == 1 for batch in one)
