@@ -32,7 +32,7 @@ from postdiff.methods import (
 )
 from postdiff.methods.base import Method
 from tests.support import modern, tiny, unets
-from tests.support.cases import common, embed, encoded_text
+from tests.support.cases import common, embed, encoded_text, generators
 from tests.support.parts import BETAS, unet
 
 IDENTITIES = catalog.names("methods")
@@ -183,6 +183,53 @@ def test_a_run_that_ends_early_is_the_beginning_of_the_whole_one(solver, stack, 
     assert planned == made and 0 < len(made) < 8 * one.pipe.scheduler.order
     one.call(fast, callback_on_step_end=keep)
     assert torch.equal(early, kept[ended[-1]])
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_first_pass_that_ends_early(stack):
+    """The timesteps of the second are set while the first one's have not all come."""
+    one = unets.sdxl("ddim")
+
+    class Half(type(one.pipe)):
+        def __call__(self, *args, **kwargs):
+            half = super().__call__(*args, **{**kwargs, "denoising_end": 0.5})[0]
+            return super().__call__(*args, **{**kwargs, "latents": half})
+
+    pipe = Half(**one.pipe.components, add_watermarker=False)
+    for each in (one.pipe, pipe):
+        each.set_progress_bar_config(disable=True)
+    fast = accelerate(one.pipe, STACKS[stack]())
+    same = generators([0, 1])
+    half = one.call(fast, denoising_end=0.5, generator=same)
+    assert torch.equal(one.call(accelerate(pipe, STACKS[stack]())), one.call(fast, latents=half, generator=same))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_a_second_pass_over_the_same_timesteps(small, stack):
+    """Two loops of a pipeline's own, which sets its solver's timesteps once."""
+
+    class Twice(StableDiffusionPipeline):
+        @torch.no_grad()
+        def __call__(self, *args, passes=2, **kwargs):
+            self.scheduler.set_timesteps(kwargs["num_inference_steps"])
+            self._guidance_scale, self._num_timesteps = kwargs["guidance_scale"], None
+            latents = kwargs["latents"]
+            text = torch.cat([kwargs["negative_prompt_embeds"], kwargs["prompt_embeds"]])
+            for _ in range(passes):
+                for t in self.scheduler.timesteps:
+                    output = self.unet(torch.cat([latents] * 2), t, encoder_hidden_states=text, return_dict=False)[0]
+                    uncond, cond = output.chunk(2)
+                    guided = uncond + self.guidance_scale * (cond - uncond)
+                    latents = self.scheduler.step(guided, t, latents, return_dict=False)[0]
+            return (latents,)
+
+    one, _ = small("sd")
+    pipe, latents = _as(Twice, one), embed([0, 1], 4, 8, 8)
+    fast = accelerate(pipe, STACKS[stack]())
+    same = generators([0, 1])
+    first = one.call(fast, latents=latents, passes=1, generator=same)
+    second = one.call(fast, latents=first, passes=1, generator=same)
+    assert torch.equal(one.call(fast, latents=latents), second)
 
 
 def test_what_was_planned_for_a_step_that_never_comes_is_told():
