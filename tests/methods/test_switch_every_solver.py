@@ -302,6 +302,28 @@ def test_refused_before_anything_runs(cls, settings, message):
     assert driver.counts["network calls"] == 0
 
 
+@pytest.mark.parametrize("name", ["kdpm2", "kdpm2_ancestral"])
+def test_levels_are_not_shifted_where_the_solver_has_others_in_between(name):
+    with pytest.raises(UsageError, match="shift: KDPM2.* evaluates between its noise levels"):
+        run(case_of(name), [MixedResolution(switch=4, shift=1.0, history="reset")])
+
+
+@pytest.mark.parametrize("name", ["edm_euler", "edm_dpm", "euler_continuous", "singlestep2"])
+def test_shifted_levels_and_the_timesteps_that_the_network_is_told_agree(name, monkeypatch):
+    """At half the side half the noise, but for the first step; EDM's timesteps are a quarter of its logarithm."""
+    if name == "euler_continuous":
+        monkeypatch.setitem(EVERY, name, ("EulerDiscreteScheduler", {**V, "timestep_type": "continuous"}))
+    one = case_of(name)
+    one.call(one.pipe, num_inference_steps=STEPS)
+    plain = one.pipe.scheduler.sigmas.clone()
+    run(one, [MixedResolution(switch=4, shift=1.0, history="reset")])
+    shifted, times = one.pipe.scheduler.sigmas, one.pipe.scheduler.timesteps
+    torch.testing.assert_close(shifted[1:4], plain[1:4] / 2, rtol=0.01, atol=0)
+    assert torch.equal(shifted[4:], plain[4:])
+    if name != "singlestep2":
+        torch.testing.assert_close(times, shifted[:-1].log() / 4, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("method", [NoiseInjection(), NoiseInjection(when="after"), GuidanceInterval()], ids=repr)
 def test_other_methods_of_noise_levels_refuse_solvers_that_tell_none(method):
     one = _pipe("sd")
