@@ -1,12 +1,15 @@
 """Prior noise injection against loops that add it by hand, before and after the solver's step."""
 
 import copy
+from contextlib import ExitStack
 
 import pytest
 import torch
+from diffusers import EDMEulerScheduler
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
+from postdiff.engine.intercept import intercept
 from postdiff.methods import EncoderPropagation, MixedResolution, NoiseInjection
 from tests.support.tiny import STEPS, sd
 
@@ -28,23 +31,25 @@ def by_hand(one, when, threshold):
     x = NOISE * scheduler.init_noise_sigma
     z_T = x / spread(0)
     for i, t in enumerate(scheduler.timesteps):
+        late = t / 1000 < threshold
+        if when == "after" and late:  # before the network call of the step that begins here
+            x = x + ALPHA * spread(i) * z_T
         inputs = scheduler.scale_model_input(torch.cat([x, x]), t)
         u, c = one.pipe.unet(inputs, t, encoder_hidden_states=text).sample.chunk(2)
-        if when == "before" and t / 1000 < threshold:
+        if when == "before" and late:
             x = x + ALPHA * spread(i) * z_T
         x = scheduler.step(u + 5.0 * (c - u), t, x).prev_sample
-        if when == "after" and i + 1 < STEPS and scheduler.timesteps[i + 1] / 1000 < threshold:
-            x = x + ALPHA * spread(i + 1) * z_T
     return x
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm++", "euler"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_equals_adding_it_by_hand(when, solver):
+@pytest.mark.parametrize("threshold", [0.6, 1.0])
+def test_equals_adding_it_by_hand(when, solver, threshold):
     one = sd(solver)
     one.pipe.set_progress_bar_config(disable=True)
-    ours = one.call(accelerate(one.pipe, [NoiseInjection(ALPHA, 0.6, when)]), latents=NOISE)
-    torch.testing.assert_close(ours, by_hand(one, when, 0.6), rtol=1e-5, atol=1e-4)
+    ours = one.call(accelerate(one.pipe, [NoiseInjection(ALPHA, threshold, when)]), latents=NOISE)
+    torch.testing.assert_close(ours, by_hand(one, when, threshold), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +62,7 @@ def test_equals_adding_it_by_hand(when, solver):
         ("before", 0.0, 0),
         ("before", 1.0, 8),
         ("after", 0.5, 4),
-        ("after", 1.0, 7),
+        ("after", 1.0, 8),
     ],
 )
 def test_from_the_threshold_on_and_never_into_the_finished_latents(case, baseline, when, threshold, injected):
@@ -66,6 +71,47 @@ def test_from_the_threshold_on_and_never_into_the_finished_latents(case, baselin
     result = one.call(driver)
     assert driver.counts["noise_injection steps"] == injected
     assert torch.equal(result, baseline("sd_ddim")) == (injected == 0)
+
+
+@pytest.mark.parametrize("name", ["img2img", "inpaint4", "inpaint9", "controlnet", "dit", "upscale_x4", "if_stage_2"])
+def test_a_run_that_starts_below_the_threshold_has_it_before_its_first_network_call(case, name):
+    """The latents alone: masks and other pictures that go with them are as they were. ControlNets see it too."""
+    one, seen = case(name), {}
+
+    def note(key):
+        def around(forward, *args, **kwargs):
+            given = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+            seen.setdefault(key, []).append(given.clone())
+            return forward(*args, **kwargs)
+
+        return around
+
+    networks = [getattr(one.pipe, each, None) for each in ("unet", "transformer", "controlnet")]
+    for key, stack in {"plain": [], "ours": [NoiseInjection(ALPHA, 1.0, "after")]}.items():
+        with ExitStack() as held:
+            for network in (each for each in networks if each is not None):
+                held.enter_context(intercept(network, "forward", note(key)))
+            one.call(accelerate(one.pipe, stack))
+    channels = 3 if name == "if_stage_2" else 4
+    firsts = 2 if name == "controlnet" else 1
+    for plain, ours in zip(seen["plain"][:firsts], seen["ours"][:firsts], strict=True):
+        torch.testing.assert_close(ours[:, :channels], plain[:, :channels] * (1 + ALPHA))
+        assert torch.equal(ours[:, channels:], plain[:, channels:])
+
+
+def test_text_to_image_at_the_papers_threshold_starts_above_it(case):
+    one = case("sd_ddim")
+    counts = accelerate(one.pipe, [NoiseInjection(ALPHA, 0.5, "after")])
+    one.call(counts, num_inference_steps=50)
+    assert counts.counts["noise_injection steps"] == 25
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_refused_where_timesteps_are_not_those_of_training(when):
+    one = sd("ddim")
+    one.pipe.scheduler = EDMEulerScheduler()
+    with pytest.raises(UsageError, match="EDMEulerScheduler counts in logarithms of noise levels"):
+        one.call(accelerate(one.pipe, [NoiseInjection(ALPHA, 0.5, when)]))
 
 
 @pytest.mark.parametrize("name", ["sd_ddim", "sd_euler", "sd_heun", "dit", "deepfloyd_if"])
