@@ -26,6 +26,7 @@ __all__ = [
     "host",
     "outputs",
     "refuse_folder",
+    "refuse_link",
     "sweep",
     "temporary_name",
     "whole_file",
@@ -125,6 +126,16 @@ def refuse_folder(file: Path) -> None:
         raise UsageError(f"{file} is a folder, and a file must go there; remove or rename the folder")
 
 
+def refuse_link(folder: Path) -> None:
+    """Refuse to remove a folder that is a link.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a link, and nothing behind a link is removed; remove what it leads to yourself")
+
+
 def discard(folder: Path) -> None:
     """Take a folder away at once: whoever looks sees all of it or nothing, also if this process is killed.
 
@@ -132,8 +143,7 @@ def discard(folder: Path) -> None:
         UsageError: it is a link, and what is behind a link is not removed.
         OSError: it cannot be renamed.
     """
-    if folder.is_symlink():
-        raise UsageError(f"{folder} is a link, and nothing behind a link is removed; remove what it leads to yourself")
+    refuse_link(folder)
     gone = folder.with_name(temporary_name())
     try:
         folder.rename(gone)
