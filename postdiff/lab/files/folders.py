@@ -37,8 +37,8 @@ __all__ = [
 TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-(?P<began>\d+)-[0-9a-f]{8}(\.\w+)?")
 # Seconds without a change after which a file of a process that cannot be looked at is taken for left over.
 QUIET = 24 * 3600.0
-# Folders of many files, which are swept when they are worked on, and folders that others keep.
-NOT_SWEPT = ("pictures", "wandb", "tensorboard", "jobs")
+# Folders of outputs that every command sweeps; one of pictures holds many files, and is swept when it is worked on.
+SWEPT = ("records", "grids", "exports", "data", "profiles", "calibrations", "locks")
 
 
 def outputs() -> Path:
@@ -66,9 +66,8 @@ def writable_outputs() -> Path:
         raise UsageError(
             f"output folder {root} cannot be written ({error.strerror or error}); set POSTDIFF_OUTPUTS to one that can"
         ) from error
-    for folder in root.iterdir():
-        if folder.name not in NOT_SWEPT:
-            sweep(folder)
+    for name in SWEPT:
+        sweep(root / name)
     return root
 
 
