@@ -39,7 +39,7 @@ class Job:
         prompts_hash: hash of them.
         run_id: of the quality record.
         speed_id: of the speed record.
-        picture_id: of all that decides the pixels.
+        picture_id: of all that decides the pixels, but for what the other pictures of a batch are.
         reference_id: the same for the run without methods and with `reference_steps`.
         drawn_id: of settings, prompts and seeds, whatever is measured of them and with whatever code.
         stages: of a cascade, all of them in order; empty if the model is one pipeline.

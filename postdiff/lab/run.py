@@ -68,7 +68,7 @@ def unfinished(experiment: Experiment) -> list[str]:
     random_weights.refuse_pictures(experiment)
     jobs = prepare(experiment)
     placement.common(job.config for job in jobs)
-    return [job.name for job in jobs if not finished.finished(job, _silent)]
+    return [job.name for job in jobs if not finished.finished(job, _silent, mend=False)]
 
 
 def draw_grid(experiment: Experiment) -> Path | None:
@@ -105,10 +105,16 @@ def _todo(jobs: Sequence[Job], shard: Shard | None, fresh: bool, timed: bool, sa
 
 def _remove(jobs: Sequence[Job], timed: bool, say: Say) -> None:
     """Take away what --fresh makes again. Records go first: none may ever speak of pictures that are gone."""
+    found = {job.name: quality.pictures(job).folder for job in jobs}
+    for folder in found.values():
+        folders.refuse_link(folder)
     for job in jobs:
-        recording.remove(job, timed=timed)
-    for folder in {quality.pictures(job).folder for job in jobs}:
+        recording.remove(job, timed=timed and job.config.bench.repeats > 0)
+    for folder in dict.fromkeys(found.values()):
         with locks.making(folder, None, say):
+            for job in jobs:  # whoever was waited for may have kept a record
+                if found[job.name] == folder:
+                    recording.remove(job, timed=False)
             folders.discard(folder)
 
 

@@ -18,7 +18,7 @@ SAMPLES = {
         "",
         ("half .png", "after replace 00000.png", "half .csv", "after replace plain.csv", "before replace manifest.csv"),
     ),
-    "npz": ([*RUN, "store=npz"], "", ("before replace *.npz", "after replace plain.json")),
+    "npz": ([*RUN, "store=npz"], "", ("before replace *.npz",)),
     "fresh": (
         [*RUN, "--fresh"],
         "whole",

@@ -26,6 +26,7 @@ __all__ = [
     "host",
     "outputs",
     "refuse_folder",
+    "refuse_link",
     "sweep",
     "temporary_name",
     "whole_file",
@@ -36,8 +37,8 @@ __all__ = [
 TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-(?P<began>\d+)-[0-9a-f]{8}(\.\w+)?")
 # Seconds without a change after which a file of a process that cannot be looked at is taken for left over.
 QUIET = 24 * 3600.0
-# Folders of many files, which are swept when they are worked on, and folders that others keep.
-NOT_SWEPT = ("pictures", "wandb", "tensorboard", "jobs")
+# Folders of outputs that every command sweeps; one of pictures holds many files, and is swept when it is worked on.
+SWEPT = ("records", "grids", "exports", "data", "profiles", "calibrations", "locks")
 
 
 def outputs() -> Path:
@@ -65,9 +66,8 @@ def writable_outputs() -> Path:
         raise UsageError(
             f"output folder {root} cannot be written ({error.strerror or error}); set POSTDIFF_OUTPUTS to one that can"
         ) from error
-    for folder in root.iterdir():
-        if folder.name not in NOT_SWEPT:
-            sweep(folder)
+    for name in SWEPT:
+        sweep(root / name)
     return root
 
 
@@ -125,6 +125,16 @@ def refuse_folder(file: Path) -> None:
         raise UsageError(f"{file} is a folder, and a file must go there; remove or rename the folder")
 
 
+def refuse_link(folder: Path) -> None:
+    """Refuse to remove a folder that is a link.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if folder.is_symlink():
+        raise UsageError(f"{folder} is a link, and nothing behind a link is removed; remove what it leads to yourself")
+
+
 def discard(folder: Path) -> None:
     """Take a folder away at once: whoever looks sees all of it or nothing, also if this process is killed.
 
@@ -132,8 +142,7 @@ def discard(folder: Path) -> None:
         UsageError: it is a link, and what is behind a link is not removed.
         OSError: it cannot be renamed.
     """
-    if folder.is_symlink():
-        raise UsageError(f"{folder} is a link, and nothing behind a link is removed; remove what it leads to yourself")
+    refuse_link(folder)
     gone = folder.with_name(temporary_name())
     try:
         folder.rename(gone)

@@ -33,13 +33,17 @@ def read(file: Path, largest: int = LARGEST) -> Any:
     if file.stat().st_size > largest:
         raise NotAsHinted("is too large")
     try:
-        return parsed(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         raise NotAsHinted("is not UTF-8") from None
+    found = parsed(text)
+    if not (text.isascii() and "\\u" not in text) and not _printable(found):
+        raise NotAsHinted("holds half a character")
+    return found
 
 
 def parsed(text: str) -> Any:
-    """The values of a JSON text: nothing too deep to walk, no NaN, no number beyond float64, no text beyond UTF-8.
+    """The values of a JSON text: nothing too deep to walk, no NaN, no number beyond float64.
 
     Raises:
         NotAsHinted: it is not JSON, or holds such things.
@@ -118,12 +122,18 @@ def _refuse_strange(found: Any) -> None:
                 inner += value.values()
             elif isinstance(value, list):
                 inner += value
-            elif isinstance(value, str):
-                if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-                    raise NotAsHinted("holds half a character")
             elif isinstance(value, (int, float)) and not abs(value) < BEYOND:
                 raise NotAsHinted("holds a number without bounds")
         level, depth = inner, depth + 1
+
+
+def _printable(found: Any) -> bool:
+    """Whether all texts can be written: JSON may hold half of a pair of UTF-16, which no terminal and no file takes."""
+    try:
+        json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _refuse(place: str, what: str, keys: Collection[str]) -> None:

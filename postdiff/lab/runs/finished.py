@@ -17,12 +17,13 @@ __all__ = ["finished", "recorded", "unsound"]
 Say = Callable[[str], None]
 
 
-def finished(job: Job, say: Say) -> bool:
-    """Whether nothing is left to do: record, figures and pictures are there; what only lists them is mended.
+def finished(job: Job, say: Say, mend: bool = True) -> bool:
+    """Whether nothing is left to do: record, figures and pictures are there and whole.
 
     Args:
         job: the row.
         say: told why a row that has its record is run again.
+        mend: also sweep what killed processes left, and list the pictures again if the list is not whole.
 
     Raises:
         UsageError: a picture may not be opened, or a folder stands in its place.
@@ -38,11 +39,13 @@ def finished(job: Job, say: Say) -> bool:
     since = results.fresh_path(job.experiment, job.name).stat().st_mtime_ns
     own = quality.pictures(job)
     for folder in [own, *([quality.reference_pictures(job)] if job.paired else [])]:
-        folders.sweep(folder.folder)
+        if mend:
+            folders.sweep(folder.folder)
         if trouble := unsound(folder, job.samples, since):
             say(f"{job.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
             return False
-    own.list_in_manifest(rows)
+    if mend:
+        own.list_in_manifest(rows)
     return True
 
 

@@ -92,7 +92,7 @@ class MirrorConfig:
 
 @dataclass
 class TrainerConfig:
-    """The devices that share a run's pictures; the pictures and, but for rounding, the metrics are those of one.
+    """The devices that share a run's pictures; all comes out as on one, but for the rounding of Frechet distances.
 
     Attributes:
         accelerator: auto, cpu or gpu.
@@ -148,7 +148,8 @@ class RunConfig:
             entry here says otherwise.
         count: number of prompts, from the first on; null means all.
         seeds: every prompt is drawn once with each of them; none set means those of the data, [0] as a rule.
-        batch_size: pictures made at once in the quality run.
+        batch_size: pictures made at once in the quality run. Since it moves the last bits of each picture, pictures of
+            another batch size are others.
         dtype: float32, float16 or bfloat16; null means the model card's.
         device: auto, cpu, cuda or cuda:N.
         metrics: names of metrics, or one-key mappings {metric: {option: value}}; null means all that ship and that the
