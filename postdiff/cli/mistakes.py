@@ -32,16 +32,15 @@ def usage_error(message: str) -> ValueError:
 def line(beginning: str, message: str, longest: int = LONGEST) -> str:
     """A message as it is printed: one line of no more characters, none of which moves a cursor.
 
-    Where it is too long, all long words but the first lose their middle, so that the thing, the cause and the remedy
-    stay; they are mostly the same path once more. Then the first one does, and then the message.
+    Where it is too long, all long words but the first lose their middle, which are mostly the same path once more; then
+    the message does. So the thing, which comes first, and the remedy, which comes last, stay.
     """
     from postdiff.engine.errors import shown
 
     words = message.split()
-    for first in (1, 0):
-        for place in [place for place, word in enumerate(words) if len(word) > SHORTEST][first:]:
-            if len(beginning) + len(" ".join(words)) > longest:
-                words[place] = f"{words[place][:12]}...{words[place][15 - SHORTEST :]}"
+    for place in [place for place, word in enumerate(words) if len(word) > SHORTEST][1:]:
+        if len(beginning) + len(" ".join(words)) > longest:
+            words[place] = f"{words[place][:12]}...{words[place][15 - SHORTEST :]}"
     return beginning + shown(" ".join(words), longest - len(beginning))
 
 

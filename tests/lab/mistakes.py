@@ -75,7 +75,7 @@ class Mistake:
 def chosen(everything: list[Mistake], count: int, seed: int) -> list[Mistake]:
     """So many different ones, of all kinds in equal parts as far as there are enough."""
     by_kind: dict[str, list[Mistake]] = {}
-    for one in everything:
+    for one in different(everything):
         by_kind.setdefault(one.kind.partition(":")[0], []).append(one)
     dice = random.Random(seed)
     for found in by_kind.values():
@@ -84,6 +84,11 @@ def chosen(everything: list[Mistake], count: int, seed: int) -> list[Mistake]:
     while len(picked) < count and any(by_kind.values()):
         picked += [found.pop() for found in by_kind.values() if found]
     return picked[:count]
+
+
+def different(mistakes: list[Mistake]) -> list[Mistake]:
+    """Without those that are there twice."""
+    return list({repr(dataclasses.astuple(one)[1:]): one for one in mistakes}.values())
 
 
 def leaves(schema: type[Any], above: str = "") -> Iterator[tuple[str, Any, bool]]:

@@ -8,8 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.files import hub, sources, weights
@@ -140,7 +138,9 @@ def _pipeline_class(name: str, where: object) -> Any:
 def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # files that do not fit make libraries raise anything
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
             reason = "its tokenizer needs a package that is not installed; pip install sentencepiece protobuf"
         else:
