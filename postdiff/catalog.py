@@ -8,14 +8,15 @@ hold `configs/<kind>/*.yaml` and `methods/*.py`, so a private method or experime
 from __future__ import annotations
 
 import os
+import traceback
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from postdiff import safe_yaml
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.values import expanded
 
-__all__ = ["KINDS", "extra_roots", "names", "parsed", "path", "read"]
+__all__ = ["KINDS", "extra_roots", "is_private", "names", "path", "place_of", "read"]
 
 KINDS = ("experiments", "models", "methods", "data", "structures")
 
@@ -26,11 +27,29 @@ def extra_roots() -> list[Path]:
     Raises:
         UsageError: a folder does not exist.
     """
-    roots = [Path(part).expanduser() for part in os.environ.get("POSTDIFF_PATH", "").split(os.pathsep) if part]
+    roots = [expanded(part) for part in os.environ.get("POSTDIFF_PATH", "").split(os.pathsep) if part]
     for root in roots:
         if not root.is_dir():
             raise UsageError(f"POSTDIFF_PATH names '{root}', which is not a folder; create it or unset the variable")
     return roots
+
+
+def place_of(error: BaseException) -> str | None:
+    """Where in a file of `POSTDIFF_PATH` an error came up, "FILE, line N"; None if no such file had a part in it."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError) and error.filename:
+        places.append((error.filename, error.lineno))
+    own = [f"{name}, line {line}" for name, line in places if is_private(name)]
+    return own[-1] if own else None
+
+
+def is_private(file: str) -> bool:
+    """Whether a file stands in a folder of `POSTDIFF_PATH`."""
+    try:
+        roots = {folder for root in extra_roots() for folder in (root.absolute(), root.resolve())}
+    except UsageError:
+        return False
+    return bool(roots & set(Path(file).parents))
 
 
 def _config_roots() -> list[Path]:
@@ -73,50 +92,23 @@ def read(file: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 
     Raises:
-        UsageError: the file is not UTF-8, not YAML, holds no mapping, or has a key twice.
+        UsageError: there is no such file to read, it is too large, not UTF-8, not YAML, or holds no mapping.
     """
-    content = file.read_bytes()
+    if not file.is_file():
+        raise UsageError(f"{file} is no file that can be read; put a YAML file in its place")
+    if file.stat().st_size > safe_yaml.MOST_CHARACTERS:
+        raise UsageError(f"{file} has more than {safe_yaml.MOST_CHARACTERS} bytes; write less")
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read ({error.strerror or error}); give yourself the right to") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         byte = f"byte 0x{content[error.start]:02x} in line {line}"
         raise UsageError(f"{file} is not UTF-8 ({byte}); save it as UTF-8") from None
-    found = parsed(text, str(file))
+    found = safe_yaml.parsed(text, str(file))
     if not isinstance(found, dict):
         raise UsageError(f"{file} holds no keys; it must be a YAML mapping")
     return found
-
-
-def parsed(text: str, where: str) -> Any:
-    """The value that YAML text stands for.
-
-    Args:
-        text: YAML.
-        where: what it is, for messages.
-
-    Raises:
-        UsageError: it is not YAML, or has a key twice.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UsageError(f"{where} is not valid YAML{place} ({error.problem}); mend it") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none is a ValueError
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{where} is not valid YAML ({reason}); mend it") from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's own reader drops the first of two equal keys without a word, a whole row of an experiment for instance."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"two keys '{key.value}'", key.start_mark)
-                seen.add((key.tag, key.value))
-        return super().construct_mapping(node, deep)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 from postdiff import catalog, methods
-from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.methods.base import Method
 
 __all__ = ["Preset", "build_methods", "describe", "preset"]
@@ -50,10 +52,12 @@ def preset(name: str) -> Preset:
     if missing:
         raise UsageError(f"{file} lacks: {', '.join(missing)}; add them")
     for key in ("methods", "identity"):
-        if not isinstance(content[key] or [], list):
-            raise UsageError(f"{file}: {key}={content[key]} must be a list; write {key}: [...]")
+        if not isinstance(content[key], list | None):
+            raise UsageError(f"{file}: {key}={shown(content[key])} must be a list; write {key}: [...]")
+    if not isinstance(saves := content.get("saves", True), bool):
+        raise UsageError(f"{file}: saves={shown(saves)} must be true or false")
     stacks = {key: tuple(content[key] or ()) for key in ("methods", "identity")}
-    return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=bool(content.get("saves", True)))
+    return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=saves)
 
 
 def build_methods(specs: Sequence[Spec]) -> list[Method]:
@@ -63,31 +67,49 @@ def build_methods(specs: Sequence[Spec]) -> list[Method]:
         specs: each one the name of a preset, or a mapping {method name: {option: value}} with one key.
 
     Raises:
-        UsageError: unknown preset, method or option, or a value out of range.
+        UsageError: unknown preset, method or option, a value out of range, or a method whose file is broken.
     """
+    return _built(specs, ())
+
+
+def _built(specs: Sequence[Spec], within: tuple[str, ...]) -> list[Method]:
     built: list[Method] = []
     for spec in specs:
         if isinstance(spec, str):
-            built.extend(build_methods(preset(spec).methods))
+            if spec in within:
+                raise UsageError(f"preset '{spec}' names itself among its methods; name methods there")
+            built.extend(_built(preset(spec).methods, (*within, spec)))
         elif isinstance(spec, Mapping) and len(spec) == 1:
             [(name, options)] = spec.items()
-            built.append(_build(name, options or {}))
+            built.append(_build(name, {} if options is None else options))
         else:
-            raise UsageError(f"a method is written as a preset's name or as {{name: {{option: value}}}}, not {spec!r}")
+            raise UsageError(
+                f"a method is written as a preset's name or as {{name: {{option: value}}}}, not {shown(repr(spec))}"
+            )
     return built
 
 
 def _build(name: str, options: Mapping[str, Any]) -> Method:
     cls = methods.find(name)
     if not isinstance(options, Mapping):
-        raise UsageError(f"options of {name} are written as {{{name}: {{option: value}}}}, not {options!r}")
+        raise UsageError(f"options of {name} are written as {{{name}: {{option: value}}}}, not {shown(repr(options))}")
     allowed = [field.name for field in fields(cls)]
     for option in options:
         if ":" in str(option):
-            raise UsageError(f"option '{option}' of {name} has no value; YAML wants a space after the colon")
+            raise UsageError(f"option '{shown(option)}' of {name} has no value; YAML wants a space after the colon")
         if option not in allowed:
             raise unknown(f"option of {name}", option, allowed)
-    return cls(**options)
+    for each in fields(cls):
+        if each.init and each.default is each.default_factory is MISSING and each.name not in options:
+            raise UsageError(f"{name} needs the option '{each.name}'; write {{{name}: {{{each.name}: ...}}}}")
+    try:
+        method = cls(**options)
+        json.dumps(_options(method))
+    except UsageError:
+        raise
+    except Exception as error:  # a class of somebody's own may raise anything
+        raise methods.broken(name, "built", error, inspect.getfile(cls)) from error
+    return method
 
 
 def describe(stack: Sequence[Method]) -> list[dict[str, Any]]:

@@ -11,14 +11,15 @@ PACKAGE = Path(__file__).parents[1] / "postdiff"
 # What each layer may import of ours. Anything else points the wrong way.
 ALLOWED = {
     "engine": {"engine"},
-    "catalog": {"engine"},
+    "safe_yaml": {"engine"},
+    "catalog": {"engine", "safe_yaml"},
     "methods": {"engine", "catalog", "methods"},
     "presets": {"engine", "catalog", "methods"},
     "cost": {"engine", "catalog", "methods", "cost"},
     "metrics": {"engine", "metrics"},
     "datasets": {"engine", "datasets"},
     "zoo": {"zoo"},
-    "lab": {"engine", "catalog", "methods", "presets", "cost", "metrics", "datasets", "zoo", "lab"},
+    "lab": {"engine", "safe_yaml", "catalog", "methods", "presets", "cost", "metrics", "datasets", "zoo", "lab"},
     "cli": {"engine", "catalog", "lab", "cli"},
     "__init__": {"engine"},
     "__main__": {"cli"},

@@ -5,16 +5,19 @@ A user's mistake ends in one line on stderr and exit code 2; Ctrl-C in one line 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from postdiff.cli.mistakes import foreseen
+from postdiff.cli.mistakes import foreseen, line, stopped
 from postdiff.cli.parser import parsed
 
 __all__ = ["entry", "main"]
+
+INTERRUPTED = 130
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -30,32 +33,45 @@ def main(words: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     # Whoever ends the process politely gets what Ctrl-C gets; signals are the main thread's business alone.
     in_charge = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupted) if in_charge else None
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    if in_charge:
+        signal.signal(signal.SIGTERM, _interrupted)
     try:
+        _any_text_can_be_printed()
         given = parsed(words)
         given.command(given)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
             raise
-        return _tell("interrupted; finished rows and pictures are kept, the same command goes on from there", 130)
+        if in_charge:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break into the telling
+        return _tell(
+            "interrupted; finished rows and pictures are kept, the same command goes on from there", INTERRUPTED
+        )
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; nothing is left to tell it.
         sys.stderr.close()
         return 0
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError, MemoryError) as error:
-        message = foreseen(error)
+    except (Exception, SystemExit) as error:
+        message = stopped(error) if isinstance(error, SystemExit) else foreseen(error)
         if debug or message is None:
             raise
         return _tell(message, 2)
     finally:
-        if in_charge:
-            signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            if in_charge and handler is not None:
+                signal.signal(number, handler)
     return 0
 
 
 def entry() -> NoReturn:
     """The console script."""
-    sys.exit(main())
+    _open_what_is_closed()
+    code = main()
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.exit(code)
 
 
 def _interrupted(*_: Any) -> NoReturn:
@@ -63,5 +79,23 @@ def _interrupted(*_: Any) -> NoReturn:
 
 
 def _tell(message: str, code: int) -> int:
-    print(f"postdiff: error: {message}" if code == 2 else f"postdiff: {message}", file=sys.stderr)
+    print(line("postdiff: error: " if code == 2 else "postdiff: ", message), file=sys.stderr)
     return code
+
+
+def _any_text_can_be_printed() -> None:
+    """What the terminal's encoding lacks is spelt out, not raised."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _open_what_is_closed() -> None:
+    """Started with `2>&-`, the next file that is opened would be stderr, and notices would be written into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115

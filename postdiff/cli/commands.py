@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from postdiff.cli.mistakes import usage_error
+from postdiff.cli.mistakes import line, usage_error
 
 __all__ = [
     "bench",
@@ -137,7 +137,7 @@ def list_(given: argparse.Namespace) -> None:
     """Print what there is."""
     from postdiff.lab import listing
 
-    print(listing.render(given.kind, given.format))
+    print(listing.render(given.kind, given.format, _say))
 
 
 def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab
@@ -153,4 +153,4 @@ def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # i
 
 
 def _say(message: str) -> None:
-    print(f"postdiff: {message}", file=sys.stderr)
+    print(line("postdiff: ", message, 2000), file=sys.stderr)

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-__all__ = ["foreseen", "usage_error"]
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["foreseen", "line", "refuse_hidden", "stopped", "usage_error"]
 
 EXTRA = (
-    *("lightning", "omegaconf", "torchmetrics", "torchvision", "cleanfid", "numpy", "tqdm", "PIL", "yaml"),
+    *("lightning", "torchmetrics", "torchvision", "cleanfid", "numpy", "tqdm", "PIL", "yaml"),
     *("matplotlib", "pyarrow", "requests", "filelock"),
 )
+LONGEST = 300  # characters of a line, whatever it repeats
+SHORTEST = 50  # of a word that is cut to make room
+OURS = Path(__file__).parents[1]
+# What the place where results go has no part in.
+MISNAMED = (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EINVAL)
 
 
 def usage_error(message: str) -> ValueError:
@@ -17,17 +29,48 @@ def usage_error(message: str) -> ValueError:
     return UsageError(message)
 
 
+def line(beginning: str, message: str, longest: int = LONGEST) -> str:
+    """A message as it is printed: one line of no more characters, none of which moves a cursor.
+
+    Where it is too long, all long words but the first lose their middle, which are mostly the same path once more; then
+    the message does. So the thing, which comes first, and the remedy, which comes last, stay.
+    """
+    from postdiff.engine.errors import shown
+
+    words = message.split()
+    for place in [place for place, word in enumerate(words) if len(word) > SHORTEST][1:]:
+        if len(beginning) + len(" ".join(words)) > longest:
+            words[place] = f"{words[place][:12]}...{words[place][15 - SHORTEST :]}"
+    return beginning + shown(" ".join(words), longest - len(beginning))
+
+
+def refuse_hidden(words: Sequence[str]) -> None:
+    """Refuse words with characters that nobody sees; a setting may hold line breaks and tabs, as YAML does.
+
+    Raises:
+        UsageError: the first such word.
+    """
+    for word in words:
+        if not word.isprintable():
+            from postdiff.engine.errors import HIDDEN, shown
+
+            # Halves of characters are bytes of a file's name in another encoding.
+            seen = word.encode(errors="ignore").decode()
+            found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
+            if found:
+                raise usage_error(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
+
+
 def foreseen(error: Exception) -> str | None:
-    """One line for an error that a user can mend, or None for one that only we can."""
+    """What to tell of an error that a user can mend, or None for one that only we can."""
     if isinstance(error, ModuleNotFoundError):
         missing = (error.name or "").partition(".")[0]
-        if missing not in EXTRA:
-            return None
-        return f'this command needs {missing}, which is not installed; pip install "postdiff[lab]"'
+        if missing in EXTRA:
+            return f'this command needs {missing}, which is not installed; pip install "postdiff[lab]"'
     from postdiff.engine.errors import UsageError
 
     if isinstance(error, UsageError):
-        return " ".join(str(error).split())
+        return str(error)
     if _out_of_memory(error):
         reason = " ".join(str(error).split()).rpartition("Allocator: ")[2].partition(". ")[0][:160]
         return (
@@ -36,11 +79,57 @@ def foreseen(error: Exception) -> str | None:
         )
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
+        if error.errno in MISNAMED:
+            return f"{error.strerror}{place}; use another name or place"
         return f"{error.strerror}{place}; free or change the folder, POSTDIFF_OUTPUTS says where results go"
-    return None
+    if type(error) is RuntimeError and "home directory" in str(error):  # as pathlib says it
+        return "a path begins with ~ and names a home folder that is not known here; write the path in full"
+    return _of_a_library(error) or _of_a_private_file(error)
+
+
+def stopped(end: SystemExit) -> str | None:
+    """What to tell if a method of the user's own has ended the process; None if we or argparse did."""
+    from postdiff import catalog
+
+    place = catalog.place_of(end)
+    return place and f"a method of your own ends the process, {place}; it must not call sys.exit, take it out"
 
 
 def _out_of_memory(error: Exception) -> bool:
     """Whether a device or the machine has no memory left; torch, which need not be loaded, has two errors for it."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return named or (type(error) is RuntimeError and "can't allocate memory" in str(error))
+
+
+def _of_a_library(error: Exception) -> str | None:
+    """An error while a library of others is imported: its own variables of the environment, or its installation."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = max((place for place, frame in enumerate(frames) if OURS in Path(frame.filename).parents), default=-1)
+    after = [frame for frame in frames[own + 1 :] if not frame.filename.startswith("<")]
+    if not after or after[0].name != "<module>":
+        return None
+    name = next((part for part in Path(after[0].filename).parts[::-1] if part in ("site-packages",)), None)
+    where = after[0].filename.rpartition(f"{name}{os.sep}")[2] if name else after[0].filename
+    return (
+        f"{where.partition(os.sep)[0]} cannot be imported ({type(error).__name__}: {error}); see to the environment "
+        "variables that it reads, or install it again; --debug shows where"
+    )
+
+
+def _of_a_private_file(error: Exception) -> str | None:
+    """An error that comes out of a method of the user's own, or comes up under it."""
+    from postdiff import catalog
+
+    reason = f"{type(error).__name__}: {error}".rstrip(": ")
+    if (place := catalog.place_of(error)) is not None:
+        return f"a method of your own fails, {place}: {reason}; mend it, --debug shows the traceback"
+    files = [file for file in map(_file, list(sys.modules.values())) if file and catalog.is_private(file)]
+    if not files:
+        return None
+    return f"this fails with a method of your own, {files[-1]}: {reason}; mend it, --debug shows the traceback"
+
+
+def _file(module: object) -> str | None:
+    return (
+        getattr(module, "__file__", None) if getattr(module, "__name__", "").startswith("postdiff.methods.") else None
+    )

@@ -7,12 +7,28 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from postdiff.cli import commands
-from postdiff.cli.mistakes import usage_error
+from postdiff.cli.mistakes import refuse_hidden, usage_error
 
 __all__ = ["parsed"]
 
 
+class _Once(argparse.Action):
+    """An option with a value, which is given once: of two nobody knows which was meant."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        given = vars(namespace).setdefault("given_options", set())
+        if option_string is not None and self.dest in given:
+            parser.error(f"{option_string} is given twice")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
     def error(self, message: str) -> NoReturn:
         raise usage_error(f"{message}; see '{self.prog} --help'")
 
@@ -23,6 +39,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: a word that no command takes.
     """
+    refuse_hidden(words)
     given, rest = _parser().parse_known_args(words)
     given.overrides = _overrides(given, rest)
     return given

@@ -15,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from postdiff import catalog
@@ -128,7 +127,7 @@ def read(name: str) -> Structure:
 @functools.lru_cache(maxsize=16)
 def _content(file: Path, changed: int) -> dict[str, Any]:
     """Rows mostly share a file, and reading it takes longer than what else a row needs; `changed` is when it was."""
-    return yaml.safe_load(file.read_text())
+    return catalog.read(file)
 
 
 def _built(described: dict[str, Any]) -> nn.Module:

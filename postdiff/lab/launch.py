@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
-from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.values import fits, sound, spelt
 from postdiff.lab import progress, run
 from postdiff.lab.devices.placement import common
 from postdiff.lab.files import folders
@@ -20,6 +25,7 @@ __all__ = ["Wish", "launch", "split"]
 
 Say = Callable[[str], None]
 LOOK_AGAIN = 0.3  # seconds between two looks at the jobs
+MOST = 10_000  # jobs at once, and parts of a row
 MONTH = 30 * 24 * 60  # minutes; submitit would end a job on this machine after five
 # Short names for what submitit calls otherwise.
 SHORT = {"gpus": "gpus_per_node", "cpus": "cpus_per_task", "name": "job_name"}
@@ -55,7 +61,12 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     """
     ours = [word for word in words if not word.startswith("slurm.")]
     asked = from_words([word for word in words if word.startswith("slurm.")]).get("slurm", {})
-    return ours, {SHORT.get(name, name): value for name, value in asked.items()}
+    found: dict[str, Any] = {}
+    for name, value in asked.items():
+        if SHORT.get(name, name) in found:
+            raise UsageError(f"slurm.{name} sets {SHORT.get(name, name)} once more; give it one value")
+        found[SHORT.get(name, name)] = value
+    return ours, found
 
 
 def launch(experiment: Experiment, words: Sequence[str], wish: Wish, say: Say) -> bool:
@@ -141,9 +152,26 @@ def _reason(job: Any) -> str | None:
 
 
 def _submit(executor: Any, work: Work, say: Say) -> Any:
-    job = executor.submit(work)
+    with _errors_to(Path(executor.folder) / "submitit.log"):
+        job = executor.submit(work)
     say(f"{work}: job {job.job_id}")
     return job
+
+
+@contextmanager
+def _errors_to(file: Path) -> Iterator[None]:
+    """What is started in the block writes its errors to a file: submitit's own processes tell Ctrl-C in tracebacks."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stderr.flush()
+    kept = os.dup(2)
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.dup2(log, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(log)
 
 
 def _executor(experiment: Experiment, wish: Wish) -> Any:
@@ -152,12 +180,8 @@ def _executor(experiment: Experiment, wish: Wish) -> Any:
         executor = submitit.LocalExecutor(_logs(experiment))
         executor.update_parameters(timeout_min=MONTH)
         return executor
-    asked = _resources(experiment, wish)
-    again = int(asked.pop("requeue", 3))
-    known = sorted(submitit.SlurmExecutor._valid_parameters())
-    for name in asked:
-        if name not in known:
-            raise unknown("SLURM resource", name, [*SHORT, *known])
+    asked = _typed(_resources(experiment, wish))
+    again = asked.pop("requeue", 3)
     try:
         executor = submitit.SlurmExecutor(_logs(experiment), max_num_timeout=again)
     except RuntimeError as error:
@@ -179,6 +203,40 @@ def _resources(experiment: Experiment, wish: Wish) -> dict[str, Any]:
     return {**usual, **wish.resources}
 
 
+def _typed(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Resources as submitit's annotations have them; a line break in one would add a line to the script of the job.
+
+    Raises:
+        UsageError: an unknown resource, or a value of the wrong type or out of range.
+    """
+    from submitit.slurm import slurm
+
+    known: dict[str, Any] = {name: Any for name in slurm.SlurmExecutor._valid_parameters()}
+    known |= {name: hint for name, hint in get_type_hints(slurm._make_sbatch_string).items() if name in known}
+    known |= {"requeue": int, "srun_args": list[str] | None}
+    found: dict[str, Any] = {}
+    for name, value in asked.items():
+        if name not in known:
+            raise unknown("SLURM resource", name, [*SHORT, *known])
+        hint = known[name]
+        if str in get_args(hint) and type(value) is int:
+            value = str(value)
+        if not fits(value, hint):
+            raise UsageError(f"slurm.{name}={shown(value)} must be {spelt(hint)}; give another value")
+        if not sound(value) or (type(value) is int and value < (1 if name in ("time", "nodes") else 0)):
+            raise UsageError(f"slurm.{name}={shown(value)} is out of range; give another number")
+        if _several_lines(value):
+            raise UsageError(f"slurm.{name}={shown(value)} holds a line break; write one line")
+        found[name] = value
+    return found
+
+
+def _several_lines(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_several_lines, (*value, *value.values())))
+    return any(map(_several_lines, value)) if isinstance(value, list) else isinstance(value, str) and "\n" in value
+
+
 def _logs(experiment: Experiment) -> str:
     return str((folders.outputs() / "jobs" / experiment.name).absolute())
 
@@ -187,11 +245,14 @@ def _check(wish: Wish) -> None:
     for name, value in {"--shards": wish.shards, "--jobs": wish.at_once}.items():
         if value < 1:
             raise UsageError(f"{name} {value} is too small; use at least 1")
+        if value > MOST:
+            raise UsageError(f"{name} {shown(value, 30)} is too large; use at most {MOST}")
     if wish.resources and wish.executor != "slurm":
         name = next(iter(wish.resources))
         raise UsageError(f"slurm.{name} is for SLURM, and the jobs run here; add --executor slurm, or leave it out")
-    if not wish.dry_run:
+    if not wish.dry_run or wish.resources:
         _submitit()
+        _typed(wish.resources)
 
 
 def _submitit() -> Any:

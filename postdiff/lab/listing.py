@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 
 from postdiff import catalog, methods, presets
-from postdiff.engine.errors import unknown
+from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.lab.inputs import data_cards
 from postdiff.lab.settings.schema import read_yaml
 from postdiff.metrics import METRICS
@@ -14,26 +15,31 @@ from postdiff.metrics import METRICS
 __all__ = ["KINDS", "listing", "render"]
 
 Entry = dict[str, str]
+Say = Callable[[str], None]
 
 
-def listing(kind: str) -> list[Entry]:
+def listing(kind: str, say: Say = warnings.warn) -> list[Entry]:
     """Entries of one kind, each with `kind`, `name` and `summary`.
 
+    Args:
+        kind: one of `KINDS`.
+        say: told which files are left out since they are broken.
+
     Raises:
-        UsageError: unknown kind, or a broken file.
+        UsageError: unknown kind.
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    return KINDS[kind]()
+    return KINDS[kind](say)
 
 
-def render(kind: str | None, style: str) -> str:
+def render(kind: str | None, style: str, say: Say = warnings.warn) -> str:
     """Entries of one kind, or of all if None: as "json", or as "text" in aligned lines below headings.
 
     Raises:
-        UsageError: unknown kind, or a broken file.
+        UsageError: unknown kind.
     """
-    kinds = {each: listing(each) for each in ([kind] if kind else KINDS)}
+    kinds = {each: listing(each, say) for each in ([kind] if kind else KINDS)}
     entries = [entry for found in kinds.values() for entry in found]
     if style == "json":
         return json.dumps(entries, indent=1)
@@ -46,45 +52,54 @@ def render(kind: str | None, style: str) -> str:
     return "\n\n".join(blocks)
 
 
-def _cards(kind: str) -> list[Entry]:
-    entries = []
-    for name in catalog.names(kind):
-        summary = read_yaml(catalog.path(kind, name)).get("summary", "")
-        entries.append({"kind": kind, "name": name, "summary": str(summary)})
-    return entries
+def _entries(kind: str, names: Iterable[str], about: Callable[[str], str], say: Say) -> list[Entry]:
+    """An entry for each name whose file is sound."""
+    found = []
+    for name in names:
+        try:
+            summary = shown(" ".join(about(name).split()), 400)
+            found.append({"kind": kind, "name": shown(name, 200), "summary": summary})
+        except UsageError as error:
+            say(f"left out: {error}")
+    return found
 
 
-def _methods() -> list[Entry]:
-    entries = []
-    for name in methods.names():
-        summary = (methods.find(name).__doc__ or "").strip().splitlines()
-        entries.append({"kind": "methods", "name": name, "summary": summary[0] if summary else ""})
-    known = {entry["name"] for entry in entries}
-    for name in catalog.names("methods"):
-        # A preset may bear its method's name; specs mean the preset then, and one line says both.
-        if name not in known:
-            summary_line = f"preset: {presets.preset(name).label}"
-            entries.append({"kind": "methods", "name": name, "summary": summary_line})
+def _cards(kind: str, say: Say) -> list[Entry]:
+    def about(name: str) -> str:
+        return str(read_yaml(catalog.path(kind, name)).get("summary", ""))
+
+    return _entries(kind, catalog.names(kind), about, say)
+
+
+def _methods(say: Say) -> list[Entry]:
+    def about(name: str) -> str:
+        return next(iter((methods.find(name).__doc__ or "").strip().splitlines()), "")
+
+    known = sorted({*methods.names(), *methods.twice()})
+    entries = _entries("methods", known, about, say)
+    # A preset may bear its method's name; specs mean the preset then, and one line says both.
+    others = [name for name in catalog.names("methods") if name not in known]
+    entries += _entries("methods", others, lambda name: f"preset: {presets.preset(name).label}", say)
     return sorted(entries, key=lambda entry: entry["name"])
 
 
-def _data() -> list[Entry]:
-    entries = _cards("data")
-    known = {entry["name"] for entry in entries}
-    for name in data_cards.prepared_names():
-        if name not in known:
-            entries.append({"kind": "data", "name": name, "summary": f"prepared: {data_cards.prepared(name)}"})
+def _data(say: Say) -> list[Entry]:
+    known = catalog.names("data")
+    prepared = [name for name in data_cards.prepared_names() if name not in known]
+    entries = _cards("data", say) + _entries(
+        "data", prepared, lambda name: f"prepared: {data_cards.prepared(name)}", say
+    )
     return sorted(entries, key=lambda entry: entry["name"])
 
 
-def _metrics() -> list[Entry]:
+def _metrics(say: Say) -> list[Entry]:
     return [{"kind": "metrics", "name": name, "summary": info.summary} for name, info in METRICS.items()]
 
 
-KINDS: dict[str, Callable[[], list[Entry]]] = {
-    "models": lambda: _cards("models"),
+KINDS: dict[str, Callable[[Say], list[Entry]]] = {
+    "models": lambda say: _cards("models", say),
     "methods": _methods,
-    "experiments": lambda: _cards("experiments"),
+    "experiments": lambda say: _cards("experiments", say),
     "data": _data,
     "metrics": _metrics,
 }

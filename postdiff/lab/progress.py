@@ -12,11 +12,14 @@ from typing import Any, TextIO
 from lightning.pytorch import Callback
 from tqdm import tqdm
 
+from postdiff.engine.errors import shown
 from postdiff.lab.devices import distributed
 
 __all__ = ["PictureBar", "Rows", "bar", "tell"]
 
 FORMAT = "{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}, {remaining} left, {rate_fmt}]"
+# What variables of the environment would change otherwise.
+PLAIN: dict[str, Any] = {"initial": 0, "leave": True, "delay": 0, "unit_scale": False, "postfix": None, "gui": False}
 # In a file no bar writes more lines than this, nor one more often than every so many seconds.
 LINES, LINE_SECONDS = 20, 30.0
 # Below this an estimate of the whole is of no use to anybody.
@@ -26,8 +29,12 @@ _place: ContextVar[str] = ContextVar("place", default="")
 
 
 def bar(title: str, total: int, unit: str) -> Any:
-    """A bar that shows done, total, elapsed and remaining time, and the mean rate; few lines when stderr is a file."""
-    terminal = sys.stderr.isatty()
+    """A bar that shows done, total, elapsed and remaining time, and the mean rate; few lines when stderr is a file.
+
+    TQDM_DISABLE in the environment leaves all bars out; its other variables, meant for bars of others, are passed over.
+    """
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    nowhere = {"disable": True} if sys.stderr is None else {}
     return tqdm(
         total=total,
         desc=_place.get() + title,
@@ -39,12 +46,15 @@ def bar(title: str, total: int, unit: str) -> Any:
         position=0,  # bars follow one another, and an old one that was left open must not push the next
         smoothing=0,  # the mean rate: a batch that was found done must not turn the estimate over
         bar_format=FORMAT,
+        **PLAIN,
+        **nowhere,
     )
 
 
 def tell(line: str) -> None:
     """One line on stderr that leaves bars whole."""
-    tqdm.write(f"postdiff: {line}", file=sys.stderr)
+    if sys.stderr is not None:
+        tqdm.write(f"postdiff: {shown(line, 2000)}", file=sys.stderr)
 
 
 class Rows:
@@ -97,7 +107,7 @@ class PictureBar(Callback):
 
     def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Count a batch; `outputs`, if a number, says how many pictures were drawn for it: 0 if all were found."""
-        if self.bar is None:
+        if self.bar is None or self.bar.disable:
             return
         devices = distributed.device().of
         seen = self._at_most(len(batch) * devices)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import types
 import typing
 from dataclasses import field, fields
-from pathlib import Path
 from typing import Any
 
-from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.values import LARGEST, expanded, fits, sound, spelt
 
 __all__ = ["check_types", "later", "listed", "read_calibration", "require", "require_moment", "require_stages"]
 
@@ -31,16 +30,20 @@ def check_types(method: Any) -> None:
     hints = typing.get_type_hints(type(method))
     for option in fields(method):
         value, hint = getattr(method, option.name), hints[option.name]
-        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+        if typing.get_origin(hint) is typing.Literal and not fits(value, hint):
             raise unknown(f"{option.name} of {type(method).__name__}", value, map(str, typing.get_args(hint)))
-        if not _fits(value, hint):
-            raise UsageError(f"{type(method).__name__}: {option.name}={value!r} must be {_spell(hint)}")
+        if not fits(value, hint):
+            raise UsageError(f"{type(method).__name__}: {option.name}={shown(repr(value))} must be {spelt(hint)}")
+        if not isinstance(
+            value, float
+        ):  # each option has its own range; no list holds NaN, no count is beyond counting
+            require(method, sound(value), option.name, f"finite, and whole numbers at most {LARGEST}")
 
 
 def require(method: Any, condition: bool, option: str, rule: str) -> None:
     """Raise a `UsageError` naming the option, its value and the rule, unless `condition` holds."""
     if not condition:
-        raise UsageError(f"{type(method).__name__}: {option}={getattr(method, option)!r} must be {rule}")
+        raise UsageError(f"{type(method).__name__}: {option}={shown(repr(getattr(method, option)))} must be {rule}")
 
 
 def require_moment(method: Any, option: str) -> None:
@@ -73,28 +76,12 @@ def read_calibration(file: str, key: str, method: str) -> Any:
         UsageError: no such file, or one that holds something else.
     """
     try:
-        return json.loads(Path(file).expanduser().read_text())[key]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        place = expanded(file)
+        if not place.is_file():
+            raise FileNotFoundError(f"{place} is no file")
+        return json.loads(place.read_text())[key]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(
-            f"{method}: {key}={file} is no calibration ({type(error).__name__}: {error}); make one with "
-            "experiments/calibrate.py"
+            f"{method}: {key}={shown(file)} is no calibration ({type(error).__name__}: {shown(error, 120)}); make one "
+            "with experiments/calibrate.py"
         ) from None
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in arguments)
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (list, tuple):
-        return isinstance(value, list | tuple) and all(_fits(item, arguments[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, (int, float) if hint is float else hint)
-
-
-def _spell(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

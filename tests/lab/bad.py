@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,14 @@ class Bad:
 
 
 def run(*words: str) -> tuple[str, ...]:
-    return (*RUN, *FEW, *words)
+    """A short run with `words`, which stand in the place of what they set."""
+    return (*RUN, *instead(FEW, words))
+
+
+def instead(usual: Iterable[str], words: Sequence[str]) -> tuple[str, ...]:
+    """`words`, and those of `usual` that set something else."""
+    own = {word.partition("=")[0] for word in words}
+    return (*(word for word in usual if word.partition("=")[0] not in own), *words)
 
 
 def experiment(content: Any, name: str = "mine") -> dict[str, Any]:

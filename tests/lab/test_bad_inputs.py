@@ -26,7 +26,7 @@ from postdiff.lab.settings.experiment import load as load_experiment
 from postdiff.lab.settings.schema import from_words
 from postdiff.lab.storage import locks
 from tests.lab import bad_files, bad_values, tiny_folder
-from tests.lab.bad import FEW, RUN, data, model, run
+from tests.lab.bad import FEW, RUN, data, instead, model, run
 from tests.metrics import networks
 
 EARLY = {**bad_files.FILES, **bad_values.VALUES, **bad_values.COMMANDS}
@@ -100,7 +100,7 @@ LATE = {
     "height": (run("height=30"), ("row 'plain'", "refuses", "divisible by 8")),
     "a million steps": (run("steps=1000000"), ("row 'plain'", "steps=1000000", "use at most that")),
     "a million steps of a reference": (
-        (*RUN, *FEW, "metrics=[paired_psnr]", "reference_steps=1000000"),
+        run("metrics=[paired_psnr]", "reference_steps=1000000"),
         ("row 'plain'", "reference_steps=1000000", "use at most that"),
     ),
     "a million steps of a solver that refuses": (
@@ -128,11 +128,6 @@ LATE = {
         run("guidance_scale=1.0", "methods=[cfg_cutoff]"),
         ("this run has no guidance to cut off",),
     ),
-    # More than any machine can address, so that nothing is taken before it is refused.
-    "a picture larger than memory": (
-        run("height=80000000", "width=80000000"),
-        ("memory is full", "can't allocate memory", "use a smaller batch_size or picture"),
-    ),
 }
 
 
@@ -140,6 +135,13 @@ LATE = {
 def test_told_before_a_picture_is_kept(name, ends_well, monkeypatch):
     monkeypatch.setattr(Sampler, "__call__", lambda *_: pytest.fail("pictures were drawn before the mistake was told"))
     assert_told(ends_well(*LATE[name][0]), LATE[name][1])
+
+
+def test_a_picture_larger_than_memory(here, ends_well, monkeypatch):
+    """More than any machine can address, so that nothing is taken before it is refused."""
+    monkeypatch.setattr(Sampler, "call", lambda *_: torch.empty(2**58))
+    told = ("memory is full", "can't allocate memory", "use a smaller batch_size or picture")
+    assert_told(ends_well(*run()), told)
 
 
 def cut(file: Path, length: int) -> None:
@@ -183,7 +185,7 @@ def test_statistics_that_do_not_fit(tiny, here, ends_well, change, told):
     change(here / "mine.safetensors")
     card = {"prompts": str(tiny / "prompts.jsonl"), "reference_statistics": "HERE/mine.safetensors"}
     written(here, data(card))
-    line = ends_well(*RUN, *FEW, "count=3", "data=mine", "metrics=[emoji_frechet_distance]")
+    line = ends_well(*run("count=3", "data=mine", "metrics=[emoji_frechet_distance]"))
     assert_told(line, told)
 
 
@@ -216,7 +218,7 @@ def test_a_metric_whose_package_is_missing(ends_well, monkeypatch, package, metr
     monkeypatch.delattr("postdiff.metrics.extractors", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
-    assert_told(ends_well(*RUN, *FEW, "count=2", f"metrics={metrics}"), told)
+    assert_told(ends_well(*run("count=2", f"metrics={metrics}")), told)
 
 
 def test_a_reference_made_with_another_network(tiny, here, ends_well, command, monkeypatch):
@@ -228,9 +230,9 @@ def test_a_reference_made_with_another_network(tiny, here, ends_well, command, m
     assert code == 0, err
     file = re.search(r"statistics: (\S+),", out)[1]
     monkeypatch.setenv("POSTDIFF_INCEPTION", str(here / "two.pt"))
-    line = ends_well(*RUN, *FEW, "count=2", f"metrics=[{{fid_clean: {{reference: {file}}}}}]")
+    line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {file}}}}}]"))
     assert_told(line, ("metric fid_clean", "was made with checkpoint", "make it again"))
-    line = ends_well(*RUN, *FEW, "count=2", f"metrics=[{{fid_clean: {{reference: {here / 'real'}}}}}]")
+    line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {here / 'real'}}}}}]"))
     assert_told(line, ("metric fid_clean", "finds no reference statistics", "postdiff data statistics"))
 
 
@@ -272,7 +274,7 @@ def test_a_missing_picture_is_not_exported(stored, ends_well):
 
 
 def test_scores_that_need_pictures_that_are_not_there(stored, ends_well):
-    line = ends_well("score", "tiny", "--rows", "plain", *SMALL, "metrics=[paired_psnr]")
+    line = ends_well("score", "tiny", "--rows", "plain", *instead(SMALL, ["metrics=[paired_psnr]"]))
     assert_told(line, ("row 'plain'", "a run of 6 steps, which has no pictures", "name other metrics"))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from postdiff import accelerate
+from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
+from postdiff.lab.drawing import blame
 from postdiff.lab.drawing.finite import FiniteLatents
 from postdiff.lab.drawing.solver_noise import own_noise
 from postdiff.lab.inputs import conditions, data
@@ -92,8 +93,13 @@ class Sampler:
                 return driver(**arguments)
         except UsageError as error:
             raise UsageError(f"row '{self.job.name}': {error}") from error
-        except ValueError as error:
-            raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
+        except Exception as error:
+            if isinstance(error, ValueError) and catalog.place_of(error) is None:
+                raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
+            told = blame.of_the_model(error, self.pipe, arguments, config.model)
+            if told is None:
+                raise
+            raise UsageError(f"row '{self.job.name}': {told}") from error
 
     def __call__(self, samples: Sequence[data.Sample]) -> Tensor:
         """Pictures (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.

@@ -7,7 +7,7 @@ from typing import Any
 from postdiff.lab.drawing.cascade_sampler import CascadeSampler
 from postdiff.lab.drawing.sampler import Sampler
 from postdiff.lab.job import Job
-from postdiff.lab.pipelines import models, random_weights
+from postdiff.lab.pipelines import loading, models, random_weights
 
 __all__ = ["Pipelines", "Sampler"]
 
@@ -30,7 +30,8 @@ class Pipelines:
             self._key, self._pipes = None, {}  # the old one first: two may not fit in memory
             load = random_weights.load if job.config.weights == "random" else models.load
             for name, (card, dtype) in wanted.items():
-                self._pipes[name] = load(card, dtype, job.config.device)
+                with loading.complete(job.config.model):
+                    self._pipes[name] = load(card, dtype, job.config.device)
             self._key, self._schedulers = key, {name: pipe.scheduler for name, pipe in self._pipes.items()}
         if job.stages:
             return CascadeSampler(self._pipes, self._schedulers, job)

@@ -35,7 +35,7 @@ def checked_pipeline(folder: Path) -> Path:
         raise UsageError(f"{folder} is not a diffusers pipeline: no model_index.json; make one with save_pretrained")
     try:
         components = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         components = None
     if not isinstance(components, dict):
         raise UsageError(f"{index} is not valid JSON, or names no parts; save the pipeline again with save_pretrained")

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from postdiff.engine.errors import UsageError
+from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.inputs.data_cards import DataCard, Entry, card, read, read_prompts
 
 __all__ = [
@@ -89,8 +89,9 @@ class Shard:
             UsageError: not of that form, or out of range.
         """
         first, slash, second = text.partition("/")
-        if not slash or not first.isdecimal() or not second.isdecimal() or not 1 <= int(first) <= int(second):
-            raise UsageError(f"--shard {text} is no part; write i/n with 1 <= i <= n, for instance 1/4")
+        numbers = slash and len(text) <= 20 and first.isdecimal() and second.isdecimal()
+        if not numbers or not 1 <= int(first) <= int(second):
+            raise UsageError(f"--shard {shown(text)} is no part; write i/n with 1 <= i <= n, for instance 1/4")
         return cls(int(first), int(second))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import real
 from postdiff.lab.files import hub, weights
 from postdiff.lab.files.sources import Source, check, identity, package_file
 
@@ -30,7 +31,7 @@ class Lora(Source):
     """
 
     weight_name: str = "pytorch_lora_weights.safetensors"
-    scale: float = 1.0
+    scale: float = real(1.0, lambda scale: True, "a number")
 
 
 @dataclass

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from postdiff import catalog
-from postdiff.engine.errors import UsageError
+from postdiff.engine.errors import UsageError, shown
+from postdiff.engine.values import expanded, sound, whole
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines.adapters import Adapters, check_adapters
-from postdiff.lab.settings import schedulers
+from postdiff.lab.settings import ranges, schedulers
 from postdiff.lab.settings.config import SchedulerConfig
 from postdiff.lab.settings.schema import merged, read_yaml
 
@@ -44,10 +44,10 @@ class PipelineCard(Adapters, Source):
     vae: Source = field(default_factory=Source)
     controlnet: Source = field(default_factory=Source)
     motion_adapter: Source = field(default_factory=Source)
-    height: int | None = None
-    width: int | None = None
+    height: int | None = ranges.pixels()
+    width: int | None = ranges.pixels()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    guidance_scale: float | None = None
+    guidance_scale: float | None = ranges.guidance()
     structure: str | None = None
 
 
@@ -62,8 +62,8 @@ class StageCard(PipelineCard):
         shared_text: take the first stage's text embeddings and load no text encoder.
     """
 
-    steps: int | None = None
-    dtype: str | None = None
+    steps: int | None = whole(None)
+    dtype: str | None = ranges.dtype(None)
     arguments: dict[str, Any] = field(default_factory=dict)
     shared_text: bool = False
 
@@ -83,9 +83,9 @@ class ModelCard(PipelineCard):
     """
 
     summary: str = ""
-    dtype: str = "float32"
-    strength: float | None = None
-    frames: int | None = None
+    dtype: str = ranges.dtype("float32")
+    strength: float | None = ranges.strength()
+    frames: int | None = ranges.frames()
     dual_encoder: str | None = None
     stages: dict[str, StageCard] = field(default_factory=dict)
 
@@ -122,12 +122,14 @@ def card(name: str) -> ModelCard:
         else:
             _check(found, str(file))
         return found
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         encoder = folder.resolve() / "dual_encoder"
         return ModelCard(folder=str(folder.resolve()), dual_encoder=str(encoder) if encoder.is_dir() else None)
     if "/" in name or folder.exists():
-        raise UsageError(f"model '{name}' is not a folder; give a pipeline folder, or a name of 'postdiff list models'")
+        raise UsageError(
+            f"model '{shown(name)}' is not a folder; give a pipeline folder, or a name of 'postdiff list models'"
+        )
     catalog.path("models", name)
     raise AssertionError("catalog knew a name that it did not list")
 
@@ -147,6 +149,8 @@ def _check(found: PipelineCard, where: str) -> None:
     check_adapters(found, where)
     try:
         schedulers.check_numbers(found.scheduler.options)
+        if found.scheduler.name is not None:
+            schedulers.find(found.scheduler.name)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 
@@ -163,6 +167,8 @@ def _check_stages(found: ModelCard, where: str) -> None:
         _check(stage, own)
         if stage.hub is not None and stage.pipeline is None:
             raise UsageError(f"{own}: name the class of a pipeline from the hub under 'pipeline'")
+        if not sound(stage.arguments):
+            raise UsageError(f"{own}: arguments={shown(stage.arguments)} holds a number that is none; write another")
         if stage.steps is not None and (place == 0 or stage.steps < 1):
             cause = "the steps of the first stage are the run's" if place == 0 else f"steps={stage.steps} is too small"
             raise UsageError(f"{own}: {cause}; {'leave them out' if place == 0 else 'use at least 1'}")

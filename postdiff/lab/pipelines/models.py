@@ -8,13 +8,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.files import hub, sources, weights
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.files.weights import file_hash
+from postdiff.lab.pipelines import folder_values, loading
 from postdiff.lab.pipelines.adapters import described, lay_over
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, card, parts
 
@@ -105,6 +104,8 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     weights.checked_pipeline(folder)
     cls = _pipeline_class(model.pipeline, folder) if model.pipeline else _folders_class(folder)
     # A false alarm would put a black picture among those that are measured.
+    folder_values.check(sorted(folder.glob("*/*config.json")))
+    loading.check_parts(cls, given)
     unchecked = {"safety_checker": None, "requires_safety_checker": False}
     given |= {name: value for name, value in unchecked.items() if name in inspect.signature(cls).parameters}
     pipe = _loaded(cls, folder, variant=model.variant, **given, **options)
@@ -137,7 +138,9 @@ def _pipeline_class(name: str, where: object) -> Any:
 def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
     try:
         return cls.from_pretrained(str(folder), local_files_only=True, **options)
-    except (OSError, ValueError, TypeError, ImportError, SafetensorError) as error:
+    except Exception as error:  # files that do not fit make libraries raise anything
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            raise
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
             reason = "its tokenizer needs a package that is not installed; pip install sentencepiece protobuf"
         else:

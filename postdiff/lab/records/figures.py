@@ -46,13 +46,13 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
             f"make them with 'postdiff run {experiment.name}'"
         )
     baseline = _baseline(experiment, kinds)
-    found, unlike = [], comparable.unlike(records)
+    found, unlike, first_of = [], comparable.unlike(records), _First([baseline, *records.values()])
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
-        first = next((each for each in (baseline, *records.values()) if _share_weights(each, own)), {})
+        first = first_of.same_weights(own)
         figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         figures |= _quality(own.get("quality"), first.get("quality"))
-        figures |= speed_figures(own.get("speed"), _timed_first(own, (baseline, *records.values())))
+        figures |= speed_figures(own.get("speed"), first_of.timed_alike(own))
         other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
@@ -82,15 +82,38 @@ def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
     return records if alike and quality.checkpoint == speed.checkpoint else {"quality": quality}
 
 
-def _share_weights(one: dict[str, Record], other: dict[str, Record]) -> bool:
-    return bool({record.checkpoint for record in one.values()} & {record.checkpoint for record in other.values()})
+class _First:
+    """The first of many rows that one is compared with, found without looking at all of them for each.
+
+    Args:
+        rows: records by kind, in the order of the table.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Record]]) -> None:
+        self.by_weights: dict[str, tuple[int, dict[str, Record]]] = {}
+        self.by_time: dict[tuple[str, Any], tuple[int, Record]] = {}
+        for place, kinds in enumerate(rows):
+            for checkpoint in _weights(kinds):
+                self.by_weights.setdefault(checkpoint, (place, kinds))
+                if (speed := kinds.get("speed")) is not None:
+                    self.by_time.setdefault((checkpoint, speed.latency["batch_size"]), (place, speed))
+
+    def same_weights(self, own: dict[str, Record]) -> dict[str, Record]:
+        """The records of the first row that has the weights of one of a row's."""
+        found = [self.by_weights[checkpoint] for checkpoint in _weights(own) if checkpoint in self.by_weights]
+        return min(found, key=lambda one: one[0])[1] if found else {}
+
+    def timed_alike(self, own: dict[str, Record]) -> Record | None:
+        """The speed record that a row's time is compared with: the first of the same weights and batch size."""
+        if (mine := own.get("speed")) is None:
+            return None
+        keys = [(checkpoint, mine.latency["batch_size"]) for checkpoint in _weights(own)]
+        found = [self.by_time[key] for key in keys if key in self.by_time]
+        return min(found, key=lambda one: one[0])[1] if found else None
 
 
-def _timed_first(own: dict[str, Record], others: Iterable[dict[str, Record]]) -> Record | None:
-    """The speed record that a row's time is compared with: the first of the same weights and batch size."""
-    mine = own.get("speed")
-    timed = (found for other in others if (found := other.get("speed")) is not None and _share_weights(own, other))
-    return next((one for one in timed if mine and one.latency["batch_size"] == mine.latency["batch_size"]), None)
+def _weights(kinds: dict[str, Record]) -> set[str]:
+    return {record.checkpoint for record in kinds.values()}
 
 
 def _quality(record: Record | None, first: Record | None) -> Row:

@@ -8,6 +8,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from postdiff.engine.values import one_of, real, text, whole
+from postdiff.lab.settings import ranges
+
 __all__ = [
     "BenchConfig",
     "MirrorConfig",
@@ -40,9 +43,9 @@ class BenchConfig:
             row without methods, and the packages of methods' authors.
     """
 
-    repeats: int = 5
-    warmup: int = 1
-    batch_size: int = 1
+    repeats: int = whole(5, 0, 10_000)
+    warmup: int = whole(1, 0, 10_000)
+    batch_size: int = whole(1, 1, 100_000)
     official: bool = False
 
     def described(self) -> dict[str, Any]:
@@ -66,7 +69,7 @@ class NetworkConfig:
 
     channels_last: bool = False
     compile: bool = False
-    attention: str | None = None
+    attention: str | None = one_of(None, ("math", "flash", "efficient", "cudnn", "eager"))
     vae_slicing: bool = False
     vae_tiling: bool = False
 
@@ -86,8 +89,8 @@ class MirrorConfig:
     project: str | None = None
     entity: str | None = None
     tags: list[str] = field(default_factory=list)
-    pictures: int = 16
-    timeout: float = 30.0
+    pictures: int = whole(16, 0)
+    timeout: float = real(30.0, lambda seconds: 0 < seconds <= 86400, "seconds above 0, at most a day")
 
 
 @dataclass
@@ -101,10 +104,10 @@ class TrainerConfig:
         strategy: auto or ddp, which are the same.
     """
 
-    accelerator: str = "auto"
-    devices: int = 1
-    num_nodes: int = 1
-    strategy: str = "auto"
+    accelerator: str = one_of("auto", ("auto", "cpu", "gpu"))
+    devices: int = whole(1, 1)
+    num_nodes: int = whole(1, 1, 10_000)
+    strategy: str = one_of("auto", ("auto", "ddp"))
 
 
 @dataclass
@@ -119,11 +122,11 @@ class StageConfig:
         reference_steps: steps in the run that paired metrics compare with.
     """
 
-    steps: int | None = None
-    guidance_scale: float | None = None
+    steps: int | None = whole(None, 1)
+    guidance_scale: float | None = ranges.guidance()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     methods: list[Any] | None = None
-    reference_steps: int | None = None
+    reference_steps: int | None = whole(None, 1)
 
 
 @dataclass
@@ -168,30 +171,30 @@ class RunConfig:
 
     model: str = "emoji"
     data: str = "emoji"
-    weights: str = "trained"
+    weights: str = one_of("trained", ("trained", "random"))
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    steps: int = 20
-    guidance_scale: float | None = None
-    height: int | None = None
-    width: int | None = None
-    strength: float | None = None
-    frames: int | None = None
+    steps: int = whole(20, 1)
+    guidance_scale: float | None = ranges.guidance()
+    height: int | None = ranges.pixels()
+    width: int | None = ranges.pixels()
+    strength: float | None = ranges.strength()
+    frames: int | None = ranges.frames()
     methods: list[Any] = field(default_factory=list)
     stages: dict[str, StageConfig] = field(default_factory=dict)
-    count: int | None = None
-    seeds: list[int] = field(default_factory=list)
-    batch_size: int = 16
-    dtype: str | None = None
-    device: str = "auto"
+    count: int | None = whole(None, 1)
+    seeds: list[int] = field(default_factory=list, metadata={"check": ranges.given_seeds})
+    batch_size: int = whole(16, 1, 100_000)
+    dtype: str | None = ranges.dtype(None)
+    device: str = text("auto", ranges.check_device)
     metrics: list[Any] | None = None
-    bootstrap: int = 0
-    reference_steps: int = 50
+    bootstrap: int = whole(0, 0, 100_000, "0 for none, or 1000")
+    reference_steps: int = whole(50, 1)
     step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    store: str = "png"
+    store: str = one_of("png", ("png", "npz"))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    wandb: str = "off"
+    wandb: str = one_of("off", ("off", "offline", "online"), "wandb mode")
     tensorboard: bool = False
     mirror: MirrorConfig = field(default_factory=MirrorConfig)
 

@@ -16,22 +16,32 @@ Many rows of one kind are written once; see `postdiff.lab.settings.sweep`.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from postdiff import catalog
-from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.lab.settings import sweep
 from postdiff.lab.settings.config import RunConfig
 from postdiff.lab.settings.resolving import resolve
 from postdiff.lab.settings.schema import read_yaml
+from postdiff.metrics import METRICS
 
 __all__ = ["Experiment", "Row", "load"]
 
-# A record is `<row>.json`, or `<row>.speed.json`.
-NAME = re.compile(r"[\w+=-][\w.+=-]{0,119}")
+# Of a row's name; its files add up to 90 bytes more, and most file systems take 255.
+MOST_CHARACTERS, MOST_BYTES = 120, 160
+# What papers report beside metrics: our other figures, and theirs that we do not measure or measure otherwise.
+FIGURES = (
+    *(f"macs_{unit}{convention}" for unit in "gt" for convention in ("", "_dense", "_fvcore", "_all")),
+    *("macs_saving", "time_s", "loop_s", "speedup", "loop_speedup", "pictures_per_s", "peak_memory_mb"),
+    *("network_calls", "unet_s", "fid", "sfid", "clip", "psnr", "ssim", "lpips", "hps"),
+)
+AT_STEP = re.compile(r"(.+)_at_[0-9]{1,6}")
 ROW_KEYS = ("label", "reported", "note", *(field.name for field in dataclasses.fields(RunConfig)))
 
 
@@ -98,20 +108,21 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     for key in content:
         if key not in ("summary", "base", "rows"):
             raise UsageError(f"{file}: {unknown('key', key, ('summary', 'base', 'rows'))}")
-    base, rows = content.get("base") or {}, content.get("rows")
+    base, rows = _or_empty(content.get("base")), content.get("rows")
     if not isinstance(base, dict) or not isinstance(rows, dict) or not rows:
         raise UsageError(f"{file}: 'base' and 'rows' must be mappings, with at least one row")
-    rows = sweep.expand({str(key): values for key, values in rows.items()}, str(file))
-    parsed = [_row(name, key, values or {}, base, overrides or {}) for key, values in rows.items()]
-    return Experiment(name, str(content.get("summary", "")), parsed[0].name, tuple(parsed))
+    rows = sweep.expand(rows, str(file))
+    parsed = [_row(name, key, _or_empty(values), base, overrides or {}) for key, values in rows.items()]
+    return Experiment(name, _line(content.get("summary", "")), parsed[0].name, tuple(parsed))
 
 
 def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Row:
     where = f"row '{name}' of experiment {experiment}"
-    if not NAME.fullmatch(name) or name.endswith(".speed"):
+    if not _is_name(name):
         raise UsageError(
-            f"experiment {experiment}: '{name}' is no name for a row, since files are called after it; use letters, "
-            "digits, '_', '-', '+', '=' and '.', not first and not '.speed'"
+            f"experiment {experiment}: '{shown(name)}' is no name for a row, since files are called after it; use "
+            f"letters, digits, '_', '+', '=', and not first '-' and '.', at most {MOST_CHARACTERS} "
+            f"({MOST_BYTES} bytes), not '.speed' last"
         )
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be a mapping of keys and values")
@@ -119,17 +130,41 @@ def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overr
         if key not in ROW_KEYS:
             raise UsageError(f"{where}: {unknown('key', key, ROW_KEYS)}")
     values = dict(values)
-    label, reported = str(values.pop("label", name)), values.pop("reported", None) or {}
-    note = " ".join(str(values.pop("note", "")).split())
+    label, note = (_line(values.pop(key, usual)) for key, usual in (("label", name), ("note", "")))
+    reported = _or_empty(values.pop("reported", None))
     if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
         raise UsageError(f"{where}: 'reported' must be a mapping of names to numbers")
+    for figure in reported:
+        at_step = AT_STEP.fullmatch(figure)
+        if (at_step[1] if at_step else figure) not in (*METRICS, *FIGURES):
+            raise UsageError(f"{where}: {unknown('figure', figure, (*METRICS, *FIGURES))}")
     layers = [(f"base of experiment {experiment}", base), (where, values)]
     written = resolve(layers)
     config = resolve([*layers, ("command line", overrides)]) if overrides else written
-    before = written.as_dict()
-    changed = {key: value for key, value in config.as_dict().items() if value != before[key]}
+    changed = _changed(written, config) if overrides else {}
     return Row(name, label, config, changed, {str(key): float(value) for key, value in reported.items()}, note)
 
 
+def _or_empty(values: Any) -> Any:
+    """A key with nothing behind it is an empty mapping; all else that is false is a mistake."""
+    return {} if values is None else values
+
+
+def _changed(before: RunConfig, after: RunConfig) -> dict[str, Any]:
+    keys = [key for key in vars(after) if getattr(after, key) != getattr(before, key)]
+    return {key: value for key, value in after.as_dict().items() if key in keys} if keys else {}
+
+
+def _line(text: Any) -> str:
+    return " ".join(str(text).split())
+
+
+def _is_name(name: str) -> bool:
+    """Whether files can be called so, in whatever language: letters with their marks, digits and a few signs."""
+    letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
+    short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
+    return letters and short and name[:1] not in ("", "-", ".") and not name.endswith(".speed")
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

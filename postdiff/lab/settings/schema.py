@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from postdiff import catalog
-from postdiff.engine.errors import UsageError, unknown
+from postdiff import catalog, safe_yaml
+from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.values import fits
 
 __all__ = ["from_words", "merged", "read_yaml"]
 
 T = TypeVar("T")
+DEEPEST = 8  # keys below one another in one word of the command line
+KINDS = {int: "Integer", float: "Float", str: "String", bool: "Boolean", dict: "Mapping"}
+HINTS = {bool: "true or false", str: "a text, with quotes around it if it looks like a number"}
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
@@ -31,20 +33,25 @@ def from_words(words: Sequence[str]) -> dict[str, Any]:
     """Turn `["steps=5", "bench.repeats=0"]` into a nested mapping; values are YAML.
 
     Raises:
-        UsageError: a word has no '=' or its value is not YAML.
+        UsageError: a word has no '=', its value is not YAML, or it sets what another has set.
     """
     found: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
+        told = shown(word)
         if not equals or not key:
-            raise UsageError(f"'{word}' sets nothing; write key=value, for instance steps=10")
-        value = catalog.parsed(text, f"the value in '{word}'")
+            raise UsageError(f"'{told}' sets nothing; write key=value, for instance steps=10")
+        value = safe_yaml.parsed(text, f"the value in '{told}'")
         *parents, last = key.split(".")
+        if len(parents) >= DEEPEST:
+            raise UsageError(f"'{told}' goes more than {DEEPEST} keys deep; no setting does, write fewer")
         place = found
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise UsageError(f"'{word}' goes below a key that was given a value; set one or the other")
+                raise UsageError(f"'{told}' goes below a key that was given a value; set one or the other")
+        if last in place:
+            raise UsageError(f"'{told}' sets {shown(key)} once more; give it one value")
         place[last] = value
     return found
 
@@ -53,36 +60,87 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     """Lay `layers` over the defaults of dataclass `schema`, the last one uppermost.
 
     Args:
-        schema: a dataclass; nested dataclasses are nested keys.
+        schema: a dataclass; nested dataclasses are nested keys. A field's metadata may hold a "check", as those of
+            `postdiff.engine.values` are.
         layers: (where it comes from, values), for instance ("row 'deepcache'", {"steps": 20}).
 
     Raises:
-        UsageError: an unknown key (nearest one suggested) or a value of the wrong type.
+        UsageError: an unknown key (nearest one suggested), or a value of the wrong type or out of range, in any layer.
     """
-    for where, values in layers:
-        check_keys(schema, values, where)
     together: dict[str, Any] = {}
-    for _, values in layers:
-        together = _laid_over(together, values)
-    try:
-        return _typed(schema, together)
-    except (OmegaConfBaseException, TypeError) as error:
-        raise UsageError(f"{_culprit(schema, layers)}{_one_line(error)}; give another value") from None
-
-
-def _typed(schema: type[T], values: Mapping[str, Any]) -> T:
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), dict(values)))  # type: ignore[return-value]
-
-
-def _culprit(schema: type[Any], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Where the value of a wrong type comes from: the first layer that fails by itself, and the key."""
     for where, values in layers:
         try:
-            _typed(schema, values)
-        except (OmegaConfBaseException, TypeError) as error:
-            key = getattr(error, "full_key", None)
-            return f"{where}: {key}: " if key else f"{where}: "
-    return f"{layers[-1][0]}: " if layers else f"{schema.__name__}: "
+            together = _laid_over(together, _checked(schema, values, ""))
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from None
+    return _built(schema, together)
+
+
+@functools.cache
+def _fields(schema: Any) -> dict[str, tuple[Any, Any]]:
+    """{name: (annotation, check or None)}; working annotations out takes longer than all else here."""
+    hints = get_type_hints(schema)
+    return {each.name: (hints[each.name], each.metadata.get("check")) for each in dataclasses.fields(schema)}
+
+
+def _checked(schema: Any, values: Any, above: str) -> dict[str, Any]:
+    """The values of a dataclass, or of some of its fields, as its annotations have them; nested ones as mappings."""
+    known = _fields(schema)
+    if not isinstance(values, Mapping):
+        raise UsageError(f"{above[:-1]} has keys of its own ({', '.join(known)}); set one of them")
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise unknown("key", above + str(key), [above + name for name in known])
+        hint, check = known[key]
+        name = above + key
+        found[key] = _value(hint, value, name)
+        if check is not None and found[key] is not None:
+            check(name, found[key])
+    return found
+
+
+def _value(hint: Any, value: Any, name: str) -> Any:
+    """A value as its annotation has it: whole numbers as floats and as text where these belong, and no more."""
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
+    [kind] = kinds
+    if value is None and kind is not hint:
+        return None
+    origin, inside = get_origin(kind) or kind, get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _checked(kind, value, f"{name}.")
+    if origin is list:
+        if not isinstance(value, list | tuple):
+            raise UsageError(f"{name}={shown(value)} must be a list; write {name}=[...]")
+        return [_value(inside[0], item, name) for item in value]
+    if origin is dict and isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise UsageError(f"{name}={shown(value)} has keys that are no text; put quotes around them")
+        return {key: _value(inside[1], item, f"{name}.{key}") for key, item in value.items()}
+    if kind is Any:
+        return _plain(value, name)
+    if origin is dict and dataclasses.is_dataclass(inside[1]):
+        raise UsageError(f"{name}={shown(value)} must be a mapping of names to keys and values")
+    if kind in (float, str) and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            value = kind(value)
+        except (OverflowError, ValueError):  # more digits than a float or a text can take
+            raise UsageError(f"{name} has more digits than anybody can mean; give another value") from None
+    if not fits(value, kind):
+        hint = f", {HINTS[origin]}" if origin in HINTS else ""
+        raise UsageError(f"{name}: Value '{shown(value)}' is no {KINDS[origin]}; give another value{hint}")
+    return _plain(value, name)
+
+
+def _plain(value: Any, name: str) -> Any:
+    """The value itself, unless a text in it asks to be filled in: a file that one is given could read secrets so."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item, name) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, name) for item in value]
+    if isinstance(value, str) and "${" in value:
+        raise UsageError(f"{name}: '{shown(value)}' is not filled in from anywhere; write the value itself")
+    return value
 
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,30 +152,15 @@ def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, 
     return found
 
 
-def check_keys(schema: type[Any], values: Mapping[str, Any], where: str, above: str = "") -> None:
-    """Refuse keys that the dataclass does not have, also in nested ones, and what is no list where one belongs."""
-    hints = get_type_hints(schema)
-    for key, value in values.items():
-        if key not in hints:
-            choices = [above + name for name in hints]
-            raise UsageError(f"{where}: {unknown('key', above + str(key), choices)}")
-        nested = hints[key]
-        lists = any(get_origin(hint) is list for hint in (nested, *get_args(nested)))
-        if lists and value is not None and not isinstance(value, list | tuple):
-            raise UsageError(f"{where}: {above}{key}={value} must be a list; write {above}{key}=[...]")
-        inside = {f"{above}{key}": (nested, value)}
-        if get_origin(nested) is dict and dataclasses.is_dataclass(get_args(nested)[1]):
-            # Names of the file's own choice, each with the keys of one dataclass.
-            if not isinstance(value, Mapping):
-                raise UsageError(f"{where}: {above}{key}={value} must be a mapping of names to keys and values")
-            inside = {f"{above}{key}.{name}": (get_args(nested)[1], each) for name, each in value.items()}
-        for place, (kind, each) in inside.items():
-            if dataclasses.is_dataclass(kind):
-                if not isinstance(each, Mapping):
-                    names = ", ".join(field.name for field in dataclasses.fields(kind))
-                    raise UsageError(f"{where}: {place} has keys of its own ({names}); set one of them")
-                check_keys(kind, each, where, f"{place}.")  # type: ignore[arg-type]
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n    full_key")[0].split())
+def _built(schema: Any, values: Mapping[str, Any]) -> Any:
+    given: dict[str, Any] = {}
+    for name, value in values.items():
+        hint, inside = _fields(schema)[name][0], get_args(_fields(schema)[name][0])
+        if dataclasses.is_dataclass(hint):
+            value = _built(hint, value)
+        elif get_origin(hint) is list and dataclasses.is_dataclass(inside[0]):
+            value = [_built(inside[0], each) for each in value]
+        elif get_origin(hint) is dict and dataclasses.is_dataclass(inside[1]):
+            value = {key: _built(inside[1], each) for key, each in value.items()}
+        given[name] = value
+    return schema(**given)
