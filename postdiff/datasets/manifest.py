@@ -141,7 +141,7 @@ def _loaded(file: Path, *_stamp: int) -> Manifest:
     about = _about(table)
     if about is None:
         raise UsageError(f"{file} is no manifest; make one with 'postdiff data prepare NAME --from {file.name}'")
-    if about.get("format") != FORMAT:
+    if not is_whole(about.get("format")) or about["format"] != FORMAT:
         raise UsageError(f"{file} has format {shown(about.get('format'))}, this PostDiff reads {FORMAT}; {ANEW}")
     for key, sound in SOUND.items():
         if key not in about or not sound(about[key]):
