@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 import reprlib
 import stat
 from collections.abc import Iterable
@@ -34,8 +35,9 @@ MB = 1_000_000
 MOST_BYTES = 100 * MB  # of text, which has to stand in memory whole
 MOST_STORED = 4000 * MB  # of an archive or a Parquet file, of which a part is read
 MOST_LINES = 1_000_000
-# An empty list or object takes two characters of a file and 64 bytes of memory.
+# An empty list or object takes two characters of a file and 64 bytes of memory, a text of two letters four and 51.
 MOST_CONTAINERS = 3_000_000
+MOST_TEXTS = 14_000_000
 
 _MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",  # begins with the mark of UTF-16
@@ -64,7 +66,7 @@ def refuse_larger(file: Path, most: int, what: str) -> None:
         raise UsageError(f"{file} is no regular file; save what it holds in one")
     if state.st_size > most:
         raise UsageError(
-            f"{file} has {state.st_size / MB:,.0f} MB, and {what} may have {most // MB:,} MB; use a part of it"
+            f"{file} has {math.ceil(state.st_size / MB):,} MB, and {what} may have {most // MB:,} MB; use a part of it"
         )
 
 
@@ -136,6 +138,8 @@ def parsed_json(text: str, name: str, remedy: str, line: int | None = None) -> A
     place = "" if line is None else f", line {line}"
     if text.count("{") + text.count("[") > MOST_CONTAINERS:
         raise UsageError(f"{name}{place} holds more than {MOST_CONTAINERS:,} lists and objects; use a part of it")
+    if text.count('"') > 2 * MOST_TEXTS:
+        raise UsageError(f"{name}{place} holds more than {MOST_TEXTS:,} texts; use a part of it")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -162,7 +166,7 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
-def listed(names: Iterable[str], most: int = 120) -> str:
+def listed(names: Iterable[str], most: int = 80) -> str:
     """Names in quotes, as many as fit into `most` characters, and how many are left out; "none" if there are none."""
     every = list(names)
     told: list[str] = []

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postdiff.datasets import content, formats
-from postdiff.datasets.content import MOST_LINES, listed, shown
+from postdiff.datasets.content import MOST_BYTES, MOST_LINES, listed, shown
 from postdiff.datasets.formats import PARQUET, Row
 from postdiff.datasets.lines import (
     Line,
@@ -133,7 +133,7 @@ def _of_wrong_type(file: str, column: str, found: str, wanted: str) -> UsageErro
 
 def _lines(rows: Iterable[Row], file: str, columns: _Columns) -> list[Line]:
     found: list[Line] = []
-    key, having = "", dict.fromkeys(columns.beside, 0)
+    key, having, letters = "", dict.fromkeys(columns.beside, 0), 0
     for row in rows:
         if not found:
             key = _prompt_key(list(row.values), file, columns.prompt)
@@ -141,6 +141,9 @@ def _lines(rows: Iterable[Row], file: str, columns: _Columns) -> list[Line]:
         elif len(found) == MOST_LINES:
             raise UsageError(f"{file} has more than {MOST_LINES:,} prompts; use a part of it")
         found.append(_line(row, len(found), key, f"{file}, {row.place}", columns))
+        letters += len(found[-1].prompt)
+        if letters > MOST_BYTES:  # a table may say one text a million times
+            raise UsageError(f"{file} has more than {MOST_BYTES:,} letters of prompts; use a part of it")
         for name in having:
             having[name] += row.values.get(name) is not None
     if not found:

@@ -80,6 +80,9 @@ def test_json_of_many_empty_lists(monkeypatch, name, text):
     monkeypatch.setattr(content, "MOST_CONTAINERS", 50)
     with pytest.raises(UsageError, match="holds more than 50 lists and objects; use a part of it"):
         files.read_text(name, text)
+    monkeypatch.setattr(content, "MOST_TEXTS", 50)
+    with pytest.raises(UsageError, match="holds more than 50 texts; use a part of it"):
+        files.read_text(name, json.dumps(["ab"] * 51))
 
 
 def test_json_nested_at_any_depth_is_read_or_told():
@@ -144,6 +147,6 @@ def test_names_as_messages_repeat_them():
         content.shown(value) for value in ("a", "x" * 500, "\x1b[31m\n", [[[[1]]]], {"a": {"b": {"c": 1}}}, 10**4000)
     ]
     assert all(len(text) < 80 and text.isprintable() for text in shown)
-    lists = [content.listed(["x" * 20] * count) for count in (0, 1, 5, 6, 7, 1000)]
+    lists = [content.listed(["x" * 20] * count) for count in (0, 1, 3, 4, 5, 1000)]
     assert lists[0] == "none" and all(len(a) <= len(b) for a, b in pairwise(lists[:4]))
-    assert all(len(text) < 200 for text in lists) and lists[-1].endswith("994 more")
+    assert all(len(text) < 200 for text in lists) and lists[-1].endswith("996 more")

@@ -90,6 +90,13 @@ def test_a_table_that_would_fill_the_memory(tmp_path):
         files.read(file)
 
 
+def test_a_text_said_a_million_times(tmp_path, monkeypatch):
+    file = saved(tmp_path, prompt=pa.array(["x" * 1900]).dictionary_encode().take(pa.array([0] * 100)))
+    monkeypatch.setattr(files, "MOST_BYTES", 50 * 1900)
+    with pytest.raises(UsageError, match="p.parquet has more than 95,000 letters of prompts; use a part of it"):
+        files.read(file)
+
+
 def test_limits_are_stated(tmp_path, monkeypatch):
     file = saved(tmp_path, prompt=pa.array([f"{i} " + "x" * 100 for i in range(100)]))
     monkeypatch.setattr(tables, "MOST_LINES", 99)

@@ -104,7 +104,8 @@ def downloads() -> Path:
 
 def prepared_names() -> list[str]:
     """Names of the manifests that are there, sorted."""
-    return sorted(file.stem for file in prepared("any").parent.glob("*.parquet"))
+    found = prepared("any").parent.glob("*.parquet")
+    return sorted(file.stem for file in found if not file.name.startswith("."))
 
 
 def card(name: str) -> DataCard:

@@ -46,7 +46,7 @@ class Found:
     @property
     def told(self) -> str:
         """The others in words, for instance "3 .gif, 1 .txt"; empty if there are none."""
-        every = self.passed.most_common()
+        every = sorted(self.passed.items(), key=lambda item: (-item[1], item[0]))
         rest = sum(count for _, count in every[5:])
         named = [f"{count} {ending[:12] or 'without an ending'}" for ending, count in every[:5]]
         return ", ".join([*named, *([f"{rest} others"] if rest else [])])
