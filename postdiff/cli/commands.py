@@ -108,7 +108,7 @@ def data_prepare(given: argparse.Namespace) -> None:
     """Freeze a data set in a manifest and say what it holds."""
     from postdiff.lab.inputs import preparing
 
-    names = ("source", "count", "seed", "choose", "column", "classes", "seeds", "out")
+    names = ("source", "count", "seed", "choose", "column", "seed_column", "classes", "seeds", "out")
     wish = preparing.Wish(**{name: getattr(given, name) for name in names})
     print(preparing.prepare(given.name, wish))
 

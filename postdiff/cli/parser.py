@@ -128,6 +128,8 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
     rules = "captions: first, random or captions; prompts: in_order or random; classes: balanced or random"
     parser.add_argument("--choose", metavar="RULE", help=f"{rules}; default: the card's, or the first of these")
     parser.add_argument("--column", metavar="C", help="of the prompts; default: prompt, prompts, caption or text")
+    seeds_help = "whole numbers, one a line: drawn with it plus the run's seed, so as it is with seeds=[0], the default"
+    parser.add_argument("--seed-column", metavar="C", help=f"of the lines' own seeds, {seeds_help}")
     parser.add_argument("--classes", type=int, metavar="N", help="what the file names are N classes, not prompts")
     parser.add_argument("--seeds", metavar="A,B", help="what runs draw with that set no seeds; default: 0")
     parser.add_argument("--out", metavar="FILE", help="default: outputs/data/NAME.parquet")

@@ -12,11 +12,11 @@ order drawn. White space around a caption is removed, and line breaks in it beco
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from postdiff.datasets import choice
+from postdiff.datasets.content import is_whole, parsed_json
 from postdiff.datasets.lines import Line, checked_image, checked_prompt
 from postdiff.engine.errors import UsageError, unknown
 
@@ -59,13 +59,7 @@ def parse(text: str, where: str) -> Captions:
     Raises:
         UsageError: broken JSON, no such file, or an entry that does not fit the others.
     """
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise UsageError(f"{where} is not JSON at {place} ({error.msg}); fetch it again") from None
-    except RecursionError:
-        raise UsageError(f"{where} is nested too deep to be an annotation file; fetch it again") from None
+    content = parsed_json(text, where, "fetch it again")
     entries = content if isinstance(content, dict) else {}
     images, annotations = entries.get("images"), entries.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
@@ -99,13 +93,13 @@ def _add_captions(pictures: dict[int, _Picture], annotations: list[Any], where: 
         caption = annotation["caption"]
         if isinstance(caption, str):
             caption = " ".join(caption.split())
-        pictures[image].captions.append((number, checked_prompt(caption, told)))
+        pictures[image].captions.append((number, checked_prompt(caption, told, empty=False)))
 
 
 def _number(entry: Any, key: str, told: str) -> int:
     value = entry.get(key) if isinstance(entry, dict) else None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UsageError(f"{told} has no whole number '{key}'; fetch the file again")
+    if not is_whole(value):
+        raise UsageError(f"{told} has no whole number '{key}' below 2**63; fetch the file again")
     return value
 
 

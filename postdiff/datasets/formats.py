@@ -1,21 +1,25 @@
-"""Formats of files with prompts, each read into rows of named values with their place in the file."""
+"""Formats of text with prompts, each read into rows of named values with their place in the file."""
 
 from __future__ import annotations
 
 import csv
-import io
-import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from postdiff.datasets.content import MOST_LINES, parsed_json, shown
 from postdiff.engine.errors import UsageError
 
-__all__ = ["ENDINGS", "Row", "decoded", "rows", "rows_of_text"]
+__all__ = ["ENDINGS", "PARQUET", "TEXTS", "Row", "check_ending", "rows"]
+
+PARQUET = ".parquet"
+MOST_COLUMNS = 10_000
+BLANK = "\ufeff \t"  # files joined one behind the other have byte order marks in the middle
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One row.
 
@@ -28,63 +32,55 @@ class Row:
     values: dict[str, Any]
 
 
-def rows(file: Path) -> list[Row]:
-    """All rows of a file.
-
-    Raises:
-        UsageError: it is missing, of no known format, or broken.
-    """
-    if not file.is_file():
-        raise UsageError(f"prompt file {file} is missing; name another one")
-    if file.suffix.lower() == ".parquet":
-        return list(_parquet(file))
-    return rows_of_text(str(file), decoded(file.read_bytes(), str(file)))
-
-
-def rows_of_text(name: str, text: str) -> list[Row]:
+def rows(name: str, text: str) -> Iterator[Row]:
     """All rows of text in the format that the ending of `name` says.
 
     Raises:
-        UsageError: no known format, or broken.
+        UsageError: no known format, broken, or more lines than a set of prompts may have.
     """
-    ending = Path(name).suffix.lower()
-    if ending not in TEXTS:
-        raise UsageError(f"{name}: files ending in '{ending}' are not read; use one of {', '.join(ENDINGS)}")
-    return list(TEXTS[ending](name, text))
+    check_ending(name, tuple(TEXTS))
+    return TEXTS[Path(name).suffix.lower()](name, text)
 
 
-def decoded(content: bytes, name: str) -> str:
-    """Bytes as text.
+def check_ending(name: str, endings: Sequence[str] = ()) -> None:
+    """Refuse a file that is of no known format.
+
+    Args:
+        name: of the file.
+        endings: that are known; none mean `ENDINGS`.
 
     Raises:
-        UsageError: they are not UTF-8.
+        UsageError: with those that are.
     """
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        byte = f"byte 0x{content[error.start]:02x} in line {line}"
-        raise UsageError(f"{name} is not UTF-8 ({byte}); save it as UTF-8") from None
+    ending = Path(name).suffix.lower()
+    if ending not in (endings or ENDINGS):
+        known = ", ".join(endings or ENDINGS)
+        raise UsageError(f"{name}: files ending in {shown(ending)} are not read; use one of {known}")
 
 
-def _numbered(text: str) -> Iterator[tuple[int, str]]:
+def _numbered(name: str, text: str) -> Iterator[tuple[int, str]]:
+    """Lines with their numbers and ends, whether those are of Unix, Windows or old Macs."""
+    if max(text.count("\n"), text.count("\r")) > MOST_LINES:
+        raise UsageError(f"{name} has more than {MOST_LINES:,} lines; use a part of it")
     # Not `splitlines`: it also splits at characters that may stand inside a prompt.
-    for number, line in enumerate(text.split("\n"), 1):
-        yield number, line.removesuffix("\r")
+    for number, line in enumerate(re.finditer(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text), 1):
+        yield number, line.group()
 
 
 def _text(name: str, text: str) -> Iterator[Row]:
-    # Blank lines at the end are nobody's prompts; those between others are told of.
-    for number, line in _numbered(text.rstrip()) if text.strip() else ():
-        yield Row(f"line {number}", {"prompt": line.strip()})
+    """Blank lines are nobody's prompts: messages count them, as editors do, and prompts are numbered without them."""
+    for number, line in _numbered(name, text):
+        if prompt := line.strip().strip(BLANK):
+            yield Row(f"line {number}", {"prompt": prompt})
 
 
 def _csv(name: str, text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader((line for _, line in _numbered(name, text)), strict=True)
     header: list[str] | None = None
     try:
         for fields in reader:
-            if not fields:
+            # A quoted "" alone in its line is a prompt; nothing at all, or nothing but commas, is a blank line.
+            if not fields or (fields != [""] and not any(field.strip() for field in fields)):
                 continue
             if header is None:
                 header = _header(name, fields)
@@ -97,10 +93,12 @@ def _csv(name: str, text: str) -> Iterator[Row]:
 def _tsv(name: str, text: str) -> Iterator[Row]:
     """Tabs part fields and line ends part lines, always; quotes around a whole field, as spreadsheets put them, go."""
     header: list[str] | None = None
-    for number, line in _numbered(text):
-        fields = [_unquoted(field) for field in line.split("\t")]
+    for number, line in _numbered(name, text):
         if not line.strip():
             continue
+        if line.count("\t") >= MOST_COLUMNS:
+            raise _too_wide(name, line.count("\t") + 1)
+        fields = [_unquoted(field) for field in line.rstrip("\r\n").split("\t")]
         if header is None:
             header = _header(name, fields)
         else:
@@ -114,11 +112,17 @@ def _unquoted(field: str) -> str:
 
 
 def _header(name: str, fields: Sequence[str]) -> list[str]:
+    if len(fields) > MOST_COLUMNS:
+        raise _too_wide(name, len(fields))
     header = [field.strip() for field in fields]
-    for field in header:
-        if header.count(field) > 1:
-            raise UsageError(f"{name}: two columns are called '{field}'; rename one")
+    if len(set(header)) < len(header):
+        twin = next(field for place, field in enumerate(header) if field in header[:place])
+        raise UsageError(f"{name}: two columns are called {shown(twin)}; rename one")
     return header
+
+
+def _too_wide(name: str, columns: int) -> UsageError:
+    return UsageError(f"{name} has {columns:,} columns, more than {MOST_COLUMNS:,}; keep the one with the prompts")
 
 
 def _row(name: str, place: str, header: Sequence[str], fields: Sequence[str]) -> Row:
@@ -131,9 +135,10 @@ def _row(name: str, place: str, header: Sequence[str], fields: Sequence[str]) ->
 
 
 def _json_lines(name: str, text: str) -> Iterator[Row]:
-    for number, line in _numbered(text):
-        if line.strip():
-            yield _object(name, f"line {number}", _loaded(name, line, number))
+    for number, line in _numbered(name, text):
+        if line.strip().strip(BLANK):
+            own = line.rstrip("\r\n").lstrip("\ufeff")
+            yield _object(name, f"line {number}", parsed_json(own, name, "mend it", number))
 
 
 def _json(name: str, text: str) -> Iterator[Row]:
@@ -141,7 +146,7 @@ def _json(name: str, text: str) -> Iterator[Row]:
     if first.startswith("{") and first.rstrip().endswith("}") and rest.strip().startswith("{"):
         yield from _json_lines(name, text)  # JSON lines under the shorter ending
         return
-    content = _loaded(name, text)
+    content = parsed_json(text, name, "mend it")
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         raise UsageError(
             f"{name} is a COCO file; choose among its captions with postdiff data prepare NAME --from FILE"
@@ -159,35 +164,6 @@ def _object(name: str, place: str, value: Any) -> Row:
     return Row(place, value)
 
 
-def _loaded(name: str, text: str, line: int | None = None) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {line or error.lineno}, column {error.colno}"
-        raise UsageError(f"{name} is not JSON at {place} ({error.msg}); mend it") from None
-    except RecursionError:
-        raise UsageError(f"{name} is nested too deep to be a list of prompts; mend it") from None
-
-
-def _parquet(file: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
-            # Pictures and embeddings, which such tables often hold as well, would only cost memory.
-            plain = [f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)]
-            whole = [f.name for f in schema if pa.types.is_integer(f.type) and f.name in ("id", "class")]
-            names = [f.name for f in schema if f.name in {*plain, *whole}]
-            table = opened.read(columns=names)
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{file} cannot be read as Parquet ({reason}); make it again") from None
-    for number, values in enumerate(table.to_pylist(), 1):
-        yield Row(f"row {number}", values)
-
-
 TEXTS: dict[str, Callable[[str, str], Iterator[Row]]] = {
     ".txt": _text,
     ".csv": _csv,
@@ -196,4 +172,4 @@ TEXTS: dict[str, Callable[[str, str], Iterator[Row]]] = {
     ".ndjson": _json_lines,
     ".json": _json,
 }
-ENDINGS = (*TEXTS, ".parquet")
+ENDINGS = (*TEXTS, PARQUET)

@@ -1,8 +1,8 @@
 """A manifest: the lines of a data set frozen in a Parquet file, with where they come from and how they were chosen.
 
-Columns: `id`, `prompt`, and where there are any, `image` (file name of the picture that belongs to the line) and
-`class`. The file's metadata holds under `postdiff_manifest` a JSON object with the other fields of `Manifest`. The same
-choice gives the same bytes with the same pyarrow, and the same `content` with every version.
+Columns: `id`, `prompt`, and where there are any, `image` (file name of the picture that belongs to the line), `class`
+and `seed` (the line's own). The file's metadata holds under `postdiff_manifest` a JSON object with the other fields of
+`Manifest`. The same choice gives the same bytes with the same pyarrow, and the same `content` with every version.
 """
 
 from __future__ import annotations
@@ -11,17 +11,31 @@ import functools
 import hashlib
 import io
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff.datasets.lines import Line, checked_image, checked_prompt, refuse_twins
+from postdiff.datasets.content import MOST_STORED, is_whole, parsed_json, refuse_larger, shown
+from postdiff.datasets.lines import (
+    Line,
+    checked_id,
+    checked_image,
+    checked_label,
+    checked_prompt,
+    checked_seed,
+    refuse_twins,
+)
+from postdiff.datasets.tables import Table
 from postdiff.engine.errors import UsageError
 
-__all__ = ["FORMAT", "Manifest", "Origin", "is_manifest"]
+__all__ = ["FORMAT", "MOST_CLASSES", "Manifest", "Origin", "is_manifest"]
 
 FORMAT = 1
 KEY = b"postdiff_manifest"
+MOST_CLASSES = 1_000_000
+ANEW = "remove it and prepare it again"
+COLUMNS = ("id", "prompt", "image", "class", "seed")
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,9 @@ class Manifest:
         """SHA-256 of the lines: what they are, whoever chose them and however."""
         found = hashlib.sha256()
         for line in self.lines:
-            found.update(json.dumps([line.id, line.prompt, line.image, line.label]).encode() + b"\n")
+            # Lines without a seed count as they did before there were any.
+            own = [] if line.seed is None else [line.seed]
+            found.update(json.dumps([line.id, line.prompt, line.image, line.label, *own]).encode() + b"\n")
         return found.hexdigest()
 
     @property
@@ -87,6 +103,8 @@ class Manifest:
             columns["image"] = pa.array([line.image for line in self.lines], pa.string())
         if self.classes is not None:
             columns["class"] = pa.array([line.label for line in self.lines], pa.int32())
+        if any(line.seed is not None for line in self.lines):
+            columns["seed"] = pa.array([line.seed for line in self.lines], pa.int64())
         about = {
             "format": FORMAT,
             "name": self.name,
@@ -118,28 +136,28 @@ class Manifest:
 @functools.lru_cache(maxsize=4)
 def _loaded(file: Path, *_stamp: int) -> Manifest:
     """The manifest in a file of that stamp, read once: a run asks for its card and for its lines."""
-    about, rows = _read(file)
+    refuse_larger(file, MOST_STORED, "a manifest")
+    table = Table(file, ANEW)
+    about = _about(table)
     if about is None:
         raise UsageError(f"{file} is no manifest; make one with 'postdiff data prepare NAME --from {file.name}'")
-    if about.get("format") != FORMAT:
-        raise UsageError(
-            f"{file} has format {about.get('format')}, this PostDiff reads {FORMAT}; remove it and prepare it again"
-        )
-    try:
-        found = Manifest(
-            about["name"],
-            about["kind"],
-            about["rule"],
-            tuple(about["seeds"]),
-            tuple(Origin(**origin) for origin in about["origins"]),
-            tuple(_line(row, str(file)) for row in rows),
-            about["classes"],
-        )
-        written = about["content"]
-    except (KeyError, TypeError):
-        raise UsageError(f"{file} is not a whole manifest; remove it and prepare it again") from None
-    if found.content != written:
-        raise UsageError(f"{file} was changed after it was prepared; remove it and prepare it again")
+    if not is_whole(about.get("format")) or about["format"] != FORMAT:
+        raise UsageError(f"{file} has format {shown(about.get('format'))}, this PostDiff reads {FORMAT}; {ANEW}")
+    for key, sound in SOUND.items():
+        if key not in about or not sound(about[key]):
+            value = shown(about[key]) if key in about else "missing"
+            raise UsageError(f"{file} is not a whole manifest ({key}: {value}); {ANEW}")
+    found = Manifest(
+        about["name"],
+        about["kind"],
+        about["rule"],
+        tuple(about["seeds"]),
+        tuple(Origin(**origin) for origin in about["origins"]),
+        tuple(_lines(table, about["classes"])),
+        about["classes"],
+    )
+    if found.content != about["content"]:
+        raise UsageError(f"{file} was changed after it was prepared; {ANEW}")
     refuse_twins(found.lines, str(file))
     return found
 
@@ -150,29 +168,61 @@ def is_manifest(file: Path) -> bool:
     Raises:
         UsageError: it cannot be read as Parquet.
     """
-    return file.is_file() and _read(file, columns=[])[0] is not None
+    return file.is_file() and _about(Table(file, "make it again")) is not None
 
 
-def _line(row: dict[str, Any], where: str) -> Line:
-    image = row.get("image")
-    return Line(
-        row["id"],
-        checked_prompt(row["prompt"], where),
-        None if image is None else checked_image(image, where),
-        row.get("class"),
+def _about(table: Table) -> dict[str, Any] | None:
+    """What the metadata of a manifest hold; None of another table."""
+    text = table.metadata.get(KEY)
+    if text is None:
+        return None
+    found = parsed_json(text.decode("utf-8", "replace"), f"{table.file}, metadata", ANEW)
+    return found if isinstance(found, dict) else {}
+
+
+def _lines(table: Table, classes: int | None) -> Iterator[Line]:
+    if missing := [name for name in COLUMNS[:2] if name not in table.texts]:
+        raise UsageError(f"{table.file} is not a whole manifest (no text in column '{missing[0]}'); {ANEW}")
+    names = [name for name in COLUMNS if name in (*table.texts, *table.numbers)]
+    for row in table.read(names):
+        where = f"{table.file}, line {shown(row['id'])}"
+        image, label = row.get("image"), row.get("class")
+        yield Line(
+            checked_id(row["id"], where),
+            checked_prompt(row["prompt"], where),
+            None if image is None else checked_image(image, where),
+            None if label is None or classes is None else checked_label(label, classes, where),
+            checked_seed(row["seed"], where) if "seed" in row else None,
+        )
+
+
+def _is_origin(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"file", "sha256", "published"}
+        and isinstance(value["file"], str)
+        and isinstance(value["sha256"], str)
+        and value["published"] in (None, True, False)
     )
 
 
-def _read(file: Path, columns: list[str] | None = None) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+def _is_rule(value: Any) -> bool:
+    simple = isinstance(value, dict) and all(isinstance(each, str | int | None) for each in value.values())
+    return simple and isinstance(value.get("told", ""), str)
 
-    try:
-        with pq.ParquetFile(file) as opened:
-            text = (opened.schema_arrow.metadata or {}).get(KEY)
-            about = None if text is None else json.loads(text)
-            rows = [] if about is None or columns == [] else opened.read(columns=columns).to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise UsageError(f"{file} cannot be read as Parquet ({reason}); remove it and prepare it again") from None
-    return (about if isinstance(about, dict) else None), rows
+
+def _are_seeds(value: Any) -> bool:
+    sound = isinstance(value, list) and all(map(is_whole, value))
+    return sound and 0 < len(value) == len(set(value))
+
+
+# What each key of the metadata must be; a file that somebody else wrote may hold anything.
+SOUND: dict[str, Callable[[Any], bool]] = {
+    "name": lambda value: isinstance(value, str),
+    "kind": lambda value: value in ("captions", "prompts", "classes"),
+    "rule": _is_rule,
+    "seeds": _are_seeds,
+    "origins": lambda value: isinstance(value, list) and all(map(_is_origin, value)),
+    "classes": lambda value: value is None or (is_whole(value, MOST_CLASSES + 1) and value > 0),
+    "content": lambda value: isinstance(value, str),
+}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postdiff.datasets import coco, plain
+from postdiff.datasets.content import is_whole, shown
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["KINDS", "Recipe", "check", "default_rule"]
+__all__ = ["KINDS", "Recipe", "check", "default_rule", "refuse_seed_column"]
 
 # Kinds with the rules that choose among their lines; the first is the default.
 KINDS = {"captions": coco.RULES, "prompts": plain.PROMPT_RULES, "classes": plain.CLASS_RULES}
@@ -25,6 +26,7 @@ class Recipe:
         sha256: the same with a better hash; null if none is published.
         member: the file in it that counts, if it is a zip archive.
         column: where the prompts are; null means the usual column.
+        seed_column: where the lines' own seeds are; null means that they have none.
         lines: how many the whole set has; null if that is not checked.
         choose: rule; see `postdiff.datasets.coco` and `postdiff.datasets.plain`.
         count: lines to choose; null means all.
@@ -38,6 +40,7 @@ class Recipe:
     sha256: str | None = None
     member: str | None = None
     column: str | None = None
+    seed_column: str | None = None
     lines: int | None = None
     choose: str | None = None
     count: int | None = None
@@ -70,8 +73,21 @@ def check(recipe: Recipe) -> None:
         raise UsageError("source names no 'file'; write the name of the official file")
     if recipe.choose is not None and recipe.choose not in KINDS[recipe.kind]:
         raise unknown(f"rule for {recipe.kind}", recipe.choose, KINDS[recipe.kind])
-    if (recipe.count is not None and recipe.count < 1) or recipe.seed < 0:
-        raise UsageError(f"source: count={recipe.count}, seed={recipe.seed}; use a count from 1 and a seed from 0")
+    if (recipe.count is not None and recipe.count < 1) or not is_whole(recipe.seed):
+        told = f"count={shown(recipe.count)}, seed={shown(recipe.seed)}"
+        raise UsageError(f"source: {told}; use a count from 1, and a seed from 0 and below 2**63")
+    refuse_seed_column(recipe.kind, recipe.seed_column)
+
+
+def refuse_seed_column(kind: str, column: str | None) -> None:
+    """Only prompts stand in a table that can have a column of seeds, and are drawn once each.
+
+    Raises:
+        UsageError: a column of seeds for captions or classes.
+    """
+    if column is not None and kind != "prompts":
+        reason = "come from a COCO file, which has no columns" if kind == "captions" else "may be drawn more than once"
+        raise UsageError(f"a column of seeds ({shown(column)}) is for prompts, and {kind} {reason}; leave it out")
 
 
 def default_rule(kind: str, drawn: bool) -> str:

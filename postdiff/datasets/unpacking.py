@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
+import os
+import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from postdiff.datasets import fetch, formats
+from postdiff.datasets import content, fetch, formats
+from postdiff.datasets.content import MB, MOST_BYTES, MOST_STORED, shown
 from postdiff.datasets.manifest import Origin
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError
 
 __all__ = ["Source", "find"]
+
+ARCHIVE = ".zip"
+MOST_DIRECTORY = 16 * MB  # of an archive's table of contents, enough for some 200,000 files
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,15 @@ def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
         downloads: folder where the official file is kept.
 
     Raises:
-        UsageError: it is not there, cannot be fetched, or is damaged.
+        UsageError: it is not there, cannot be fetched, is damaged, of no known format or too large.
     """
     file = _fetched(recipe, downloads) if path is None else _given(recipe, path)
+    ending = file.suffix.lower()
+    stored = ending in (ARCHIVE, formats.PARQUET)
+    # Before its checksum, which reads it whole.
+    content.refuse_larger(file, MOST_STORED if stored else MOST_BYTES, "a file of prompts")
+    if ending != ARCHIVE:
+        formats.check_ending(str(file))
     official = recipe.file is not None and file.name == PurePosixPath(recipe.file).name
     published = None
     if recipe.checksum is not None and official:
@@ -62,12 +76,12 @@ def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
             raise UsageError(
                 f"{file} is damaged: its {recipe.checksum[0]} is not the published one; remove it to fetch it anew"
             )
+    if ending == ARCHIVE:
+        return _member(file, recipe.member, published)
     origin = Origin(file.name, fetch.checksum(file), published)
-    if file.suffix.lower() == ".zip":
-        return _member(file, recipe.member, origin)
-    if file.suffix.lower() == ".parquet":
+    if ending == formats.PARQUET:
         return Source(file, str(file), (origin,), None)
-    return Source(file, str(file), (origin,), formats.decoded(file.read_bytes(), str(file)))
+    return Source(file, str(file), (origin,), content.decoded(content.read(file), str(file)))
 
 
 def _fetched(recipe: Recipe, downloads: Path) -> Path:
@@ -92,22 +106,53 @@ def _given(recipe: Recipe, path: Path) -> Path:
     raise UsageError(f"{path} holds neither {' nor '.join(names)}; name another folder, or the file itself")
 
 
-def _member(file: Path, member: str | None, archive: Origin) -> Source:
+def _member(file: Path, member: str | None, published: bool | None) -> Source:
+    """What counts of an archive, unpacked in memory; sizes are looked at first, since a bomb grows a thousandfold."""
     try:
+        _refuse_long_directory(file)
         with zipfile.ZipFile(file) as opened:
             name = member or _only(file, opened.namelist())
-            content = opened.read(name)
+            size = opened.getinfo(name).file_size
+            if size > MOST_BYTES:
+                raise UsageError(
+                    f"{file}: {shown(name)} has {size / MB:,.0f} MB unpacked, and a file of prompts may have "
+                    f"{MOST_BYTES // MB} MB; use a part of it"
+                )
+            with opened.open(name) as stream:
+                found = stream.read(size)
     except KeyError:
         raise UsageError(f"{file} holds no {member}; name another archive, or the file itself") from None
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
-        raise UsageError(f"{file} is no sound zip archive ({error}); fetch it again") from None
-    inside = Origin(PurePosixPath(name).name, hashlib.sha256(content).hexdigest(), archive.published)
+    except UsageError:
+        raise
+    except (
+        *(zipfile.BadZipFile, OSError, RuntimeError, EOFError, ValueError),
+        *(zlib.error, lzma.LZMAError, struct.error, OverflowError),
+    ) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"{file} is no sound zip archive ({reason}); fetch it again") from None
+    archive = Origin(file.name, fetch.checksum(file), published)
+    inside = Origin(PurePosixPath(name).name, hashlib.sha256(found).hexdigest(), published)
     where = f"{file}/{name}"
-    return Source(file, where, (archive, inside), formats.decoded(content, where))
+    return Source(file, where, (archive, inside), content.decoded(found, where))
+
+
+def _refuse_long_directory(file: Path) -> None:
+    """Refuse an archive of millions of files before all of their names are read."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - (1 << 16) - 100))
+        end = stream.read()
+    place, large = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
+    if size == 0xFFFFFFFF and large >= 0:  # too large for the old field
+        size = int.from_bytes(end[large + 40 : large + 48], "little")
+    if size > MOST_DIRECTORY:
+        raise UsageError(f"{file} holds too many files to look through; unpack it and name the one with the prompts")
 
 
 def _only(file: Path, names: list[str]) -> str:
-    readable = [name for name in names if PurePosixPath(name).suffix.lower() in formats.TEXTS]
+    # Macs put a file of their own beside every one.
+    own = [name for name in names if not PurePosixPath(name).name.startswith("._")]
+    readable = [name for name in own if PurePosixPath(name).suffix.lower() in formats.TEXTS]
     if len(readable) != 1:
         raise UsageError(f"{file} holds {len(readable)} files with prompts; unpack it and name one")
     return readable[0]

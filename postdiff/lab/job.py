@@ -36,7 +36,7 @@ class Job:
         methods: instances, first outermost; of a cascade, the first stage's.
         checkpoint: the weights, or "random:" and the structure that takes random ones.
         entries: the lines of the data card that are used.
-        prompts_hash: hash of them.
+        prompts_hash: hash of their prompts, and of their own seeds where they have any.
         run_id: of the quality record.
         speed_id: of the speed record.
         picture_id: of all that decides the pixels, but for what the other pictures of a batch are.
@@ -118,7 +118,9 @@ class Job:
     def resolved(self) -> dict[str, Any]:
         """The resolved config as a record keeps it, methods with every option spelt out."""
         chain = {stage.name: stage.described() for stage in self.stages}
-        return {**self.config.as_dict(), "methods": presets.describe(self.methods), "stages": chain}
+        own = [entry.seed for entry in self.entries if entry.seed is not None]
+        seeded = {"line_seeds": digest(own)} if own else {}
+        return {**self.config.as_dict(), "methods": presets.describe(self.methods), "stages": chain, **seeded}
 
 
 def prepare(experiment: Experiment) -> list[Job]:
@@ -182,10 +184,9 @@ def _prepare(
         )
     network_options.check(config)
     _check_words(card, available)
-    prompts = [entry.prompt for entry in available]
     made_of = {
         "checkpoint": checkpoint,
-        "prompts": digest(prompts),
+        "prompts": _digest_of(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
         **_beside_text(config, data_card, available),
@@ -201,7 +202,7 @@ def _prepare(
         **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
         "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
         **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
-        "used": digest(prompts[:count]),
+        "used": _digest_of(available[:count]),
         "measured_with": measuring.measured_with(config, card, data_card),
     }
     return Job(
@@ -213,7 +214,7 @@ def _prepare(
         methods=methods,
         checkpoint=checkpoint,
         entries=tuple(available[:count]),
-        prompts_hash=digest(prompts[:count]),
+        prompts_hash=_digest_of(available[:count]),
         run_id=digest(quality),
         speed_id=digest({**run, "bench": config.bench.described()}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
@@ -223,9 +224,14 @@ def _prepare(
         reference_id=digest(
             {**made_of, **at_once, "steps": config.reference_steps, "methods": [], "code": None, **references}
         ),
-        drawn_id=digest({**run, "seeds": config.seeds, "used": digest(prompts[:count])}),
+        drawn_id=digest({**run, "seeds": config.seeds, "used": _digest_of(available[:count])}),
         stages=chain,
     )
+
+
+def _digest_of(entries: Sequence[data.Entry]) -> str:
+    """Of prompts alone where no line has a seed of its own, so that older ids stay true."""
+    return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
 
 
 def _of(chain: Iterable[StageRun]) -> dict[str, Any]:

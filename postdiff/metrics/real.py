@@ -69,9 +69,7 @@ class Real:
             with safe_open(file, "pt") as found:
                 identity = json.loads((found.metadata() or {})["identity"])
         except (SafetensorError, OSError, KeyError, ValueError, RecursionError):
-            raise UsageError(
-                f"{file} holds no reference statistics; make them with 'postdiff data statistics'"
-            ) from None
+            identity = None
         if not isinstance(identity, dict):
             raise UsageError(f"{file} holds no reference statistics; make them with 'postdiff data statistics'")
         return identity
@@ -81,7 +79,7 @@ class Real:
         """Read what `save` wrote.
 
         Raises:
-            UsageError: it is no such file.
+            UsageError: it is no such file, or its tensors do not belong together.
         """
         identity = cls.read_identity(file)
         with safe_open(file, "pt") as found:
@@ -90,4 +88,10 @@ class Real:
                 raise UsageError(f"{file} lacks {', '.join(sorted(missing))}; make it with 'postdiff data statistics'")
             tensors = [found.get_tensor(name) for name in ("mean", "covariance", "features")]
         mean, covariance, features = tensors
+        length = features.shape[-1] if features.dim() == 2 else 0
+        if not length or len(features) < 2 or mean.shape != (length,) or covariance.shape != (length, length):
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors)
+            raise UsageError(f"{file} holds tensors of shapes {shapes}; make it again with 'postdiff data statistics'")
+        if not all(tensor.is_floating_point() and tensor.isfinite().all() for tensor in tensors):
+            raise UsageError(f"{file} holds values that are no numbers; make it again with 'postdiff data statistics'")
         return cls(mean, covariance, features, identity)

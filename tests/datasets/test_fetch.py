@@ -78,7 +78,7 @@ def file(tmp_path):
 
 
 def left(file):
-    return sorted(path.name for path in file.parent.iterdir() if path.suffix != ".lock")
+    return sorted(path.name for path in file.parent.iterdir())
 
 
 def test_a_whole_file(server, file, capsys):
@@ -143,6 +143,16 @@ def test_a_server_that_refuses(server, file, status, tries):
     with pytest.raises(UsageError, match=rf"cannot be fetched \(HTTP {status} .*put it at {file}") as error:
         fetch.fetch(server.url, file)
     assert left(file) == [] and len(server.asked) == tries and "\n" not in str(error.value)
+
+
+def test_two_at_once_fetch_it_once(server, file):
+    """Whoever waits for the lock finds it gone when it is free, and the file there."""
+    servers = [threading.Thread(target=fetch.fetch, args=(server.url, file)) for _ in range(4)]
+    for each in servers:
+        each.start()
+    for each in servers:
+        each.join()
+    assert file.read_bytes() == CONTENT and left(file) == ["file.bin"] and len(server.asked) == 1
 
 
 def test_no_server(server, file):

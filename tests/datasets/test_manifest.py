@@ -83,3 +83,102 @@ def test_what_is_no_manifest_is_refused(tmp_path):
     half.write_bytes(half.read_bytes()[:300])
     with pytest.raises(UsageError, match="cannot be read as Parquet"):
         Manifest.load(half)
+
+
+def test_seeds_of_lines_are_kept_and_counted(tmp_path):
+    lines = tuple(dataclasses.replace(line, seed=seed) for line, seed in zip(LINES, (0, 7, 2**63 - 1), strict=True))
+    seeded = dataclasses.replace(MADE, lines=lines)
+    assert Manifest.load(saved(tmp_path, seeded)) == seeded and seeded.content != MADE.content
+    file = saved(tmp_path, seeded)
+    changed(file, lambda about, rows: rows[0].update(seed=1))
+    with pytest.raises(UsageError, match="was changed after it was prepared"):
+        Manifest.load(file)
+
+
+DEEP = {"a": {}}
+for _ in range(20):
+    DEEP = {"a": DEEP}
+ODD = (None, "x", 0.5, [], {}, [[1]], DEEP, True, -1, 2**70, "9" * 300)
+VALUES = {
+    "format": (1,),
+    "name": ("mini", "x", "9" * 300),
+    "kind": ("captions",),
+    "rule": ({},),
+    "origins": ([],),
+    "classes": (None,),
+    "content": (MADE.content,),
+}
+
+
+@pytest.mark.parametrize("key", VALUES)
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:20])
+def test_metadata_may_hold_anything(tmp_path, key, value):
+    file = saved(tmp_path)
+    changed(file, lambda about, rows: about.update({key: value}))
+    if value in VALUES[key] and type(value) in {type(sound) for sound in VALUES[key]}:
+        Manifest.load(file)
+        return
+    with pytest.raises(UsageError, match=r"mini.parquet (has format|is not a whole|was changed)") as error:
+        Manifest.load(file)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 180 + len(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "seeds", [None, 3, "a", [], [0.5], ["a"], [True], [[1]], [-1], [2**70], [2**63], [1, 1], [None], {"a": 1}]
+)
+def test_seeds_that_a_run_would_not_take(tmp_path, seeds):
+    file = saved(tmp_path)
+    changed(file, lambda about, rows: about.update(seeds=seeds))
+    with pytest.raises(UsageError, match=r"is not a whole manifest \(seeds: .*\); remove it and prepare it again"):
+        Manifest.load(file)
+
+
+@pytest.mark.parametrize(
+    "origin", [None, 3, {}, {"file": "a"}, {"file": 1, "sha256": "", "published": None}, {"file": "a", "more": 1}]
+)
+def test_origins_that_are_none(tmp_path, origin):
+    file = saved(tmp_path)
+    changed(file, lambda about, rows: about.update(origins=[origin]))
+    with pytest.raises(UsageError, match=r"is not a whole manifest \(origins: "):
+        Manifest.load(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"[" * 100_000, "nested too deep|is not JSON"),
+        (b"{", "is not JSON at line 1"),
+        (b"\xff\xfe", "is not JSON"),
+        (b"9" * 5000, "a number of more than 4,300 digits"),
+        (b"[]", "has format None"),
+        (b"null", "has format None"),
+    ],
+)
+def test_metadata_that_are_no_object(tmp_path, text, told):
+    file = tmp_path / "mini.parquet"
+    pq.write_table(pa.table({"prompt": ["a"]}).replace_schema_metadata({manifest.KEY: text}), file)
+    with pytest.raises(UsageError, match=told):
+        Manifest.load(file)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": ["a"]},
+        {"id": ["1"]},
+        {"id": [1], "prompt": ["a"]},
+        {"id": [None], "prompt": ["a"]},
+        {"id": ["1"], "prompt": [None]},
+        {"id": ["1"], "prompt": [b"a"]},
+        {"id": ["1"], "prompt": ["a"], "seed": [None]},
+        {"id": ["1"], "prompt": ["a"], "seed": pa.array([-1])},
+        {"id": ["1"], "prompt": ["a"], "seed": ["x"]},
+        {"id": ["1"], "prompt": ["a"], "class": ["x"]},
+    ],
+)
+def test_columns_that_are_not_a_manifest_s(tmp_path, columns):
+    metadata = pq.read_table(saved(tmp_path)).schema.metadata
+    pq.write_table(pa.table(columns).replace_schema_metadata(metadata), tmp_path / "mini.parquet")
+    with pytest.raises(UsageError) as error:
+        Manifest.load(tmp_path / "mini.parquet")
+    assert "\n" not in str(error.value)

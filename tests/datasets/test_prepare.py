@@ -107,6 +107,21 @@ def test_a_table_of_ones_own(tmp_path, outputs, command):
     assert code == 0 and "mine " in out and "prepared: " in out
 
 
+def test_a_name_in_any_language(tmp_path, outputs, command):
+    (tmp_path / "猫.csv").write_text("プロンプト\n赤いハート\n")
+    words = ["--from", str(tmp_path / "猫.csv"), "--column", "プロンプト"]
+    code, out, err = command("data", "prepare", "絵文字", *words)
+    assert (code, err) == (0, "") and "data=絵文字 " in out
+    assert data.read_prompts(data.card("絵文字")) == ["赤いハート"]
+
+
+def test_a_shipped_name_for_a_set_elsewhere(tmp_path, outputs, command):
+    (tmp_path / "own.txt").write_text("a\n")
+    out = outputs / "elsewhere.parquet"
+    code, told, _ = command("data", "prepare", "emoji", "--from", str(tmp_path / "own.txt"), "--out", str(out))
+    assert code == 0 and f"data={out}" in told and out.is_file()
+
+
 def test_classes_of_ones_own(tmp_path, outputs, command, refused):
     file = tmp_path / "animals.txt"
     file.write_text("owl\nfox\n")
@@ -136,6 +151,23 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
         (["mini", "--from", "{json}", "--column", "caption"], "is a COCO file, whose captions have no column"),
         (["mini", "--from", "{json}", "--seeds", "1,1"], "--seeds 1,1 must be different whole numbers"),
         (["mini", "--from", "{json}", "--seeds", "-1"], "--seeds -1 must be different whole numbers"),
+        (
+            ["mini", "--from", "{json}", "--seeds", str(2**63)],
+            f"--seeds {2**63} must be different whole numbers from 0 and",
+        ),
+        (["mini", "--from", "{json}", "--seeds", "9" * 5000], "must be different whole numbers from 0 and below"),
+        (["mini", "--from", "{json}", "--seeds", ""], "must be different whole numbers"),
+        (["mini", "--from", "{json}", "--seeds", "1,,2"], "must be different whole numbers"),
+        (["mini", "--from", "{json}", "--seed", str(2**63), "--count", "3"], "is too large; use one below"),
+        (
+            ["mini", "--from", "{tsv}", "--classes", "9999999999"],
+            "--classes 9999999999 is too many; use at most 1,000,000",
+        ),
+        (
+            ["emoji", "--from", "{tsv}"],
+            "data=emoji is a card that reads its own file, and would go on to mean that; give",
+        ),
+        (["x" * 5000, "--from", "{tsv}"], "is no name for a data set; use up to 80 letters"),
         (["mini", "--from", "{json}", "--out", "{folder}/mini.csv"], "must end in .parquet"),
         (["coco2014_30k", "--from", "{json}"], "count=30000, but .*captions.json has 20 images"),
         (["coco2014_30k", "--classes", "3"], "--classes is for files of your own"),
@@ -209,7 +241,7 @@ def test_without_a_published_checksum_it_says_so(served, command, outputs):
 def test_another_file_than_the_published_one(served, coco, outputs, refused, command):
     served[1](md5="0" * 32)
     assert f"the published one is {'0' * 32}" in refused_last(command, "data", "prepare", "far")
-    assert folder(outputs) == ["downloads"]
+    assert folder(outputs) == ["downloads"] and not list((outputs / "data" / "downloads").iterdir())
     (outputs / "data" / "downloads" / "captions.zip").write_bytes((coco / "captions.zip").read_bytes())
     assert "captions.zip is damaged: its md5 is not the published one" in refused("data", "prepare", "far")
     code, out, _ = command("data", "prepare", "far", "--from", str(coco / "captions.zip"))

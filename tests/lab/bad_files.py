@@ -124,8 +124,10 @@ FILES = {
     "data: empty file": Bad(
         run("data=mine"), ("own.txt", "holds no prompts", "write one"), data(PROMPTS, **{"own.txt": ""})
     ),
-    "data: blank line": Bad(
-        run("data=HERE/own.txt"), ("own.txt, line 2", "the prompt is empty", "remove the line"), {"own.txt": "a\n\nb\n"}
+    "data: white space": Bad(
+        run("data=HERE/own.csv"),
+        ("own.csv, line 3", "nothing but white space", "write one"),
+        {"own.csv": "id,prompt\n1,a\n2, \n"},
     ),
     "data: long caption": Bad(
         run("data=HERE/own.txt"), ("own.txt, line 2", "5000 characters", "shorten it"), {"own.txt": "a\n" + "b" * 5000}

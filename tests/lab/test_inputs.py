@@ -8,12 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import yaml
+from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.inputs import conditions, data
 from postdiff.lab.inputs.conditions import Condition
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import intake, models
 from tests.lab import task_twins, tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole
@@ -175,6 +176,27 @@ def test_a_broken_picture_is_named_when_it_is_drawn_on(pictures):
 def test_options_that_opencv_refuses(pictures):
     with pytest.raises(UsageError, match=r"condition 'scribble_xdog' fails on .*1\.png"):
         conditions.prepared(pictures / "1.png", (32, 32), Condition("scribble_xdog", {"fine": "thin"}))
+
+
+def test_a_subclass_takes_what_the_class_takes_that_it_passes_on_to():
+    class Logged(StableDiffusionPipeline):
+        def __call__(self, *args, steps_told=None, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    class Deeper(Logged):
+        def __call__(self, prompt=None, num_inference_steps=7, **kwargs):
+            return super().__call__(prompt, num_inference_steps=num_inference_steps, **kwargs)
+
+    class Own(StableDiffusionPipeline):
+        def __call__(self, image, strength=0.5):
+            raise NotImplementedError
+
+    parent = intake.intake_of(StableDiffusionPipeline)
+    for child, extra, steps in ((Logged, {"steps_told"}, parent.usual_steps), (Deeper, {"steps_told"}, 7)):
+        found = intake.intake_of(child)
+        assert found.accepted == parent.accepted | extra and found.name == child.__name__
+        assert (found.usual_steps, found.prompts, found.picture) == (steps, True, False)
+    assert intake.intake_of(Own).accepted == {"self", "image", "strength"}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from postdiff.datasets.content import shown
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.inputs import picture_files
+from postdiff.lab.inputs.picture_files import refuse_unreadable
 
 __all__ = ["CONDITIONS", "Condition", "check", "prepared", "refuse_unreadable"]
 
@@ -80,11 +83,20 @@ CONDITIONS: dict[str, Callable[..., Picture]] = {
 }
 
 
+# What options may be: beyond these edges and strokes vanish, or a blur takes minutes.
+RANGES: dict[str, dict[str, tuple[float, float]]] = {
+    # The largest gradient of 8-bit pixels under Sobel's filter is 2040.
+    "canny": {"low": (0, 2040), "high": (0, 2040)},
+    "scribble_xdog": {"fine": (0.1, 100), "coarse": (0.1, 100), "threshold": (0, 255)},
+}
+ORDERED = {"canny": ("low", "high"), "scribble_xdog": ("fine", "coarse")}
+
+
 def check(condition: Condition) -> None:
     """Refuse what does not exist, and packages that are not there, before anything is loaded.
 
     Raises:
-        UsageError: unknown name or option, or a missing package.
+        UsageError: unknown name or option, a value out of range, or a missing package.
     """
     if condition.name not in CONDITIONS:
         raise unknown("condition", condition.name, CONDITIONS)
@@ -94,17 +106,36 @@ def check(condition: Condition) -> None:
             if not known:
                 raise UsageError(f"condition '{condition.name}' has no options; leave '{option}' out")
             raise unknown(f"option of condition {condition.name}", option, known)
+        _check_value(condition.name, option, condition.options[option])
+    if condition.name in ORDERED:
+        _check_order(condition)
     if condition.name in ("canny", "scribble_xdog"):
         _opencv(condition.name)
     elif condition.name == "scribble":
         _controlnet_aux()
 
 
+def _check_value(name: str, option: str, value: Any) -> None:
+    least, most = RANGES[name][option]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise UsageError(f"condition '{name}': {option}={shown(value)} is no number from {least} to {most}; correct it")
+
+
+def _check_order(condition: Condition) -> None:
+    below, above = ORDERED[condition.name]
+    usual = inspect.signature(CONDITIONS[condition.name]).parameters
+    values = [condition.options.get(name, usual[name].default) for name in (below, above)]
+    # OpenCV's thresholds may be equal; the difference of equal blurs is nothing.
+    if values[0] > values[1] or (condition.name == "scribble_xdog" and values[0] == values[1]):
+        told = f"{below}={values[0]} is not below {above}={values[1]}"
+        raise UsageError(f"condition '{condition.name}': {told}; exchange or change them")
+
+
 def prepared(file: Path, size: tuple[int, int], condition: Condition) -> Picture:
     """The picture of a file, ready for a pipeline: RGB, the middle of it in the run's shape, then its condition.
 
     Args:
-        file: any format that Pillow reads; what is transparent becomes white.
+        file: see `picture_files.opened`; what is transparent becomes white, and it stands as its camera was held.
         size: height and width in pixels.
         condition: what is made of it.
 
@@ -117,11 +148,8 @@ def prepared(file: Path, size: tuple[int, int], condition: Condition) -> Picture
 # A call that is timed several times must not read its pictures each time.
 @functools.lru_cache(maxsize=64)
 def _prepared(file: Path, size: tuple[int, int], name: str, options: tuple[tuple[str, Any], ...]) -> Picture:
-    try:
-        with Image.open(file) as opened:
-            picture = _on_white(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(file) from error
+    with picture_files.opened(file) as opened:
+        picture = _on_white(ImageOps.exif_transpose(opened))
     height, width = size
     fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
     return _made(CONDITIONS[name], fitted, dict(options), file)
@@ -137,23 +165,6 @@ def _made(make: Callable[..., Picture], picture: Picture, options: Mapping[str, 
         raise UsageError(
             f"condition '{make.__name__}' fails on {file}: {reason}; see to its options in the data card"
         ) from error
-
-
-def refuse_unreadable(file: Path) -> None:
-    """A quick look at a picture's first bytes, long before it is drawn on.
-
-    Raises:
-        UsageError: it is no picture.
-    """
-    try:
-        with Image.open(file):
-            pass
-    except (OSError, SyntaxError, ValueError) as error:
-        raise _unreadable(file) from error
-
-
-def _unreadable(file: Path) -> UsageError:
-    return UsageError(f"picture {file} cannot be read; put it right, or take it out of the data card's images")
 
 
 def _on_white(picture: Picture) -> Picture:

@@ -45,10 +45,11 @@ class Sample:
     Attributes:
         index: the picture's number: the place of its line in the file, times `frames`, plus its place in the video.
         prompt: the text.
-        seed: of the random numbers.
+        seed: of the run, one of its `seeds`.
         picture: see `Entry`.
         label: see `Entry`.
         frames: pictures that one call of the pipeline makes of the line; 1 but for videos.
+        own_seed: see `Entry`.
     """
 
     index: int
@@ -57,6 +58,7 @@ class Sample:
     picture: Path | None = None
     label: int | None = None
     frames: int = 1
+    own_seed: int | None = None
 
     @property
     def line(self) -> int:
@@ -103,7 +105,7 @@ def pairs(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
 def samples(entries: Sequence[Entry], seeds: Sequence[int], frames: int = 1) -> list[Sample]:
     """Every picture of every line with every seed, seed by seed."""
     return [
-        Sample(line * frames + frame, entry.prompt, seed, entry.picture, entry.label, frames)
+        Sample(line * frames + frame, entry.prompt, seed, entry.picture, entry.label, frames, entry.seed)
         for seed in seeds
         for line, entry in enumerate(entries)
         for frame in range(frames)
@@ -111,7 +113,14 @@ def samples(entries: Sequence[Entry], seeds: Sequence[int], frames: int = 1) -> 
 
 
 def generator(sample: Sample) -> torch.Generator:
-    """The sample's own random numbers: the same whatever the batch, the device or the other prompts."""
+    """The sample's own random numbers: the same whatever the batch, the device or the other prompts.
+
+    Seed and place of the line decide them, so that no two lines of a run begin with the same noise. A line with a seed
+    of its own is drawn with that seed as it is, plus the run's: with the run's seed 0 the numbers are those of
+    `torch.Generator("cpu").manual_seed(own)`, which others draw the same set with, in whatever order or choice.
+    """
+    if sample.own_seed is not None:
+        return torch.Generator("cpu").manual_seed(sample.own_seed + sample.seed)
     name = hashlib.sha256(f"{sample.seed}:{sample.line}".encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(name[:7], "big"))
 

@@ -15,13 +15,15 @@ from typing import Any
 
 from postdiff import catalog
 from postdiff.datasets import files, formats, recipe
+from postdiff.datasets.content import shown
+from postdiff.datasets.formats import PARQUET
 from postdiff.datasets.lines import Line
-from postdiff.datasets.manifest import Manifest, is_manifest
+from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
-from postdiff.lab.inputs import conditions
+from postdiff.lab.inputs import conditions, picture_files
 from postdiff.lab.inputs.conditions import Condition
 from postdiff.lab.settings.resolving import check_seeds
 from postdiff.lab.settings.schema import merged, read_yaml
@@ -38,8 +40,6 @@ __all__ = [
     "shipped_card",
 ]
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-
 
 @dataclass
 class DataCard:
@@ -49,6 +49,9 @@ class DataCard:
         summary: one line.
         prompts: file of prompts, relative to the package or absolute.
         column: where the prompts are in it; null means the usual column, `prompt`.
+        seed_column: where the lines' own seeds are in it, whole numbers from 0 and below 2**63; null means that they
+            have none. A seed of the run is added to the line's, so the run's 0, which is the default, draws every line
+            with its own seed, and seeds=[0,1,2] with that and the two that follow it.
         seeds: every line is drawn with each of them where a run sets none; null means [0].
         images: folder of pictures, relative to the package or absolute. A line's key `image` says which file of it
             belongs to the prompt; if no line has the key, the files in order of their names belong to the lines in
@@ -63,6 +66,7 @@ class DataCard:
     summary: str = ""
     prompts: str = ""
     column: str | None = None
+    seed_column: str | None = None
     seeds: list[int] | None = None
     images: str | None = None
     condition: Condition = field(default_factory=Condition)
@@ -79,11 +83,13 @@ class Entry:
         prompt: the text, or a class's name.
         picture: file of the picture that goes in, if the card has pictures.
         label: number of the class, if the card has classes.
+        seed: the line's own, if the card has a column of seeds.
     """
 
     prompt: str
     picture: Path | None = None
     label: int | None = None
+    seed: int | None = None
 
 
 def prepared(name: str) -> Path:
@@ -98,7 +104,8 @@ def downloads() -> Path:
 
 def prepared_names() -> list[str]:
     """Names of the manifests that are there, sorted."""
-    return sorted(file.stem for file in prepared("any").parent.glob("*.parquet"))
+    found = prepared("any").parent.glob("*.parquet")
+    return sorted(file.stem for file in found if not file.name.startswith("."))
 
 
 def card(name: str) -> DataCard:
@@ -160,8 +167,12 @@ def shipped_card(name: str) -> DataCard:
         raise UsageError(
             f"{file}: condition '{found.condition.name}' has no pictures; name their folder under 'images'"
         )
+    if found.source.given and (found.column or found.seed_column):
+        raise UsageError(f"{file}: 'column' and 'seed_column' of a set that is prepared stand under 'source'")
     if found.classes is not None and found.classes < 1:
         raise UsageError(f"{file}: classes={found.classes} is too small; use at least 1")
+    if found.classes is not None and found.classes > MOST_CLASSES:
+        raise UsageError(f"{file}: classes={shown(found.classes)} is too many; use at most {MOST_CLASSES:,}")
     if found.seeds is not None and not found.seeds:
         raise UsageError(f"{file}: seeds=[] must be a list of different whole numbers, for instance [0,1,2]")
     return found
@@ -184,15 +195,29 @@ def read(data: DataCard) -> list[Entry]:
     lines, file = _lines(data)
     pictures = [None] * len(lines) if data.images is None else _pictures(package_file(data.images), lines, file)
     labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
-    prompts = [line.prompt for line in lines]
-    return [Entry(*together) for together in zip(prompts, pictures, labels, strict=True)]
+    return [
+        Entry(line.prompt, picture, label, line.seed)
+        for line, picture, label in zip(lines, pictures, labels, strict=True)
+    ]
+
+
+def of_manifest(data: DataCard) -> Manifest | None:
+    """The manifest that a card's lines come from; None if its file is any other, or read by columns of its own.
+
+    Raises:
+        UsageError: see `Manifest.load`.
+    """
+    file = package_file(data.prompts)
+    plain = data.column is None and data.seed_column is None
+    return Manifest.load(file) if plain and file.suffix.lower() == PARQUET and is_manifest(file) else None
 
 
 def _lines(data: DataCard) -> tuple[list[Line], Path]:
     file = package_file(data.prompts)
-    if file.suffix.lower() == ".parquet" and data.column is None and is_manifest(file):
-        return list(Manifest.load(file).lines), file
-    return files.read(file, data.column, images=data.images is not None, classes=data.classes), file
+    if (manifest := of_manifest(data)) is not None:
+        return list(manifest.lines), file
+    pictures, classes, seeds = data.images is not None, data.classes, data.seed_column
+    return files.read(file, data.column, images=pictures, classes=classes, seeds=seeds), file
 
 
 def read_prompts(data: DataCard) -> list[str]:
@@ -203,17 +228,27 @@ def read_prompts(data: DataCard) -> list[str]:
 def _pictures(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"image folder {folder} is missing; name another one in the data card")
-    found = [folder / line.image for line in lines if line.image is not None]
-    if not found:
-        found = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if len(found) < len(lines):
-        raise UsageError(f"{folder} holds {len(found)} pictures for {len(lines)} prompts of {file}; add those missing")
-    found = found[: len(lines)]
+    found = [folder / line.image for line in lines if line.image is not None] or _in_order(folder, lines, file)
     for path in found:
         if not path.is_file():
             raise UsageError(f"picture {path}, which {file} names, is missing; add it or correct the key 'image'")
-        conditions.refuse_unreadable(path)
+        picture_files.refuse_unreadable(path)
     return found
+
+
+def _in_order(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
+    """The first pictures of a folder by their names, one a line."""
+    found = picture_files.found_in(folder, deep=False)
+    if found.unread:
+        raise UsageError(
+            f"{folder} holds pictures that are not read ({found.told}), so which belongs to which line is open; name "
+            "them under a key 'image', or convert them"
+        )
+    if len(found.pictures) < len(lines):
+        raise UsageError(
+            f"{folder} holds {len(found.pictures)} pictures for {len(lines)} prompts of {file}; add those missing"
+        )
+    return found.pictures[: len(lines)]
 
 
 def _labels(classes: int, lines: Sequence[Line], file: Path) -> list[int]:

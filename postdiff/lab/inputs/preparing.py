@@ -6,11 +6,13 @@ import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from postdiff import catalog
 from postdiff.datasets import coco, files, formats, plain, recipe, unpacking
+from postdiff.datasets.content import is_whole, shown
 from postdiff.datasets.lines import Line
-from postdiff.datasets.manifest import Manifest, Origin
+from postdiff.datasets.manifest import MOST_CLASSES, Manifest, Origin
 from postdiff.datasets.recipe import Recipe
 from postdiff.datasets.unpacking import Source
 from postdiff.engine.errors import UsageError
@@ -20,7 +22,7 @@ from postdiff.lab.inputs import data_cards
 
 __all__ = ["Wish", "prepare"]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAME = re.compile(r"\w[\w.-]{0,79}")  # letters of any language
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Wish:
         seed: of the choice.
         choose: rule of the choice.
         column: where the prompts are.
+        seed_column: where the lines' own seeds are.
         classes: number of classes that the file names.
         seeds: "0,1,2", what runs draw with that set no seeds.
         out: file to write.
@@ -43,6 +46,7 @@ class Wish:
     seed: int | None = None
     choose: str | None = None
     column: str | None = None
+    seed_column: str | None = None
     classes: int | None = None
     seeds: str | None = None
     out: str | None = None
@@ -59,13 +63,18 @@ def prepare(name: str, wish: Wish) -> str:
             nothing is written then.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(f"'{name}' is no name for a data set; use letters, digits, '_', '-' and '.'")
+        raise UsageError(f"{shown(name)} is no name for a data set; use up to 80 letters, digits, '_', '-' and '.'")
     if Path(name).suffix.lower() in formats.ENDINGS:
         raise UsageError(
             f"'{name}' is a file; give the set a name: postdiff data prepare {Path(name).stem} --from {name}"
         )
     out = _out(name, wish)
     card = data_cards.shipped_card(name) if name in catalog.names("data") else None
+    if card is not None and not card.source.given and wish.source is not None and wish.out is None:
+        raise UsageError(
+            f"data={name} is a card that reads its own file, and would go on to mean that; give the set from "
+            f"{wish.source} another name, or write it elsewhere with --out"
+        )
     if card is None and wish.source is None:
         data_cards.card(name)  # an unknown name, with the nearest suggested; or prepared before
         raise UsageError(f"data '{name}' is prepared already, and no card says from what; name the file with --from")
@@ -98,8 +107,11 @@ def _recipe(card: data_cards.DataCard | None, wish: Wish) -> Recipe:
         return card.source
     if wish.classes is not None and wish.classes < 1:
         raise UsageError(f"--classes {wish.classes} is too small; use at least 1")
+    if wish.classes is not None and wish.classes > MOST_CLASSES:
+        raise UsageError(f"--classes {shown(wish.classes)} is too many; use at most {MOST_CLASSES:,}")
     numbered = (card is not None and card.classes is not None) or wish.classes is not None
-    return Recipe("classes" if numbered else None, column=card.column if card else None)
+    columns = (card.column, card.seed_column) if card is not None else (None, None)
+    return Recipe("classes" if numbered else None, column=columns[0], seed_column=columns[1])
 
 
 def _asked(about: Recipe, wish: Wish) -> Recipe:
@@ -108,15 +120,19 @@ def _asked(about: Recipe, wish: Wish) -> Recipe:
         raise UsageError(f"--count {wish.count} is too small; use at least 1")
     if wish.seed is not None and wish.seed < 0:
         raise UsageError(f"--seed {wish.seed} is negative; use 0 or more")
-    asked = {name: getattr(wish, name) for name in ("count", "seed", "choose", "column")}
+    if wish.seed is not None and not is_whole(wish.seed):
+        raise UsageError(f"--seed {shown(wish.seed)} is too large; use one below 2**63")
+    asked = {name: getattr(wish, name) for name in ("count", "seed", "choose", "column", "seed_column")}
     return dataclasses.replace(about, **{name: value for name, value in asked.items() if value is not None})
 
 
 def _seeds(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) != len(words):
-        raise UsageError(f"--seeds {text} must be different whole numbers from 0, for instance 0,1,2")
-    return [int(word) for word in words]
+    found = [int(word) for word in words if word.isdecimal() and len(word) < 30]
+    if len(found) != len(words) or len(set(found)) != len(words) or not all(map(is_whole, found)):
+        told = text if len(text) <= 60 else shown(text)
+        raise UsageError(f"--seeds {told} must be different whole numbers from 0 and below 2**63, for instance 0,1,2")
+    return found
 
 
 def _path(card: data_cards.DataCard | None, about: Recipe, wish: Wish) -> Path | None:
@@ -132,6 +148,7 @@ def _path(card: data_cards.DataCard | None, about: Recipe, wish: Wish) -> Path |
 def _manifest(name: str, about: Recipe, source: Source, classes: int | None, seeds: list[int], wish: Wish) -> Manifest:
     kind = about.kind or ("captions" if source.text is not None and coco.is_coco(source.text) else "prompts")
     rule = about.choose or recipe.default_rule(kind, drawn=wish.seed is not None)
+    recipe.refuse_seed_column(kind, about.seed_column)
     if kind == "captions":
         if wish.column is not None:
             raise UsageError(f"--column {wish.column}: {source.where} is a COCO file, whose captions have no column")
@@ -139,22 +156,24 @@ def _manifest(name: str, about: Recipe, source: Source, classes: int | None, see
     elif kind == "classes":
         lines, told = plain.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
     else:
-        every = _every(source, about, images=True)
+        every = _every(source, about, images=True, seeds=about.seed_column)
         lines, told = plain.choose_prompts(every, rule, about.count, about.seed, source.where)
     if wish.seed is not None and "seed" not in told:
         raise UsageError(f"--seed {wish.seed} changes nothing, since nothing is drawn ({told}); leave it out")
     asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": told}
+    if about.seed_column is not None:
+        asked |= {"seed_column": about.seed_column, "told": f"{told}, each with its own seed"}
     return Manifest(
         name, kind, asked, tuple(seeds), source.origins, tuple(lines), classes if kind == "classes" else None
     )
 
 
-def _every(source: Source, about: Recipe, **wanted: int | bool | None) -> list[Line]:
+def _every(source: Source, about: Recipe, **wanted: Any) -> list[Line]:
     """All lines of a plain file, and as many as the official one has."""
     if source.text is not None:
-        found = files.read_text(source.where, source.text, about.column, **wanted)  # type: ignore[arg-type]
+        found = files.read_text(source.where, source.text, about.column, **wanted)
     else:
-        found = files.read(source.file, about.column, **wanted)  # type: ignore[arg-type]
+        found = files.read(source.file, about.column, **wanted)
     if about.lines is not None and len(found) != about.lines:
         raise UsageError(
             f"{source.where} has {len(found)} prompts, and the official set {about.lines}; fetch it again, or give a "
@@ -200,7 +219,8 @@ def _told(manifest: Manifest, done: Recipe, out: Path, fresh: bool) -> str:
     rows.append(("content", f"sha256 {manifest.content}"))
     rows.append(("written" if fresh else "there already", str(out)))
     by_name = out.absolute() == data_cards.prepared(manifest.name).absolute() and _usable_by_name(manifest.name)
-    rows.append(("use it", f"data={manifest.name if by_name else out}  (seeds {list(manifest.seeds)})"))
+    own = "each line's own plus " if any(line.seed is not None for line in manifest.lines) else ""
+    rows.append(("use it", f"data={manifest.name if by_name else out}  (seeds {own}{list(manifest.seeds)})"))
     width = max(len(name) for name, _ in rows)
     return "\n".join([manifest.name, *(f"  {name:{width}}  {value}" for name, value in rows)])
 

@@ -5,22 +5,37 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from postdiff.datasets import files
-from postdiff.datasets.manifest import Manifest, is_manifest
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders, typed
 from postdiff.lab.files.sources import package_file
-from postdiff.lab.inputs import data_cards
+from postdiff.lab.inputs import data_cards, picture_files
 
-__all__ = ["digest", "listed"]
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+__all__ = ["Digest", "Listed", "digest", "listed"]
 
 
-def listed(name: str, images: Path | None) -> tuple[str, list[Path], Path]:
-    """The data's name, its reference pictures in order, and the folder that they are in.
+@dataclass(frozen=True)
+class Listed:
+    """Reference pictures.
+
+    Attributes:
+        name: of the data.
+        files: in order.
+        root: folder that they are in.
+        passed: other files of that folder in words, by their endings; empty if there are none, or the data name files.
+    """
+
+    name: str
+    files: list[Path]
+    root: Path
+    passed: str = ""
+
+
+def listed(name: str, images: Path | None) -> Listed:
+    """The reference pictures of a data set.
 
     Args:
         name: of a data set, or a folder; a folder is called by its own name.
@@ -31,7 +46,7 @@ def listed(name: str, images: Path | None) -> tuple[str, list[Path], Path]:
     """
     folder = Path(name).expanduser()
     if images is None and folder.is_dir():
-        return folder.resolve().name, _at_least_two(_inside(folder), folder), folder
+        return _whole_folder(folder.resolve().name, folder)
     card = data_cards.card(name)
     if images is None and card.images is None:
         raise UsageError(f"data '{name}' names no folder of pictures; add --images FOLDER")
@@ -40,38 +55,67 @@ def listed(name: str, images: Path | None) -> tuple[str, list[Path], Path]:
         raise UsageError(f"image folder {root} is missing; name another one with --images FOLDER")
     wanted = _named(card)
     if not wanted:
-        return name, _at_least_two(_inside(root), root), root
+        return _whole_folder(name, root)
     found = [root / each for each in wanted]
     if missing := [file for file in found if not file.is_file()]:
         raise UsageError(
             f"{len(missing)} of {len(found)} pictures of data '{name}' are missing, the first is {missing[0]}; add "
             "them, or name another folder with --images FOLDER"
         )
-    return name, _at_least_two(found, root), root
+    _refuse_fewer_than_two(found, root)
+    return Listed(name, found, root)
 
 
 def _named(card: data_cards.DataCard) -> list[str]:
     """File names of the pictures that belong to the lines, each once; empty if the lines name none."""
-    file = package_file(card.prompts)
-    if file.suffix.lower() == ".parquet" and card.column is None and is_manifest(file):
-        return list(Manifest.load(file).images)
-    lines = files.read(file, card.column, images=True)
+    if (manifest := data_cards.of_manifest(card)) is not None:
+        return list(manifest.images)
+    lines = files.read(package_file(card.prompts), card.column, images=True)
     return list(dict.fromkeys(line.image for line in lines if line.image is not None))
 
 
-def _inside(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
+def _whole_folder(name: str, folder: Path) -> Listed:
+    found = picture_files.found_in(folder, deep=True)
+    _refuse_fewer_than_two(found.pictures, folder, found.told)
+    return Listed(name, found.pictures, folder, found.told)
 
 
-def _at_least_two(found: list[Path], folder: Path) -> list[Path]:
+def _refuse_fewer_than_two(found: list[Path], folder: Path, passed: str = "") -> None:
     if len(found) < 2:
-        raise UsageError(f"{folder} holds {len(found)} pictures ({', '.join(ENDINGS)}); statistics need at least 2")
-    return found
+        others = f" and {passed}" if passed else ""
+        endings = ", ".join(picture_files.ENDINGS)
+        raise UsageError(f"{folder} holds {len(found)} pictures ({endings}){others}; statistics need at least 2")
 
 
-def digest(pictures: Sequence[Path], root: Path) -> str:
-    """16 hexadecimal digits of names and contents. A file of the same size and time of change is not read again."""
-    place = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class Digest:
+    """What pictures are.
+
+    Attributes:
+        value: 16 hexadecimal digits of names and contents.
+        place: file that says which contents were read before.
+        known: what is to stand there, {name: [size, time of change, SHA-256]}; None if it does already.
+    """
+
+    value: str
+    place: Path
+    known: dict[str, list[int | str]] | None
+
+    def keep(self) -> None:
+        """Remember the contents, so that next time no file of the same size and time of change is read again."""
+        if self.known is not None:
+            with folders.whole_file(self.place) as temporary:
+                temporary.write_text(json.dumps(self.known))
+
+
+def digest(pictures: Sequence[Path], root: Path) -> Digest:
+    """What pictures are; nothing is written before `Digest.keep`, since what follows may fail.
+
+    Args:
+        pictures: files.
+        root: folder that they are in.
+    """
+    place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
     kept = folders.outputs() / "data" / "statistics" / f"pictures-{place}.json"
     known = _known(kept)
     found: dict[str, list[int | str]] = {}
@@ -84,11 +128,9 @@ def digest(pictures: Sequence[Path], root: Path) -> str:
         with file.open("rb") as stream:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         found[name] = [state.st_size, state.st_mtime_ns, content]
-    if any(known.get(name) != entry for name, entry in found.items()):
-        with folders.whole_file(kept) as temporary:
-            temporary.write_text(json.dumps({**known, **found}))
     text = json.dumps([[name, entry[2]] for name, entry in found.items()])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    fresh = any(known.get(name) != entry for name, entry in found.items())
+    return Digest(hashlib.sha256(text.encode()).hexdigest()[:16], kept, {**known, **found} if fresh else None)
 
 
 def _known(file: Path) -> dict[str, list[int | str]]:

@@ -67,11 +67,24 @@ class Given:
 
 
 def intake_of(cls: Any) -> Intake:
-    """What the pipelines of a class take."""
-    arguments = inspect.signature(cls.__call__).parameters
+    """What the pipelines of a class take; a subclass whose call passes on what it does not name takes its parent's."""
+    arguments = _arguments(cls)
     usual = int(arguments[FRAMES].default) if FRAMES in arguments else None
     steps = int(arguments[STEPS].default) if STEPS in arguments else Intake.usual_steps
     return Intake(cls.__name__, frozenset(arguments), usual, steps)
+
+
+def _arguments(cls: Any) -> dict[str, inspect.Parameter]:
+    """Named arguments of a class's call, up to the nearest parent that passes nothing on."""
+    found: dict[str, inspect.Parameter] = {}
+    for owner in (each for each in cls.__mro__ if "__call__" in vars(each)):
+        own = inspect.signature(vars(owner)["__call__"]).parameters.values()
+        kinds = {parameter.kind for parameter in own}
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        found = {parameter.name: parameter for parameter in own if parameter.kind not in variable} | found
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            break
+    return found
 
 
 def check(wanted: Intake, given: Given) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
-from postdiff.lab.inputs import real_pictures
+from postdiff.lab.inputs import picture_files, real_pictures
+from postdiff.lab.inputs.picture_files import MOST_PIXELS
 from postdiff.lab.progress import bar
 from postdiff.metrics.checkpoints import hash_of
 from postdiff.metrics.extractor import Extractor
 from postdiff.metrics.real import Real
 
-__all__ = ["file_for", "find", "identity", "make", "mark", "present"]
+__all__ = ["Made", "file_for", "find", "identity", "make", "mark", "present"]
 
 
 def file_for(data: str, mode: str, checkpoint: str, crop: int | None) -> Path:
@@ -98,6 +100,21 @@ def _load(file: Path, changed: int) -> Real:
     return _kept[key]
 
 
+@dataclass(frozen=True)
+class Made:
+    """Reference statistics.
+
+    Attributes:
+        file: where they are.
+        fresh: whether they had to be made.
+        passed: files of the folder that are no pictures which are read, in words; empty if there are none.
+    """
+
+    file: Path
+    fresh: bool
+    passed: str
+
+
 def make(
     name: str,
     extractor: Callable[[], Extractor],
@@ -108,7 +125,7 @@ def make(
     crop: int | None = None,
     device: str = "cpu",
     batch_size: int = 32,
-) -> tuple[Path, bool]:
+) -> Made:
     """Features of all reference pictures of a data set, unless the same ones are there already.
 
     Args:
@@ -121,46 +138,46 @@ def make(
         device: where the network runs.
         batch_size: pictures at once; those of unequal size go one by one.
 
-    Returns:
-        The file, and whether it had to be made.
-
     Raises:
-        UsageError: no pictures or fewer than two, one that cannot be read, or the network is missing.
+        UsageError: no pictures or fewer than two, one that cannot be read or is too large, or the network is missing.
     """
-    called, files, root = real_pictures.listed(name, images)
-    digest = real_pictures.digest(files, root)
-    if checkpoint is not None and (there := present(called, mode, checkpoint, crop)) is not None:
+    found = real_pictures.listed(name, images)
+    # What is missing is told before all pictures are read for their hash.
+    loaded = extractor() if checkpoint is None else None
+    digest = real_pictures.digest(found.files, found.root)
+    if checkpoint is not None and (there := present(found.name, mode, checkpoint, crop)) is not None:
         try:
-            if Real.read_identity(there).get("images") == digest:
-                return there, False
+            if Real.read_identity(there).get("images") == digest.value:
+                digest.keep()
+                return Made(there, False, found.passed)
         except UsageError:
             pass  # damaged: it is made anew
-    network = extractor().to(device)
-    file = file_for(called, mode, network.checkpoint, crop)
-    found = []
-    with bar(called, len(files), "picture") as shown:
-        for batch in _batches(files, crop, batch_size):
-            found.append(network(batch.to(device)).cpu())
+    network = (extractor() if loaded is None else loaded).to(device)
+    file = file_for(found.name, mode, network.checkpoint, crop)
+    features = []
+    with bar(found.name, len(found.files), "picture") as shown:
+        for batch in _batches(found.files, crop, batch_size):
+            features.append(network(batch.to(device)).cpu())
             shown.update(len(batch))
-    features = torch.cat(found)
     about: dict[str, Any] = {
-        "data": called,
+        "data": found.name,
         **network.identity(),
         "crop": crop,
-        "count": len(files),
-        "images": digest,
+        "count": len(found.files),
+        "images": digest.value,
         "cropped": "none" if crop is None else f"shorter side to {crop}, PIL bicubic, middle square",
     }
     with folders.whole_file(file) as temporary:
-        Real.of(features, about).save(temporary)
-    return file, True
+        Real.of(torch.cat(features), about).save(temporary)
+    digest.keep()
+    return Made(file, True, found.passed)
 
 
 def _batches(files: Sequence[Path], crop: int | None, batch_size: int) -> Iterator[Tensor]:
     batch: list[Tensor] = []
     for file in files:
         picture = _read(file, crop)
-        if batch and (len(batch) == batch_size or picture.shape != batch[0].shape):
+        if batch and (len(batch) == batch_size or picture.shape != batch[0].shape or _pixels(batch) > MOST_PIXELS):
             yield torch.stack(batch)
             batch = []
         batch.append(picture)
@@ -168,15 +185,23 @@ def _batches(files: Sequence[Path], crop: int | None, batch_size: int) -> Iterat
         yield torch.stack(batch)
 
 
+def _pixels(batch: Sequence[Tensor]) -> int:
+    """Pixels of a batch, were it to grow by one of its kind."""
+    return (len(batch) + 1) * batch[0][0].numel()
+
+
 def _read(file: Path, crop: int | None) -> Tensor:
-    try:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-    except OSError:
-        raise UsageError(f"picture {file} cannot be read; replace or remove it") from None
+    """A picture (3, H, W), uint8, as clean-fid reads it: what is transparent as if it were not, and not turned."""
+    with picture_files.opened(file) as opened:
+        picture = opened.convert("RGB")
     if crop is not None:
         scale = crop / min(picture.size)
         width, height = (max(crop, round(side * scale)) for side in picture.size)
+        if width * height > MOST_PIXELS:
+            raise UsageError(
+                f"--crop {crop} makes {width} x {height} pixels of picture {file}, more than {MOST_PIXELS:,} in all; "
+                "use a smaller one, or remove the picture"
+            )
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - crop) // 2, (height - crop) // 2
         picture = picture.crop((left, top, left + crop, top + crop))

@@ -47,7 +47,7 @@ def statistics(name: str, wish: Wish) -> str:
     if wish.mode not in MODES:
         raise unknown("mode", wish.mode, MODES)
     folders.writable_outputs()
-    file, made = references.make(
+    found = references.make(
         name,
         lambda: metric_networks.extractor(wish.mode, wish.extractor),
         wish.mode,
@@ -57,6 +57,10 @@ def statistics(name: str, wish: Wish) -> str:
         device=provenance.resolve_device(wish.device),
         batch_size=wish.batch_size,
     )
-    about = references.identity(file)
-    word = "statistics" if made else "statistics (there already)"
-    return f"{word}: {file}, {about['count']} pictures, {about['model']} ({about['checkpoint']}), mode {about['mode']}"
+    about = references.identity(found.file)
+    word = "statistics" if found.fresh else "statistics (there already)"
+    passed = f"; passed over: {found.passed}" if found.passed else ""
+    return (
+        f"{word}: {found.file}, {about['count']} pictures, {about['model']} ({about['checkpoint']}), mode "
+        f"{about['mode']}{passed}"
+    )
