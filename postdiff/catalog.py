@@ -15,7 +15,7 @@ import yaml
 
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["KINDS", "extra_roots", "names", "parsed", "path", "read"]
+__all__ = ["KINDS", "extra_roots", "names", "parsed", "path", "read", "shipped"]
 
 KINDS = ("experiments", "models", "methods", "data", "structures")
 
@@ -33,10 +33,18 @@ def extra_roots() -> list[Path]:
     return roots
 
 
-def _config_roots() -> list[Path]:
+def shipped(file: Path) -> bool:
+    """Whether a file came with the package."""
+    return file.is_relative_to(_shipped_root())
+
+
+def _shipped_root() -> Path:
     package = Path(__file__).parent
-    shipped = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    return [shipped, *(root / "configs" for root in extra_roots())]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _config_roots() -> list[Path]:
+    return [_shipped_root(), *(root / "configs" for root in extra_roots())]
 
 
 def _files(kind: str) -> dict[str, Path]:
