@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from postdiff.engine.errors import UsageError
 
@@ -72,6 +73,9 @@ def of_part(
             f"{laid_over} lays a LoRA over the weights, which may be anywhere; merge it into them, or name it under "
             "'lora' in a model card"
         )
+    for file in files:
+        if file.name.endswith("config.json"):
+            _refuse_leading_elsewhere(file)
     return [file for file in files if not _is_weights(file) or file in chosen]
 
 
@@ -139,7 +143,15 @@ def shown(files: Iterable[Path], root: Path, what: str) -> Iterator[Path]:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
                 raise
             said = " ".join(str(error).split()).replace(name, str(root)) or type(error).__name__
-            raise UsageError(f"{what} ({said[:160]}); {FETCH}") from error
+            raise UsageError(f"{what} ({said[:120]}); {FETCH}") from error
+
+
+def _refuse_leading_elsewhere(config: Path) -> None:
+    values = _parsed(config)
+    if not isinstance(values, dict):
+        raise UsageError(f"{config} holds no keys, and might name another file by its value; {FETCH}")
+    if "transformers_weights" in values:
+        raise UsageError(f"{config} names weights of its own under 'transformers_weights'; {FETCH}")
 
 
 def _weights(folder: Path, variants: Iterable[str | None]) -> set[Path]:
@@ -165,8 +177,8 @@ def _weights(folder: Path, variants: Iterable[str | None]) -> set[Path]:
 def _pieces(index: Path) -> list[Path]:
     """The weight files that an index lists, which stand beside it."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        names = sorted(set(_parsed(index)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError):
         raise UsageError(f"{index} lists no weight files; {FETCH}") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or "\\" in name or not name.endswith(WEIGHTS):
@@ -193,10 +205,16 @@ def _is_weights(file: Path) -> bool:
 
 
 def _of_diffusers(folder: Path) -> bool:
+    file = folder / "config.json"
+    return not file.is_file() or "_class_name" in _parsed(file)
+
+
+def _parsed(file: Path) -> Any:
+    """The values in a JSON file; none if it is not valid, which whoever loads it tells."""
     try:
-        return "_class_name" in json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        return True
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _state(file: Path) -> tuple[int, int]:
@@ -212,10 +230,9 @@ def _sha256(file: Path, changed: int, size: int) -> str:
 
 @functools.cache
 def _values(file: Path, changed: int, size: int) -> str:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            values.pop("_name_or_path", None)
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-    except (ValueError, RecursionError):
-        return _sha256(file, changed, size)  # whoever loads it says what is wrong
+    values = _parsed(file)
+    if not values:  # also if it is no JSON
+        return _sha256(file, changed, size)
+    if isinstance(values, dict):
+        values.pop("_name_or_path", None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

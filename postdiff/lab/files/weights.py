@@ -61,7 +61,7 @@ def pipeline_files(folder: Path, variant: str | None = None, without: Iterable[s
     files = [folder / INDEX]
     for name, value in pipeline_index(folder).items():
         named = isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
-        if not named or name in (UNUSED, *without):
+        if not named or name.startswith("_") or name in (UNUSED, *without):
             continue
         part = folder / name
         if Path(name).name != name or not part.is_dir():

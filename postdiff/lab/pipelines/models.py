@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,9 +121,18 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     unchecked = {weights.UNUSED: None, "requires_safety_checker": False}
     given |= {name: value for name, value in unchecked.items() if name in inspect.signature(cls).parameters}
     pipe = _loaded(cls, folder, files, variant=model.variant, **given, **options)
+    _refuse_wordless(pipe, folder)
     lay_over(pipe, model)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def _refuse_wordless(pipe: Any, folder: Path) -> None:
+    """A tokenizer without its vocabulary is made in silence, and knows no word."""
+    for name, part in pipe.components.items():
+        known = [*getattr(part, "vocab_files_names", {}).values(), "tokenizer.model", "tekken.json"]
+        if len(known) > 2 and not any((folder / name / file).is_file() for file in known):
+            raise UsageError(f"{folder / name} has no vocabulary ({' or '.join(known[:-2])}); {model_files.FETCH}")
 
 
 def _load_network(source: Source, options: dict[str, Any]) -> Any:
@@ -147,9 +158,26 @@ def _pipeline_class(name: str, where: object) -> Any:
     return cls
 
 
+@contextmanager
+def _reported_once() -> Iterator[None]:
+    """Within the block, diffusers does not log the errors that it raises as well."""
+
+    def below(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    handlers = logging.getLogger("diffusers").handlers
+    for handler in handlers:
+        handler.addFilter(below)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(below)
+
+
 def _loaded(cls: Any, folder: Path, files: Sequence[Path], **options: Any) -> Any:
     try:
-        with model_files.shown(files, folder, f"{folder} cannot be loaded as {cls.__name__}") as seen:
+        with _reported_once(), model_files.shown(files, folder, f"{folder} cannot be loaded as {cls.__name__}") as seen:
             return cls.from_pretrained(str(seen), local_files_only=True, **options)
     except UsageError as error:
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
