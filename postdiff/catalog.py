@@ -16,7 +16,7 @@ from postdiff import safe_yaml
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 
-__all__ = ["KINDS", "extra_roots", "is_private", "names", "path", "place_of", "read"]
+__all__ = ["KINDS", "extra_roots", "is_private", "names", "parsed", "path", "place_of", "read", "shipped"]
 
 KINDS = ("experiments", "models", "methods", "data", "structures")
 
@@ -52,10 +52,18 @@ def is_private(file: str) -> bool:
     return bool(roots & set(Path(file).parents))
 
 
-def _config_roots() -> list[Path]:
+def shipped(file: Path) -> bool:
+    """Whether a file came with the package."""
+    return file.is_relative_to(_shipped_root())
+
+
+def _shipped_root() -> Path:
     package = Path(__file__).parent
-    shipped = package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-    return [shipped, *(root / "configs" for root in extra_roots())]
+    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
+
+
+def _config_roots() -> list[Path]:
+    return [_shipped_root(), *(root / "configs" for root in extra_roots())]
 
 
 def _files(kind: str) -> dict[str, Path]:

@@ -139,7 +139,10 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME_OR_FOLDER", help="a data set, or a folder of pictures")
     parser.add_argument("--images", metavar="FOLDER", help="the data set's pictures; default: what its card names")
     parser.add_argument("--mode", default="clean", help="clean, legacy_pytorch, legacy_tensorflow or clip")
-    where = "the network: a file, or for mode clip a folder or repository; default: what the environment names"
+    where = (
+        "the network: a TorchScript file, which runs code of its own, so take none that you do not trust; or for mode "
+        "clip a folder or repository; default: what the environment names"
+    )
     parser.add_argument("--extractor", metavar="PLACE", help=where)
     parser.add_argument("--crop", type=int, metavar="SIZE", help="shorter side to SIZE and the middle square cut out")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
@@ -147,6 +150,10 @@ def _add_statistics(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_launch(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description}; job files, in outputs/jobs, are pickles that the jobs run: whoever may write there "
+        "runs code as you"
+    )
     parser.add_argument("--shards", type=int, default=1, metavar="N", help="jobs a row; default: 1")
     parser.add_argument("--executor", default="local", choices=("local", "slurm"), help="default: local")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="jobs at once, here; default: 1")

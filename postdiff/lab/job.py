@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from postdiff import metrics, presets
+from postdiff import catalog, metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab.devices import placement, provenance
+from postdiff.lab.devices import own_code, placement
 from postdiff.lab.files import weights
 from postdiff.lab.inputs import data
 from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import intake, models, random_weights
+from postdiff.lab.pipelines import intake, models, random_weights, sizes
 from postdiff.lab.pipelines.stages import StageRun, first_laid_over, fitted, resolve
 from postdiff.lab.scores import measuring
 from postdiff.lab.settings import metric_specs, schedulers
@@ -132,11 +132,13 @@ def prepare(experiment: Experiment) -> list[Job]:
     jobs = []
     # Rows mostly share their cards, and reading one takes longer than all else here.
     model_card, data_card = functools.cache(models.card), functools.cache(data.card)
+    identity = functools.cache(lambda name, random: _identity(model_card(name), name, random))
     entries = functools.cache(lambda name: data.read(data_card(name)))
     for row in experiment.rows:
         try:
             card, shared = model_card(row.config.model), data_card(row.config.data)
-            jobs.append(_prepare(experiment.name, row, card, shared, entries(row.config.data)))
+            model = identity(row.config.model, row.config.weights == "random")
+            jobs.append(_prepare(experiment.name, row, card, shared, entries(row.config.data), model))
         except UsageError as error:
             raise UsageError(f"row '{row.name}': {error}") from error
     return jobs
@@ -148,11 +150,11 @@ def _prepare(
     card: models.ModelCard,
     data_card: data.DataCard,
     available: Sequence[data.Entry],
+    model: dict[str, str],
 ) -> Job:
     row = fitted(row, card)
     row = dataclasses.replace(row, config=first_laid_over(row.config, card))
     random = row.config.weights == "random"
-    checkpoint = random_weights.identity(card, row.config.model) if random else models.checkpoint(card)
     chain = resolve(row.config, card)
     methods = tuple(presets.build_methods(row.config.methods))
     for solver in (card.scheduler, row.config.scheduler):
@@ -174,7 +176,7 @@ def _prepare(
         dtype=row.config.dtype or card.dtype,
         device=placement.device(row.config),
         metrics=[] if random else measuring.chosen(row.config, count, card, data_card),
-        **card.usual(row.config),
+        **_usual(card, row.config, random),
     )
     measured = metric_specs.names(config.metrics)
     if config.step_scores and next(measuring.step_metrics(measured), None) is None:
@@ -185,7 +187,7 @@ def _prepare(
     network_options.check(config)
     _check_words(card, available)
     made_of = {
-        "checkpoint": checkpoint,
+        **model,
         "prompts": _digest_of(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
@@ -212,14 +214,14 @@ def _prepare(
         card=card,
         data_card=data_card,
         methods=methods,
-        checkpoint=checkpoint,
+        checkpoint=model["checkpoint"],
         entries=tuple(available[:count]),
         prompts_hash=_digest_of(available[:count]),
         run_id=digest(quality),
         speed_id=digest({**run, "bench": config.bench.described()}),
         # Without methods the pictures are the bare pipeline's, whatever our code.
         picture_id=digest(
-            {**run, **at_once, "code": provenance.code() if _accelerated(methods, chain) or options else None}
+            {**run, **at_once, "code": _code(methods, chain) if _accelerated(methods, chain) or options else None}
         ),
         reference_id=digest(
             {**made_of, **at_once, "steps": config.reference_steps, "methods": [], "code": None, **references}
@@ -234,10 +236,34 @@ def _digest_of(entries: Sequence[data.Entry]) -> str:
     return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
 
 
+def _identity(card: models.ModelCard, name: str, random: bool) -> dict[str, str]:
+    """What a model adds to an identity: its weights and configs, and its class where that is not what they say."""
+    if random:
+        return {"checkpoint": random_weights.identity(card, name), **random_weights.own_structure(card)}
+    found = {"checkpoint": models.checkpoint(card)}
+    # Of a cascade the stages say it; shipped cards of one repository differ in more than their classes.
+    shipped = name in catalog.names("models") and catalog.shipped(catalog.path("models", name))
+    if not card.stages and not shipped and (other := models.other_class(card)) is not None:
+        found["pipeline"] = other
+    return found
+
+
+def _usual(card: models.ModelCard, config: RunConfig, random: bool) -> dict[str, Any]:
+    found = card.usual(config)
+    usual = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
+    height, width = sizes.whole(found["height"], found["width"], usual)
+    return {**found, "height": height, "width": width}
+
+
 def _of(chain: Iterable[StageRun]) -> dict[str, Any]:
     """What the stages of a cascade add to an identity; nothing where there are none, so that older ids stay true."""
     described = [[stage.name, stage.described()] for stage in chain]
     return {"stages": described} if described else {}
+
+
+def _code(methods: Sequence[Any], chain: Sequence[StageRun]) -> str:
+    stacks = (methods, *(stage.methods for stage in chain))
+    return own_code.code_hash(frozenset(type(method) for stack in stacks for method in stack))
 
 
 def _accelerated(methods: Sequence[Any], chain: Sequence[StageRun]) -> bool:

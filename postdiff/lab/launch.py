@@ -1,4 +1,8 @@
-"""The rows of an experiment, or parts of them, as jobs of their own: on this machine or on SLURM, through submitit."""
+"""The rows of an experiment, or parts of them, as jobs of their own: on this machine or on SLURM, through submitit.
+
+submitit keeps what a job does as a pickle below `outputs/jobs`, and the job runs it: whoever may write there runs code
+as the one who launched it.
+"""
 
 from __future__ import annotations
 

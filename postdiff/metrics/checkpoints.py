@@ -6,13 +6,12 @@ switches hold: HF_HOME and HF_HUB_CACHE say where files are kept, HF_HUB_OFFLINE
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
 
 __all__ = ["CLIP", "CMMD", "IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "fetched", "hash_of"]
@@ -50,8 +49,18 @@ class Checkpoint:
             raise UsageError(f"{self.name}: {found} has no {self.weights}; {self._remedy()}")
         return found
 
+    def files(self, folder: Path) -> list[Path]:
+        """What is read of the folder.
+
+        Raises:
+            UsageError: the weights lead to a pickle, though they should be in safetensors format.
+        """
+        if self.weights.endswith(model_files.WEIGHTS):
+            return model_files.of_part(folder)
+        return sorted({folder / self.weights, *(file for pattern in self.beside for file in folder.glob(pattern))})
+
     def identity(self, fetched_to: Path | None = None) -> str:
-        """Which weights: 16 hexadecimal digits of a folder's file, or "repository@revision".
+        """Which weights, configs and vocabulary: 16 hexadecimal digits of a folder's files, or "repository@revision".
 
         Args:
             fetched_to: what `folder` gave; the revision is then the exact commit, by which the hub names its folders.
@@ -60,7 +69,8 @@ class Checkpoint:
             UsageError: the environment variable names a folder that is missing or holds no weights.
         """
         if self._local() is not None:
-            return hash_of(self.folder() / self.weights)
+            folder = self.folder()
+            return model_files.identity(self.files(folder), folder)[:16]
         repository, revision = _parts(self._place())
         return f"{repository}@{fetched_to.name if fetched_to else revision or 'main'}"
 
@@ -123,10 +133,4 @@ def _parts(place: str) -> tuple[str, str | None]:
 
 def hash_of(file: Path) -> str:
     """16 hexadecimal digits of a file's content."""
-    return _hash(file.resolve(), file.stat().st_mtime_ns)
-
-
-@functools.cache
-def _hash(file: Path, changed: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
+    return model_files.sha256(file)[:16]

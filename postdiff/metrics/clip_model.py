@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
 from postdiff.metrics.checkpoints import CLIP, Checkpoint, hash_of
 from postdiff.metrics.extractor import Extractor
@@ -110,13 +110,12 @@ def _checkpoint(model: str | None, default: Checkpoint) -> Checkpoint:
 def _loaded(folder: Path, checkpoint: str, name: str) -> ClipExtractor:
     from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-    try:
-        clip = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{folder} is no CLIP model with processor and tokenizer ({reason}); use another") from None
+    with model_files.shown(
+        model_files.of_part(folder), folder, f"{folder} is no CLIP model with processor and tokenizer"
+    ) as seen:
+        clip = CLIPModel.from_pretrained(seen, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(seen, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(seen, local_files_only=True)
     limit = clip.text_model.embeddings.position_embedding.num_embeddings
 
     def texts(words: list[str]) -> Tensor:

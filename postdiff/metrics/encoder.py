@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
 
 __all__ = ["FEATURE_LENGTH", "DualEncoder"]
@@ -35,7 +34,8 @@ class DualEncoder(nn.Module):
         std: per-channel standard deviation to divide by.
         resample: "bilinear" or "bicubic", for pictures of another size.
         name: what to call the encoder in a record.
-        checkpoint: SHA-256 of its weight file.
+        checkpoint: hash over weights, configs and vocabulary.
+        weights: SHA-256 of its weight file, by which reference statistics know it.
     """
 
     mean: Tensor
@@ -51,11 +51,13 @@ class DualEncoder(nn.Module):
         resample: str,
         name: str,
         checkpoint: str,
+        weights: str,
     ) -> None:
         super().__init__()
         self.clip = clip.float().eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.size, self.resample, self.name, self.checkpoint = size, resample, name, checkpoint
+        self.size, self.resample, self.name = size, resample, name
+        self.checkpoint, self.weights = checkpoint, weights
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
         self._last: tuple[Tensor, Tensor] | None = None
@@ -73,18 +75,14 @@ class DualEncoder(nn.Module):
                 raise UsageError(
                     f"dual encoder {folder} has no {file.name}; use a CLIPModel folder saved with its processor"
                 )
-        try:
+        files = model_files.of_part(folder)
+        with model_files.shown(files, folder, f"dual encoder {folder} cannot be read") as seen:
             preprocess = json.loads(settings.read_text())
-            clip = CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            clip = CLIPModel.from_pretrained(seen, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(seen, local_files_only=True)
             size = json.loads((folder / "config.json").read_text())["vision_config"]["image_size"]
             mean, std = preprocess["image_mean"], preprocess["image_std"]
             resample = RESAMPLE[preprocess.get("resample", 3)]
-        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:160]
-            raise UsageError(
-                f"dual encoder {folder} cannot be read ({reason}); fetch it again, or save it with save_pretrained"
-            ) from error
         return cls(
             clip,
             tokenizer,
@@ -93,7 +91,8 @@ class DualEncoder(nn.Module):
             std,
             resample,
             name=f"{folder.parent.name}/{folder.name}",
-            checkpoint=hashlib.sha256(weights.read_bytes()).hexdigest(),
+            checkpoint=model_files.identity(files, folder),
+            weights=model_files.sha256(weights),
         )
 
     @property

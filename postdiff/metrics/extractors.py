@@ -1,4 +1,7 @@
-"""Networks behind FID and its kin: clean-fid's Inception in its three modes, or any TorchScript file; see `load`."""
+"""Networks behind FID and its kin: clean-fid's Inception in its three modes, or any TorchScript file; see `load`.
+
+TorchScript holds a program beside its weights, and so runs code of its own: it is for files that one trusts.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,7 @@ class TorchExtractor(Extractor):
         if self._classes is None:
             raise UsageError(
                 f"extractor {self.name} gives no class scores, which the Inception Score needs; use "
-                f"{TORCHSCRIPT[1]}, or a TorchScript file with a method logits(pictures)"
+                f"{TORCHSCRIPT[1]}, or a TorchScript file that you trust, with a method logits(pictures)"
             )
         return self._classes(self._prepared(images)).float()
 
@@ -147,7 +150,7 @@ def load(mode: str, place: str | None = None) -> TorchExtractor:
     Args:
         mode: clean, legacy_pytorch or legacy_tensorflow.
         place: see `file_of`. Any TorchScript file serves that takes float pictures (B, 3, H, W) from 0 to 255 and gives
-            (B, d), with an exported method `logits` if the Inception Score is wanted.
+            (B, d), with an exported method `logits` if the Inception Score is wanted. It runs code of its own.
 
     Raises:
         UsageError: no file, with the address to get it from; or it is not of the right kind.
@@ -159,7 +162,7 @@ def load(mode: str, place: str | None = None) -> TorchExtractor:
         why = f"there is no file {given}" if given else "no file is named"
         raise UsageError(
             f"mode {mode} needs the Inception network {name}, and {why}; get it from {address} and set {variable} to "
-            "it, or give the option extractor: FILE"
+            "it, or give the option extractor: FILE (TorchScript: it runs code)"
         )
     return _loaded(mode, file.resolve(), file.stat().st_mtime_ns)
 

@@ -84,10 +84,10 @@ class EmojiFrechetDistance(FrechetInceptionDistance):
 
     def __init__(self, encoder: DualEncoder, statistics: Statistics, resamples: int = 0) -> None:
         super().__init__(feature=encoder, reset_real_features=False)
-        if statistics.encoder not in ("", encoder.checkpoint) or statistics.mean.numel() != encoder.num_features:
+        if statistics.encoder not in ("", encoder.weights) or statistics.mean.numel() != encoder.num_features:
             raise UsageError(
                 f"the reference statistics were made with another encoder than '{encoder.name}' "
-                f"(weights {encoder.checkpoint[:12]}); choose a data card that fits the model card"
+                f"(weights {encoder.weights[:12]}); choose a data card that fits the model card"
             )
         self.statistics, self.resamples = statistics, resamples
         self.draws: list[float] = []

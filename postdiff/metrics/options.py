@@ -45,7 +45,8 @@ class FIDOptions:
     """A Frechet distance.
 
     Attributes:
-        extractor: file of the network that gives the features; null means the one in the environment variable.
+        extractor: file of the network that gives the features; null means the one in the environment variable. A
+            TorchScript file runs code of its own: name none that you do not trust.
         reference: name of the data, or statistics file, to compare with; null means the row's own data.
         crop: of the reference pictures, as `postdiff data statistics --crop` was given; null means none.
     """

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+from postdiff import model_files
 from postdiff.metrics.checkpoints import PICK_SCORE, fetched
 from postdiff.metrics.preference import PairedPreference, Scorer, ScorerMetric
 
@@ -92,12 +93,14 @@ def _loaded(folder: Path, checkpoint: str) -> PickScorer:
     own = (folder / "preprocessor_config.json").is_file() and (folder / "tokenizer_config.json").is_file()
     remedy = "save tokenizer and image processor of that repository into the folder of the weights"
     beside = folder if own else fetched(PROCESSOR, ("*.json", "*.txt"), remedy)
-    return PickScorer(
-        CLIPModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, local_files_only=True),
-        AutoTokenizer.from_pretrained(beside, local_files_only=True),
-        AutoImageProcessor.from_pretrained(beside, local_files_only=True),
-        checkpoint,
-    )
+    with model_files.shown(PICK_SCORE.files(folder), folder, f"{folder} is no CLIP model") as seen:
+        clip = CLIPModel.from_pretrained(seen, use_safetensors=True, dtype=torch.float32, local_files_only=True)
+    with model_files.shown(
+        model_files.of_part(beside, weighted=False), beside, f"{beside} has no tokenizer or processor"
+    ) as seen:
+        tokenizer = AutoTokenizer.from_pretrained(seen, local_files_only=True)
+        processor = AutoImageProcessor.from_pretrained(seen, local_files_only=True)
+    return PickScorer(clip, tokenizer, processor, checkpoint)
 
 
 def _described(processor: Any) -> str:

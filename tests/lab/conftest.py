@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from postdiff import cli, methods
-from postdiff.lab.devices import provenance
 from tests.lab import tiny_folder
 
 
@@ -39,9 +38,7 @@ def extended(tiny, tmp_path, monkeypatch):
     root.mkdir()
     monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{root}")
     known = set(sys.modules)
-    provenance.code.cache_clear()  # a process of its own would hash the new method too
     yield root
-    provenance.code.cache_clear()
     while str(root / "methods") in methods.__path__:
         methods.__path__.remove(str(root / "methods"))
     for name in set(sys.modules) - known:

@@ -155,7 +155,7 @@ def test_work_is_what_is_counted_without_weights(methods):
 
 def test_bench_writes_a_record_that_says_so(outputs, command, monkeypatch):
     monkeypatch.setattr(hub, "fetch_pipeline", lambda *_: pytest.fail("asked the hub"))
-    monkeypatch.setattr("postdiff.lab.files.weights.checked_pipeline", lambda *_: pytest.fail("read a folder"))
+    monkeypatch.setattr("postdiff.lab.files.weights.pipeline_index", lambda *_: pytest.fail("read a folder"))
     code, _, err = command("bench", "demo", *WORDS, "--rows", "postdiff")
     assert code == 0, err
     record = Record.read(outputs / "records" / "demo" / "postdiff.speed.json")

@@ -1,9 +1,8 @@
-"""By what a result was made: commit, versions, device, and a hash of the code that makes pictures."""
+"""By what a result was made: commit, versions and device."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -13,11 +12,10 @@ from typing import Any
 import torch
 
 import postdiff
-from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab.settings.resolving import check_device
 
-__all__ = ["code", "device_name", "environment", "git", "resolve_device", "versions"]
+__all__ = ["device_name", "environment", "git", "resolve_device", "versions"]
 
 PACKAGE = Path(postdiff.__file__).parent
 
@@ -51,16 +49,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-@functools.cache
-def code() -> str:
-    """Hash of the sources that a picture depends on, so that edited methods do not find their old pictures."""
-    found = hashlib.sha256()
-    for root in (PACKAGE / "engine", PACKAGE / "methods", *(root / "methods" for root in catalog.extra_roots())):
-        for file in sorted(root.rglob("*.py")):
-            found.update(file.name.encode() + file.read_bytes())
-    return found.hexdigest()[:16]
 
 
 def resolve_device(name: str) -> str:

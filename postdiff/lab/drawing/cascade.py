@@ -13,6 +13,7 @@ from torch import Tensor
 
 from postdiff.engine.driver import Driver, accelerate
 from postdiff.engine.errors import UsageError
+from postdiff.lab.pipelines import sizes
 from postdiff.lab.pipelines.intake import in_pixels
 
 __all__ = ["Cascade", "Stage"]
@@ -112,6 +113,8 @@ class Cascade:
                 call.pop("prompt", None)
             with _named(stage):
                 result = driver(**call)
+                if call["output_type"] == "pt":
+                    sizes.check_drawn(stage.pipe, result, *(call.get(side) for side in sizes.SIDES))
             self.by_stage[stage.name] = driver.counts
         return result
 

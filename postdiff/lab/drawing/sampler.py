@@ -16,7 +16,7 @@ from postdiff.lab.drawing.solver_noise import own_noise
 from postdiff.lab.inputs import conditions, data
 from postdiff.lab.job import Job
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.pipelines import intake, random_weights
+from postdiff.lab.pipelines import intake, random_weights, sizes
 from postdiff.lab.settings import schedulers
 
 __all__ = ["Sampler"]
@@ -90,7 +90,11 @@ class Sampler:
         try:
             driver = driver or self.fast
             with own_noise(self.pipe, arguments["generator"]), self.options.around(driver):
-                return driver(**arguments)
+                made = driver(**arguments)
+            if arguments["output_type"] == "pt":
+                frames = None if self.intake.usual_frames is None else config.frames
+                sizes.check_drawn(self.pipe, made, config.height, config.width, frames)
+            return made
         except UsageError as error:
             raise UsageError(f"row '{self.job.name}': {error}") from error
         except Exception as error:
@@ -144,7 +148,7 @@ class Sampler:
         return found
 
     def _picture_size(self) -> tuple[int, int]:
-        config, native = self.job.config, intake.native_size(self.pipe)
+        config, native = self.job.config, sizes.of_pipeline(self.pipe)
         height, width = config.height or (native and native[0]), config.width or (native and native[1])
         if not height or not width:
             raise UsageError(f"{type(self.pipe).__name__} has no size of its own; give height and width")
@@ -155,7 +159,7 @@ class Sampler:
         wanted = (self.job.config.height, self.job.config.width)
         if "height" in self.intake.accepted or self.intake.picture:
             return
-        native = intake.native_size(self.pipe)
+        native = sizes.of_pipeline(self.pipe)
         if native is not None and any(asked not in (None, own) for asked, own in zip(wanted, native, strict=True)):
             raise UsageError(
                 f"{type(self.pipe).__name__} draws at its own size, {native[0]} x {native[1]}; leave out height and "

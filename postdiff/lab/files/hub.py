@@ -6,14 +6,18 @@ The hub's own switches hold: HF_HOME and HF_HUB_CACHE say where files are kept, 
 from __future__ import annotations
 
 import functools
+import hashlib
+import os
+import re
 import textwrap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
 
-__all__ = ["commit", "fetch_file", "fetch_network", "fetch_pipeline", "offline"]
+__all__ = ["altered", "commit", "fetch_file", "fetch_network", "fetch_pipeline", "offline"]
 
 
 @functools.cache
@@ -34,6 +38,28 @@ def commit(repository: str, revision: str | None) -> str:
 
     with _told(repository, revision):
         return huggingface_hub.resolve_revision(repository, revision=revision, local_files_only=offline()).resolved
+
+
+def altered(repository: str, exact: str, file: str = "") -> str:
+    """What has been changed by hand, on this machine, in a commit's files: "~" and a hash of them, or "".
+
+    The cache names every file after its content as the hub has it.
+
+    Args:
+        repository: "organisation/name".
+        exact: the commit.
+        file: the one file that counts, if it is one.
+    """
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / exact
+    files = [folder / file] if file else folder.rglob("*")
+    changed = [
+        path
+        for path in sorted(files)
+        if path.is_file() and model_files.decides(path.relative_to(folder)) and not _as_fetched(path)
+    ]
+    return f"~{model_files.identity(changed, folder)[:16]}" if changed else ""
 
 
 def fetch_pipeline(repository: str, revision: str | None, variant: str | None, given: Iterable[str] = ()) -> Path:
@@ -109,6 +135,19 @@ def offline() -> bool:
     import huggingface_hub
 
     return huggingface_hub.is_offline_mode()
+
+
+def _as_fetched(file: Path) -> bool:
+    if not file.is_symlink():
+        return False
+    link, kept = os.lstat(file), file.stat()
+    name = Path(os.readlink(file)).name
+    if file.suffix == model_files.WEIGHTS and kept.st_mtime_ns <= link.st_mtime_ns:
+        return True  # gigabytes, and not written to since they were fetched
+    if re.fullmatch("[0-9a-f]{40}", name):
+        content = file.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == name  # as git names it
+    return model_files.sha256(file) == name
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import hub, weights
+from postdiff.lab.files import hub
 
 __all__ = ["Source", "check", "identity", "network_folder", "package_file"]
 
@@ -54,11 +54,11 @@ def check(source: Source, what: str) -> None:
 
 
 def identity(source: Source, of_folder: Callable[[Path], str], file: str = "") -> str:
-    """What the weights are: a folder's hash, or `repository@commit[:variant][/file]` on the hub.
+    """What the model is: a folder's hash, or `repository@commit[:variant][/file][~changes]` on the hub.
 
     Args:
-        source: where they are.
-        of_folder: the hash of a folder's weights.
+        source: where it is.
+        of_folder: the hash of a folder.
         file: the one file of a repository that counts, if it is one.
 
     Raises:
@@ -67,7 +67,8 @@ def identity(source: Source, of_folder: Callable[[Path], str], file: str = "") -
     if source.hub is None:
         return of_folder(package_file(str(source.folder)))
     variant = f":{source.variant}" if source.variant else ""
-    return f"{source.hub}@{_commit(source.hub, source.revision)}{variant}{file and '/' + file}"
+    commit = _commit(source.hub, source.revision)
+    return f"{source.hub}@{commit}{variant}{file and '/' + file}{hub.altered(source.hub, commit, file)}"
 
 
 def _commit(repository: str, revision: str | None) -> str:
@@ -81,11 +82,11 @@ def _commit(repository: str, revision: str | None) -> str:
 
 
 def network_folder(source: Source) -> Path:
-    """The checked folder of a single network, fetched if need be.
+    """The folder of a single network, fetched if need be.
 
     Raises:
-        UsageError: it is no network, in pickle format only, or cannot be fetched.
+        UsageError: it cannot be fetched.
     """
     if source.hub is not None:
-        return weights.checked_network(hub.fetch_network(source.hub, source.revision, source.variant))
-    return weights.checked_network(package_file(str(source.folder)))
+        return hub.fetch_network(source.hub, source.revision, source.variant)
+    return package_file(str(source.folder))

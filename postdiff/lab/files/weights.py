@@ -1,60 +1,95 @@
-"""Weight files in a folder: safetensors only, and hashes that say which they are."""
+"""Model folders and weight files as cards name them: checked to be safe, and hashes that say which they are."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
+from postdiff.model_files import WEIGHTS
 
 __all__ = [
     "checked_file",
-    "checked_network",
-    "checked_pipeline",
     "file_hash",
+    "network_files",
     "network_hash",
+    "pipeline_files",
     "pipeline_hash",
+    "pipeline_index",
     "refuse_pickle",
 ]
 
-WEIGHTS = ".safetensors"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+INDEX = "model_index.json"
+# Never loaded: a false alarm would put a black picture among those that are measured.
+UNUSED = "safety_checker"
+# Parts without weights, whose folders may hold a config.json all the same.
+WEIGHTLESS = ("Tokenizer", "TokenizerFast", "Processor", "ImageProcessorFast", "Extractor", "Scheduler")
 
 
-def checked_pipeline(folder: Path) -> Path:
-    """The folder itself.
+def pipeline_index(folder: Path) -> dict[str, Any]:
+    """What a pipeline's `model_index.json` says.
 
     Raises:
-        UsageError: it is no pipeline, or a part of it is in pickle format only.
+        UsageError: there is none, or it is no mapping in JSON.
     """
-    index = folder / "model_index.json"
+    index = folder / INDEX
     if not index.is_file():
-        raise UsageError(f"{folder} is not a diffusers pipeline: no model_index.json; make one with save_pretrained")
+        raise UsageError(f"{folder} is not a diffusers pipeline: no {INDEX}; make one with save_pretrained")
+    reason = "it is no mapping"
     try:
-        components = json.loads(index.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        components = None
-    if not isinstance(components, dict):
-        raise UsageError(f"{index} is not valid JSON, or names no parts; save the pipeline again with save_pretrained")
-    for name, value in components.items():
-        if not name.startswith("_") and isinstance(value, list) and value[:1] != [None]:
-            _refuse_pickles(folder / name)
-    return folder
+        if isinstance(found := json.loads(index.read_text(encoding="utf-8")), dict):
+            return found
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:80]
+    raise UsageError(f"{index} is not valid JSON ({reason}), or names no parts; save it again with save_pretrained")
 
 
-def checked_network(folder: Path) -> Path:
-    """The folder itself.
+def pipeline_files(folder: Path, variant: str | None = None, without: Iterable[str] = ()) -> list[Path]:
+    """The files that a pipeline is read from: its index and those of its parts.
+
+    Args:
+        folder: of the pipeline.
+        variant: of the weights, for instance "fp16".
+        without: parts that come from elsewhere.
 
     Raises:
-        UsageError: it holds no network, or one in pickle format only.
+        UsageError: it is no pipeline, or weights of a part are missing, in pickle format only or lead to a pickle.
+    """
+    files = [folder / INDEX]
+    for name, value in pipeline_index(folder).items():
+        named = isinstance(value, list) and len(value) == 2 and all(isinstance(each, str) for each in value)
+        if not named or name.startswith("_") or name in (UNUSED, *without):
+            continue
+        part = folder / name
+        if Path(name).name != name or not part.is_dir():
+            raise UsageError(f"{folder} cannot be loaded as it has no folder of its part '{name}'; {model_files.FETCH}")
+        weighted = (part / "config.json").is_file() and not value[1].endswith(WEIGHTLESS)
+        files += model_files.of_part(part, variant, weighted=weighted)
+    return files
+
+
+def network_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files that a network by itself is read from.
+
+    Raises:
+        UsageError: it is none, or its weights are missing, in pickle format only or lead to a pickle.
     """
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a diffusers network: no config.json; make one with save_pretrained")
-    _refuse_pickles(folder)
-    return folder
+    return model_files.of_part(folder, variant, strict=True)
+
+
+def pipeline_hash(folder: Path, variant: str | None = None) -> str:
+    """16 hexadecimal digits over names and contents of `pipeline_files`."""
+    return model_files.identity(pipeline_files(folder, variant), folder)[:16]
+
+
+def network_hash(folder: Path, variant: str | None = None) -> str:
+    """16 hexadecimal digits over names and contents of `network_files`."""
+    return model_files.identity(network_files(folder, variant), folder)[:16]
 
 
 def checked_file(folder: Path, name: str, what: str) -> Path:
@@ -76,6 +111,7 @@ def checked_file(folder: Path, name: str, what: str) -> Path:
             f"{what} file {file} is missing; name the right one under 'weight_name'"
             + (f" ({', '.join(there[:5])} is there)" if there else "")
         )
+    model_files.refuse_disguised(file)
     return file
 
 
@@ -92,39 +128,6 @@ def refuse_pickle(file: Path, what: str) -> None:
         )
 
 
-def _refuse_pickles(part: Path) -> None:
-    files = sorted(part.iterdir()) if part.is_dir() else []
-    pickles = [file for file in files if file.suffix in PICKLES]
-    if pickles and not any(file.suffix == WEIGHTS for file in files):
-        raise UsageError(
-            f"{pickles[0]} is in pickle format, which can run code when loaded; convert it where you trust it: "
-            "pipe.save_pretrained(folder, safe_serialization=True)"
-        )
-
-
-@functools.cache
-def pipeline_hash(folder: Path) -> str:
-    """16 hexadecimal digits over names and contents of a pipeline's weight files."""
-    # The metrics' encoder may stand beside the pipeline; it makes no picture. Nor do files outside its parts.
-    encoder = folder / "dual_encoder"
-    return _hash(folder, (file for file in folder.glob(f"*/**/*{WEIGHTS}") if encoder not in file.parents))
-
-
-@functools.cache
-def network_hash(folder: Path) -> str:
-    """16 hexadecimal digits over names and contents of a single network's weight files."""
-    return _hash(folder, folder.glob(f"*{WEIGHTS}"))
-
-
-def _hash(folder: Path, files: Iterable[Path]) -> str:
-    found = hashlib.sha256()
-    for file in sorted(files):
-        found.update(f"{file.relative_to(folder).as_posix()} {file_hash(file)}\n".encode())
-    return found.hexdigest()[:16]
-
-
-@functools.cache
 def file_hash(file: Path) -> str:
-    """SHA-256 of a file, read once a process."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """SHA-256 of a file."""
+    return model_files.sha256(file)

@@ -14,7 +14,7 @@ from postdiff.cost.sharing import one_branch
 from postdiff.cost.structures import Twin, real_size
 from postdiff.cost.tally import Cell, Tally, Work
 from postdiff.engine.errors import UsageError
-from postdiff.lab.pipelines import stages
+from postdiff.lab.pipelines import sizes, stages
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.settings import schedulers
@@ -109,6 +109,8 @@ def _run(
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]
     twin.pipe.scheduler = scheduler
+    height, width = sizes.whole(given.get("height"), given.get("width"), lambda: sizes.of_pipeline(twin.pipe))
+    given = {**given, "height": height, "width": width}
     # DiT and the upscaler have one size and take no other.
     taken = inspect.signature(type(twin.pipe).__call__).parameters
     call = {name: value for name, value in given.items() if value is not None and name in taken}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
@@ -119,10 +120,12 @@ def lay_over(pipe: Any, found: Adapters) -> None:
         file = _file(source, key)
         try:
             loaders[key](pipe, file, source)
-        except (RuntimeError, ValueError, KeyError, AttributeError, OSError) as error:
+        except UsageError:
+            raise
+        except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, SafetensorError) as error:
             reason = " ".join(str(error).split())
             raise UsageError(
-                f"{key} {file} does not fit {type(pipe).__name__}: {reason[:300]}; use the model it was made for"
+                f"{key} {file} does not fit {type(pipe).__name__}: {reason[:160]}; use the model it was made for"
             ) from error
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import family_of
 
-__all__ = ["FRAMES", "Given", "Intake", "check", "check_stage", "in_pixels", "intake_of", "native_size"]
+__all__ = ["FRAMES", "Given", "Intake", "check", "check_stage", "in_pixels", "intake_of"]
 
 FRAMES = "num_frames"  # what video pipelines call their length
 STEPS = "num_inference_steps"
@@ -135,14 +134,3 @@ def check_stage(wanted: Intake, first: bool) -> None:
 def in_pixels(pipe: Any) -> bool:
     """Whether the pipeline diffuses pixels: its pictures are then in [-1, 1] as tensors, all others' in [0, 1]."""
     return getattr(pipe, "vae", None) is None
-
-
-def native_size(pipe: Any) -> tuple[int, int] | None:
-    """Height and width in pixels that the pipeline draws by itself, or None if its network does not say."""
-    size = getattr(getattr(pipe, family_of(pipe).network).config, "sample_size", None)
-    if size is None or getattr(pipe, "vae", None) is None:
-        return None
-    # DiT's pipeline is the one that does not say.
-    scale = getattr(pipe, "vae_scale_factor", None) or 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    height, width = (size, size) if isinstance(size, int) else size
-    return height * scale, width * scale

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.files import hub, sources, weights
@@ -26,17 +31,18 @@ __all__ = [
     "checkpoint",
     "file_hash",
     "load",
+    "other_class",
     "package_file",
     "pipeline_class",
 ]
 
 
 def checkpoint(model: ModelCard) -> str:
-    """What the weights are: a hash over a folder's weight files, or `repository@commit[:variant]` on the hub.
+    """What the model is: a hash over a folder's weights, configs and vocabularies, or `repository@commit[:variant]`.
 
     A replacement network's own identity follows after a "+", and that of other parts and adapters after "+name=". A
-    branch or tag is looked up, so that what a record says stays true when the branch moves on. Of a cascade it is
-    "stage=identity;stage=identity".
+    branch or tag is looked up, so that what a record says stays true when the branch moves on; files of the hub that
+    were changed by hand follow after "~". Of a cascade it is "stage=identity;stage=identity".
 
     Raises:
         UsageError: the folder is no pipeline, holds weights in pickle format only, or the hub cannot be asked.
@@ -53,11 +59,22 @@ def checkpoint(model: ModelCard) -> str:
 
 
 def _checkpoint(model: PipelineCard) -> str:
-    found = sources.identity(model, lambda folder: weights.pipeline_hash(weights.checked_pipeline(folder)))
+    found = sources.identity(model, lambda folder: weights.pipeline_hash(folder, model.variant))
     for key, source in parts(model).items():
-        of_part = sources.identity(source, lambda folder: weights.network_hash(weights.checked_network(folder)))
-        found += f"+{of_part}" if key == "network" else f"+{key}={of_part}"
+        found += f"+{_network(source)}" if key == "network" else f"+{key}={_network(source)}"
     return found + described(model)
+
+
+def _network(source: Source) -> str:
+    return sources.identity(source, lambda folder: weights.network_hash(folder, source.variant))
+
+
+def other_class(model: PipelineCard) -> str | None:
+    """The pipeline class that a card names, unless it is the one that its folder names; of the hub, in any case."""
+    if model.pipeline is None or model.hub is not None:
+        return model.pipeline
+    own = weights.pipeline_index(package_file(str(model.folder))).get("_class_name")
+    return None if own == model.pipeline else model.pipeline
 
 
 def pipeline_class(model: PipelineCard) -> Any | None:
@@ -68,7 +85,7 @@ def pipeline_class(model: PipelineCard) -> Any | None:
     """
     if model.pipeline is not None:
         return _pipeline_class(model.pipeline, "model card")
-    return None if model.folder is None else _folders_class(weights.checked_pipeline(package_file(model.folder)))
+    return None if model.folder is None else _folders_class(package_file(model.folder))
 
 
 def load(model: PipelineCard, dtype: str, device: str) -> Any:
@@ -82,7 +99,6 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     Raises:
         UsageError: not a pipeline, pickle weights, unknown class, a missing package, or a hub that cannot be reached.
     """
-    import torch
     from diffusers.utils import is_accelerate_available
 
     options = {
@@ -101,27 +117,38 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
         folder = hub.fetch_pipeline(model.hub, model.revision, model.variant, given)
     else:
         folder = package_file(str(model.folder))
-    weights.checked_pipeline(folder)
     cls = _pipeline_class(model.pipeline, folder) if model.pipeline else _folders_class(folder)
     # A false alarm would put a black picture among those that are measured.
     folder_values.check(sorted(folder.glob("*/*config.json")))
     loading.check_parts(cls, given)
-    unchecked = {"safety_checker": None, "requires_safety_checker": False}
+    files = weights.pipeline_files(folder, model.variant, given)
+    unchecked = {weights.UNUSED: None, "requires_safety_checker": False}
     given |= {name: value for name, value in unchecked.items() if name in inspect.signature(cls).parameters}
-    pipe = _loaded(cls, folder, variant=model.variant, **given, **options)
+    pipe = _loaded(cls, folder, files, variant=model.variant, **given, **options)
+    _refuse_wordless(pipe, folder)
     lay_over(pipe, model)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
+def _refuse_wordless(pipe: Any, folder: Path) -> None:
+    """A tokenizer without its vocabulary is made in silence, and knows no word."""
+    for name, part in pipe.components.items():
+        known = [*getattr(part, "vocab_files_names", {}).values(), "tokenizer.model", "tekken.json"]
+        if len(known) > 2 and not any((folder / name / file).is_file() for file in known):
+            raise UsageError(f"{folder / name} has no vocabulary ({' or '.join(known[:-2])}); {model_files.FETCH}")
+
+
 def _load_network(source: Source, options: dict[str, Any]) -> Any:
     import diffusers
 
-    return _loaded(diffusers.AutoModel, sources.network_folder(source), variant=source.variant, **options)
+    folder = sources.network_folder(source)
+    files = weights.network_files(folder, source.variant)
+    return _loaded(diffusers.AutoModel, folder, files, variant=source.variant, **options)
 
 
 def _folders_class(folder: Path) -> Any:
-    return _pipeline_class(str(json.loads((folder / "model_index.json").read_text()).get("_class_name")), folder)
+    return _pipeline_class(str(weights.pipeline_index(folder).get("_class_name")), folder)
 
 
 def _pipeline_class(name: str, where: object) -> Any:
@@ -135,14 +162,31 @@ def _pipeline_class(name: str, where: object) -> Any:
     return cls
 
 
-def _loaded(cls: Any, folder: Path, **options: Any) -> Any:
+@contextmanager
+def _reported_once() -> Iterator[None]:
+    """Within the block, diffusers does not log the errors that it raises as well."""
+
+    def below(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    handlers = logging.getLogger("diffusers").handlers
+    for handler in handlers:
+        handler.addFilter(below)
     try:
-        return cls.from_pretrained(str(folder), local_files_only=True, **options)
-    except Exception as error:  # files that do not fit make libraries raise anything
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            raise
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(below)
+
+
+def _loaded(cls: Any, folder: Path, files: Sequence[Path], **options: Any) -> Any:
+    try:
+        with _reported_once(), model_files.shown(files, folder, f"{folder} cannot be loaded as {cls.__name__}") as seen:
+            return cls.from_pretrained(str(seen), local_files_only=True, **options)
+    except UsageError as error:
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
-            reason = "its tokenizer needs a package that is not installed; pip install sentencepiece protobuf"
-        else:
-            reason = f"{' '.join(str(error).split())}; fetch it again with a connection, or save it again"
-        raise UsageError(f"{folder} cannot be loaded as {cls.__name__}: {reason}") from error
+            raise UsageError(
+                f"{folder} cannot be loaded as {cls.__name__}: its tokenizer needs a package that is not installed; "
+                "pip install sentencepiece protobuf"
+            ) from error
+        raise

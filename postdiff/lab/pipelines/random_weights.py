@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from postdiff import catalog, model_files
 from postdiff.cost import structure_file
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
@@ -24,7 +25,7 @@ from postdiff.lab.pipelines.random_filling import fill, unfilled
 from postdiff.lab.settings import schedulers
 from postdiff.lab.settings.experiment import Experiment
 
-__all__ = ["identity", "inputs", "load", "pipeline_class", "refuse_pictures"]
+__all__ = ["identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_pictures"]
 
 # What comes from the data also here.
 OF_THE_DATA = ("image", "class_labels", "output_type", "num_frames")
@@ -62,6 +63,12 @@ def identity(card: ModelCard, name: str) -> str:
             "card a structure of that, or use weights=trained"
         )
     return f"random:{card.structure}"
+
+
+def own_structure(card: PipelineCard) -> dict[str, str]:
+    """What a structure of one's own adds to an identity: a shipped one is known by its name, and no other."""
+    file = catalog.path("structures", str(card.structure))
+    return {} if catalog.shipped(file) else {"structure": model_files.sha256(file)}
 
 
 def pipeline_class(card: PipelineCard) -> Any:

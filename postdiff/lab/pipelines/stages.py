@@ -9,7 +9,7 @@ from typing import Any
 
 from postdiff import presets
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.lab.pipelines import intake, models
+from postdiff.lab.pipelines import intake, models, sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
 from postdiff.lab.settings import schedulers
 from postdiff.lab.settings.config import RunConfig, SchedulerConfig, StageConfig
@@ -146,6 +146,13 @@ def _resolved(name: str, stage: StageCard, config: RunConfig, card: ModelCard, f
     for argument in stage.arguments:
         if argument in OWN or argument not in wanted.accepted:
             raise unknown(f"argument of {wanted.name}", argument, wanted.accepted.difference(OWN))
+    for side in sizes.SIDES:
+        if getattr(stage, side) is not None and side not in wanted.accepted:
+            raise UsageError(
+                f"{wanted.name} takes no {side}, since its picture is as large as it says; leave {side} out"
+            )
+    height, width = sizes.whole(stage.height, stage.width, lambda: sizes.of_card(stage))
+    stage = dataclasses.replace(stage, height=height, width=width)
     usual = stage.steps or wanted.usual_steps
     own: RunConfig | StageConfig = config if first else config.stages.get(name, StageConfig())
     for solver in (stage.scheduler, own.scheduler):

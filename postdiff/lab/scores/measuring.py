@@ -9,7 +9,7 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from postdiff import metrics
+from postdiff import metrics, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.lab.inputs.data import DataCard
 from postdiff.lab.pipelines import models
@@ -65,14 +65,14 @@ def measured_with(config: RunConfig, card: models.ModelCard, data_card: DataCard
     """Hashes of the files that the metrics rest on; their paths are nobody's business."""
     specs = [metric_specs.parsed(spec) for spec in config.metrics or []]
     needs = {need for name, _ in specs for need in metrics.find(name).needs}
-    files = []
+    found: list[str | None] = []
     if "encoder" in needs:
-        files.append(models.package_file(str(card.dual_encoder)) / "model.safetensors")
+        found.append(_encoder_mark(models.package_file(str(card.dual_encoder))))
     if "statistics" in needs:
-        files.append(models.package_file(str(data_card.reference_statistics)))
+        file = models.package_file(str(data_card.reference_statistics))
+        found.append(models.file_hash(file) if file.is_file() else None)
     own = dict.fromkeys(metrics.find(name).checkpoint for name, _ in specs)
-    marks = [checkpoint.identity() for checkpoint in own if checkpoint is not None]
-    found = [*(models.file_hash(file) if file.is_file() else None for file in files), *marks]
+    found += [checkpoint.identity() for checkpoint in own if checkpoint is not None]
     for name, options in specs:
         found += metric_networks.marks(metrics.find(name), options, config.data)
     return found
@@ -92,7 +92,8 @@ def by_seed(config: RunConfig, card: models.ModelCard, data_card: DataCard) -> d
     specs = [metric_specs.parsed(spec) for spec in config.metrics or []]
     given: dict[str, Any] = {}
     if card.dual_encoder is not None:
-        given["encoder"] = _encoder(models.package_file(card.dual_encoder))
+        folder = models.package_file(card.dual_encoder)
+        given["encoder"] = _encoder(folder, _encoder_mark(folder))
     if any("statistics" in metrics.find(name).needs for name, _ in specs):
         given["statistics"] = Statistics.load(models.package_file(str(data_card.reference_statistics)))
     made: dict[int, dict[str, Metric]] = {seed: {} for seed in config.seeds}
@@ -110,6 +111,14 @@ def by_seed(config: RunConfig, card: models.ModelCard, data_card: DataCard) -> d
     return made
 
 
+# The mark, so that a folder that was changed is read again.
 @functools.lru_cache(maxsize=1)
-def _encoder(folder: Path) -> DualEncoder:
+def _encoder(folder: Path, mark: str | None) -> DualEncoder:
     return DualEncoder.load(folder)
+
+
+def _encoder_mark(folder: Path) -> str | None:
+    """Which encoder a folder holds; None if it holds no whole one."""
+    if not (folder / "model.safetensors").is_file():
+        return None
+    return model_files.identity(model_files.of_part(folder), folder)

@@ -1,0 +1,112 @@
+"""Which of our code decides a picture: a stack's own modules, the driver, and all that these import of ours.
+
+So a method that is added or edited leaves other methods' pictures where they are. Comments, docstrings and layout
+decide nothing, and nor do they here.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import postdiff
+from postdiff import catalog, methods
+from postdiff.engine.errors import UsageError
+
+__all__ = ["code_hash"]
+
+PACKAGE = Path(postdiff.__file__).parent
+DRIVER = "postdiff.engine.driver"  # every row with methods goes through it
+MUTE = {"postdiff.engine.errors"}  # words for people
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@functools.cache
+def code_hash(classes: frozenset[type]) -> str:
+    """16 hexadecimal digits over the modules behind the classes of a stack, read once a process.
+
+    Args:
+        classes: of the methods. Those of private methods, in folders of `POSTDIFF_PATH`, may import what stands beside
+            them, which counts as well.
+    """
+    waiting = [DRIVER, *(parent.__module__ for cls in classes for parent in cls.__mro__)]
+    found: dict[str, str] = {}
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in MUTE or (file := _file(name)) is None:
+            continue
+        tree = _tree(file)
+        found[name] = _digest(file)
+        waiting += _imported(tree, name, file)
+    told = "".join(f"{name} {found[name]}\n" for name in sorted(found))
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def _file(name: str) -> Path | None:
+    """The file of a module of ours, or of one that stands beside a private method; None for all others."""
+    parts = name.split(".")
+    beside = [root / "methods" for root in catalog.extra_roots()]
+    if parts[0] == "postdiff":
+        places = [PACKAGE.joinpath(*parts[1:])]
+        if parts[1:2] == ["methods"] and parts[2:]:
+            places += [root.joinpath(*parts[2:]) for root in beside]
+    else:
+        places = [root.joinpath(*parts) for root in beside]
+    files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
+    return next((file for file in files if file.is_file()), None)
+
+
+def _imported(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
+    """Names of all that a module imports, at its top or inside a function."""
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package.rsplit(".", node.level - 1)[0] if node.level > 1 else package
+            source = ".".join(part for part in (base if node.level else "", node.module) if part)
+            for alias in node.names:
+                yield from _origin(source, alias.name)
+
+
+def _origin(source: str, name: str) -> Iterator[str]:
+    """The modules behind `from source import name`."""
+    if _file(f"{source}.{name}") is not None:
+        yield f"{source}.{name}"
+    elif source == methods.__name__:
+        try:
+            yield getattr(methods, name).__module__  # a class, wherever it stands
+        except (AttributeError, UsageError):
+            yield source
+    else:
+        yield source
+
+
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(f"{file} is not valid Python ({error}); mend it") from None
+
+
+@functools.cache
+def _digest(file: Path) -> str:
+    return hashlib.sha256(repr(_told(_tree(file))).encode()).hexdigest()
+
+
+def _told(node: Any) -> Any:
+    """A syntax tree as nested tuples, without docstrings; equal from one version of Python to the next."""
+    if isinstance(node, list):
+        return tuple(map(_told, node))
+    if not isinstance(node, ast.AST):
+        return node
+    fields = dict(ast.iter_fields(node))
+    if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    # What is empty is left out: newer versions know fields that older ones do not.
+    return (type(node).__name__, *((key, _told(value)) for key, value in fields.items() if value not in (None, [])))
