@@ -16,7 +16,7 @@ from postdiff import safe_yaml
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 
-__all__ = ["KINDS", "extra_roots", "is_private", "names", "parsed", "path", "place_of", "read", "shipped"]
+__all__ = ["KINDS", "extra_roots", "is_private", "names", "path", "place_of", "read", "shipped"]
 
 KINDS = ("experiments", "models", "methods", "data", "structures")
 
