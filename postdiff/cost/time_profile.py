@@ -23,7 +23,7 @@ from postdiff.cost.groups import grouped
 from postdiff.cost.macs import components
 from postdiff.cost.stopwatch import BEFORE, DRIVER, OUTSIDE, SOLVER, Stopwatch, TimeProfile
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.intercept import intercept, layers
 
 __all__ = ["touched", "watch"]
 
@@ -138,7 +138,7 @@ def _solving(clock: Stopwatch) -> Callable[..., Any]:
 def _first_call(clock: Stopwatch, pipe: Any, late: ExitStack) -> Callable[..., None]:
     """At the first network call of a pipeline every wrapper of the driver is in place, and ours can stand outside."""
     solver = getattr(pipe, "scheduler", None)
-    innermost = None if solver is None else vars(solver)["step"]
+    own = 0 if solver is None else layers(solver, "step")
     waiting = [True]
 
     def around(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -154,8 +154,7 @@ def _first_call(clock: Stopwatch, pipe: Any, late: ExitStack) -> Callable[..., N
             return
         waiting.clear()
         assert pipe.scheduler is solver, "the call swaps the scheduler, so no step would be told from the next"
-        # The driver leaves before this does; the innermost wrapper, left last, puts back what was there at first.
-        if vars(solver)["step"] is not innermost:
+        if layers(solver, "step") > own:  # a driver is at work
             late.enter_context(intercept(solver, "step", around))
 
     return begin

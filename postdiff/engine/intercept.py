@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Scope", "intercept"]
+__all__ = ["Scope", "intercept", "layers"]
 
 _lock = threading.RLock()
 _current: ContextVar[Scope | None] = ContextVar("postdiff scope", default=None)
@@ -79,6 +79,12 @@ def intercept(owner: Any, name: str, around: Callable[..., Any]) -> _Interceptio
         around: a function.
     """
     return _Interception(owner, name, around)
+
+
+def layers(owner: Any, name: str) -> int:
+    """How many interceptions a call of `owner.name` from here would pass."""
+    site = vars(owner).get(name)
+    return site.passed(_current.get()) if isinstance(site, _Site) else 0
 
 
 class _Interception:
@@ -151,6 +157,9 @@ class _Site:
     def remove(self, layer: _Interception) -> None:
         self._layers = [each for each in self._layers if each is not layer]
         self._connect()
+
+    def passed(self, scope: Scope | None) -> int:
+        return sum(layer.scope is None or layer.scope is scope for layer in self._layers)
 
     def restore(self) -> None:
         """Give the attribute back if nobody needs the site, unless somebody else has replaced it meanwhile."""
