@@ -20,6 +20,8 @@ __all__ = ["check"]
 LARGEST_FILE = 4_000_000
 MOST, MOST_LAYERS = 10**9, 1000  # of any number, and of layers or blocks
 SIZES = ("sample_size", "image_size", "patch_size")
+# Files of a tokenizer that hold no vocabulary.
+WORDLESS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 AGAIN = "save the model again with save_pretrained"
 
 
@@ -41,8 +43,8 @@ def check(files: Iterable[Path]) -> None:
                 schedulers.check_config(values)
             elif file.name == "config.json":
                 _check(values)
-            elif not _is_length(values.get("model_max_length", 1)):
-                raise UsageError(f"model_max_length={shown(values['model_max_length'])} is no number of words; {AGAIN}")
+            else:
+                _check_tokenizer(values, file.parent)
         except UsageError as error:
             raise UsageError(f"{file}: {error}") from None
 
@@ -69,13 +71,17 @@ def _check(values: Any, key: str = "") -> None:
     elif isinstance(values, int | float):
         counted = "layers" in key or "blocks" in key or key in SIZES
         most = MOST_PIXELS if key in SIZES else MOST_LAYERS if counted else MOST
-        if not abs(values) <= most or (counted and values < 0):
-            least = 0 if counted else -most
+        least = 1 if key in SIZES else 0 if counted else -most
+        if not least <= values <= most:
             raise UsageError(f"{key}={shown(values, 30)} is out of bounds; {least} to {most} are taken")
     elif key in SIZES and values is not None:
         raise UsageError(f"{key}={shown(values)} is no number; {AGAIN}")
 
 
-def _is_length(value: Any) -> bool:
+def _check_tokenizer(values: dict[str, Any], folder: Path) -> None:
     # What stands for "no limit" in published tokenizers is far beyond any length.
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+    length = values.get("model_max_length", 1)
+    if not isinstance(length, int | float) or isinstance(length, bool) or not length >= 1:
+        raise UsageError(f"model_max_length={shown(length)} is no number of words; {AGAIN}")
+    if not any(file.name not in WORDLESS for file in folder.iterdir()):
+        raise UsageError(f"no vocabulary is beside it, and every prompt would be empty; {AGAIN}")
