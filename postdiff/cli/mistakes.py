@@ -84,6 +84,8 @@ def foreseen(error: Exception) -> str | None:
         return f"{error.strerror}{place}; free or change the folder, POSTDIFF_OUTPUTS says where results go"
     if type(error) is RuntimeError and "home directory" in str(error):  # as pathlib says it
         return "a path begins with ~ and names a home folder that is not known here; write the path in full"
+    if isinstance(error, Warning):
+        return f"a warning counts as an error here ({error}); take that out of PYTHONWARNINGS, or of -W"
     return _of_a_library(error) or _of_a_private_file(error)
 
 
@@ -108,11 +110,11 @@ def _of_a_library(error: Exception) -> str | None:
     after = [frame for frame in frames[own + 1 :] if not frame.filename.startswith("<")]
     if not after or after[0].name != "<module>":
         return None
-    name = next((part for part in Path(after[0].filename).parts[::-1] if part in ("site-packages",)), None)
-    where = after[0].filename.rpartition(f"{name}{os.sep}")[2] if name else after[0].filename
+    installed = [frame.filename.rpartition(f"site-packages{os.sep}") for frame in after]
+    library = next((file.partition(os.sep)[0] for _, found, file in installed[::-1] if found), after[0].filename)
     return (
-        f"{where.partition(os.sep)[0]} cannot be imported ({type(error).__name__}: {error}); see to the environment "
-        "variables that it reads, or install it again; --debug shows where"
+        f"{library} cannot be imported ({type(error).__name__}: {error}); see to the environment variables that it "
+        "reads, or install it again; --debug shows where"
     )
 
 

@@ -154,7 +154,7 @@ OUT_OF_RANGE = (
     *(("bench.repeats", "-1"), ("bench.repeats", "1000000000"), ("bench.warmup", "-1"), ("bench.batch_size", "0")),
     *(("bootstrap", "-1"), ("bootstrap", "1000000000"), ("mirror.pictures", "-1"), ("mirror.timeout", "0")),
     *(("trainer.devices", "0"), ("trainer.devices", "100000"), ("trainer.num_nodes", "0"), ("mirror.timeout", ".inf")),
-    *(("dtype", value) for value in ("float64", "float", "int8", "Float32", "float32 ")),
+    *(("dtype", value) for value in ("float64", "float", "int8", "Float32", "float32x")),
     *(("device", value) for value in ("gpu", "cuda:x", "cuda:-1", "cuda:999", "CPU", "meta")),
     *(("store", "jpg"), ("wandb", "on"), ("weights", "none"), ("network.attention", "xformers")),
     *(("trainer.accelerator", "tpu"), ("trainer.strategy", "fsdp"), ("data", "'???'"), ("model", "'???'")),

@@ -1,5 +1,6 @@
 """Bars: which row of how many, all devices counted, few lines in a file, and honest rates."""
 
+import functools
 import io
 import sys
 import time
@@ -139,3 +140,22 @@ def test_a_terminal_gets_one_line_that_changes(monkeypatch):
     with progress.bar("Row", 3, "img") as shown:
         shown.update(3)
     assert screen.getvalue().count("\n") == 1 and "\r" in screen.getvalue()
+
+
+def test_bars_that_are_switched_off(monkeypatch, capsys, clock):
+    """As TQDM_DISABLE in the environment of servers does."""
+    off = functools.partial(progress.tqdm, disable=True)
+    off.format_interval = progress.tqdm.format_interval
+    monkeypatch.setattr(progress, "tqdm", off)
+    one = picture_bar(monkeypatch, total=5)
+    made(one, 2, new=0)
+    made(one, 3)
+    one.on_predict_end(None, None)
+    assert capsys.readouterr().err == ""
+
+
+def test_no_stderr_at_all(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    with progress.bar("Row", 3, "img") as shown:
+        shown.update(3)
+    progress.tell("nothing")

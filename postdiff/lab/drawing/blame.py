@@ -21,7 +21,7 @@ def of_the_model(error: Exception, pipe: Any, arguments: Mapping[str, Any], mode
         model: its name, for the message.
     """
     full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error)
-    if full or catalog.place_of(error) is not None:
+    if full or isinstance(error, Warning) or catalog.place_of(error) is not None:
         return None
     try:
         pipe(**arguments)

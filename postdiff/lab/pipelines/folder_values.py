@@ -41,8 +41,8 @@ def check(files: Iterable[Path]) -> None:
                 schedulers.check_config(values)
             elif file.name == "config.json":
                 _check(values)
-            elif not _is_length(values.get("model_max_length", 1)):
-                raise UsageError(f"model_max_length={shown(values['model_max_length'])} is no number of words; {AGAIN}")
+            else:
+                _check_tokenizer(values)
         except UsageError as error:
             raise UsageError(f"{file}: {error}") from None
 
@@ -69,13 +69,15 @@ def _check(values: Any, key: str = "") -> None:
     elif isinstance(values, int | float):
         counted = "layers" in key or "blocks" in key or key in SIZES
         most = MOST_PIXELS if key in SIZES else MOST_LAYERS if counted else MOST
-        if not abs(values) <= most or (counted and values < 0):
-            least = 0 if counted else -most
+        least = 1 if key in SIZES else 0 if counted else -most
+        if not least <= values <= most:
             raise UsageError(f"{key}={shown(values, 30)} is out of bounds; {least} to {most} are taken")
     elif key in SIZES and values is not None:
         raise UsageError(f"{key}={shown(values)} is no number; {AGAIN}")
 
 
-def _is_length(value: Any) -> bool:
+def _check_tokenizer(values: dict[str, Any]) -> None:
     # What stands for "no limit" in published tokenizers is far beyond any length.
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+    length = values.get("model_max_length", 1)
+    if not isinstance(length, int | float) or isinstance(length, bool) or not length >= 1:
+        raise UsageError(f"model_max_length={shown(length)} is no number of words; {AGAIN}")

@@ -59,6 +59,10 @@ def complete(model: str) -> Iterator[None]:
             logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
         try:
             yield
+        except NotImplementedError as error:
+            if "meta tensor" not in str(error):
+                raise
+            raise _lacks(model, "some have no numbers at all") from error
         finally:
             for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
                 logger.handlers, logger.propagate = handlers, propagate
@@ -66,14 +70,15 @@ def complete(model: str) -> Iterator[None]:
     for record in kept.records:
         said = record.getMessage()
         if any(sign in said for sign in RANDOM):
-            raise UsageError(
-                f"model '{model}' lacks weights, which would be random numbers ({shown(said, 120)}); fetch it again, "
-                "or save it again with save_pretrained"
-            )
+            raise _lacks(model, f"they would be random: {shown(said, 120)}")
         if logging.getLogger(record.name).isEnabledFor(record.levelno):
             logging.getLogger(record.name).handle(record)
     for one in warned:
         warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
+def _lacks(model: str, told: str) -> UsageError:
+    return UsageError(f"model '{model}' lacks weights ({told}); fetch it again, or save it again with save_pretrained")
 
 
 class _Kept(logging.Handler):

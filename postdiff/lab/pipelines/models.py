@@ -118,10 +118,10 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     else:
         folder = package_file(str(model.folder))
     cls = _pipeline_class(model.pipeline, folder) if model.pipeline else _folders_class(folder)
-    # A false alarm would put a black picture among those that are measured.
-    folder_values.check(sorted(folder.glob("*/*config.json")))
-    loading.check_parts(cls, given)
     files = weights.pipeline_files(folder, model.variant, given)
+    folder_values.check(files)
+    loading.check_parts(cls, given)
+    # A false alarm would put a black picture among those that are measured.
     unchecked = {weights.UNUSED: None, "requires_safety_checker": False}
     given |= {name: value for name, value in unchecked.items() if name in inspect.signature(cls).parameters}
     pipe = _loaded(cls, folder, files, variant=model.variant, **given, **options)
@@ -144,6 +144,7 @@ def _load_network(source: Source, options: dict[str, Any]) -> Any:
 
     folder = sources.network_folder(source)
     files = weights.network_files(folder, source.variant)
+    folder_values.check(files)
     return _loaded(diffusers.AutoModel, folder, files, variant=source.variant, **options)
 
 

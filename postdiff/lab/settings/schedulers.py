@@ -31,6 +31,7 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+SPACINGS = ("linspace", "leading", "trailing")
 MOST = 100_000  # of any whole number among the options
 # Ranges that no scheduler checks itself; some go on in silence, others take all memory.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -43,6 +44,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dynamic_thresholding_ratio": (lambda value: 0 <= value <= 1, "0 to 1"),
     "sample_max_value": (lambda value: value > 0, "a number above 0"),
     "clip_sample_range": (lambda value: value > 0, "a number above 0"),
+    "timestep_spacing": (lambda value: value in SPACINGS, " or ".join(SPACINGS)),
     "sigma_min": (lambda value: 0 <= value < math.inf, "a number from 0"),
     "sigma_max": (lambda value: 0 < value < math.inf, "a number above 0"),
     "disable_corrector": (lambda value: fits(value, list[int]), "a list of steps"),
