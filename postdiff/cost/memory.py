@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,6 +42,14 @@ def peak_memory(call: Callable[[], object], device: str = "cpu") -> int:
     return seen.found + seen.peak
 
 
+@dataclass
+class _Block:
+    """Memory and the storages that share it: those of a tensor and its copies, while nobody writes to one of them."""
+
+    size: int
+    holders: int = 0
+
+
 class _Storages(TorchDispatchMode):
     """Follows every storage from the operation that makes it to its end.
 
@@ -53,16 +62,22 @@ class _Storages(TorchDispatchMode):
         super().__init__()
         self.found = self.peak = self._made = 0
         self._alive: dict[int, weakref.ref[Any]] = {}
+        self._blocks: dict[int, _Block] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for storage in self._new((args, *kwargs.values())):
             self.found += storage.nbytes()
-            self._follow(storage, 0)
+            self._follow(storage, _Block(0))
         output = function(*args, **kwargs)
+        if function is torch.ops.aten._lazy_clone.default:
+            shared = self._blocks[id(args[0].untyped_storage())] if args[0].is_cpu else _Block(0)
+            for storage in self._new(output):
+                self._follow(storage, shared)
         for storage in self._new(output):
-            self._made += storage.nbytes()
-            self._follow(storage, storage.nbytes())
+            self._follow(storage, self._block(storage))
+        if function._schema.is_mutable:
+            self._part((args, *kwargs.values()))
         self.peak = max(self.peak, self._made)
         return output
 
@@ -71,14 +86,34 @@ class _Storages(TorchDispatchMode):
         storages = {id(storage): storage for storage in map(Tensor.untyped_storage, _tensors(values))}
         return [storage for key, storage in storages.items() if key not in self._alive]
 
-    def _follow(self, storage: torch.UntypedStorage, counted: int) -> None:
+    def _block(self, storage: torch.UntypedStorage) -> _Block:
+        self._made += storage.nbytes()
+        return _Block(storage.nbytes())
+
+    def _part(self, values: Any) -> None:
+        """Who writes to shared memory gets memory of its own."""
+        for tensor in _tensors(values):
+            key = id(tensor.untyped_storage())
+            if self._blocks[key].holders > 1 and not torch._C._is_cow_tensor(tensor):
+                self._let_go(key)
+                self._blocks[key] = self._block(tensor.untyped_storage())
+                self._blocks[key].holders = 1
+
+    def _follow(self, storage: torch.UntypedStorage, block: _Block) -> None:
         key = id(storage)
+        block.holders += 1
 
         def ended(_: Any) -> None:
-            self._made -= counted
+            self._let_go(key)
             del self._alive[key]
 
-        self._alive[key] = weakref.ref(storage, ended)
+        self._alive[key], self._blocks[key] = weakref.ref(storage, ended), block
+
+    def _let_go(self, key: int) -> None:
+        block = self._blocks.pop(key)
+        block.holders -= 1
+        if not block.holders:
+            self._made -= block.size
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

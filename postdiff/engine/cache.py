@@ -1,7 +1,10 @@
 """One cache for every method that replays a module's output instead of computing it.
 
 An entry belongs to one latent size and one guidance branch. So a change of resolution is an ordinary miss, and
-dropping the unconditional branch leaves the conditional entries valid: methods need not know of each other.
+dropping the unconditional branch leaves the conditional entries valid: methods need not know of each other. It also
+belongs to one of the calls of its module within a call of the network: chunked feed-forward layers and sliding windows
+over frames make several. Where these are given parts of the batch, in which branches cannot be told apart, all branches
+together have one entry, which only the same branches find.
 
 Where one network call serves several steps (`state.span`), an entry stands for all of them or for none: steps between
 which a method turns from computing to replaying are `state.boundaries`, and no call reaches over one.
@@ -9,17 +12,24 @@ which a method turns from computing to replaying are `state.boundaries`, and no 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.ownership import Form, own, put_together, taken_apart
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["Entry", "ModuleCache", "Refresh"]
+__all__ = ["Entry", "ModuleCache", "Place", "Refresh"]
 
-Branches = dict[str, Any]
-Key = tuple[str, tuple[int, int], str]
+Branches = dict[Any, Tensor]
+Place = tuple[str, int]  # a module, and which of its calls within a call of the network, from 0
+Label = str | tuple[str, ...]  # whose rows: of one guidance branch, or of all of a call together
+Key = tuple[Place, tuple[int, int], Label]
 
 
 class Refresh:
@@ -50,21 +60,25 @@ class Refresh:
 
 @dataclass
 class Entry:
-    """What is kept of one module for one size and branch, and the step it is of.
+    """What is kept of one call of a module for one size and branch, and the step it is of.
 
     Attributes:
-        value: the branch's rows.
+        value: the branch's rows of every tensor in the output.
         written: the step.
-        whole: branches and output that the value is a piece of, shared by their entries; None if there is no such.
+        form: how the output is made of its tensors.
+        whole: branches and tensors that the value is a piece of, shared by their entries; None if there is no such.
     """
 
-    value: Any
+    value: list[Any]
     written: int
-    whole: tuple[tuple[str, ...], Any] | None = None
+    form: Form
+    whole: tuple[tuple[str, ...], list[Tensor]] | None = None
 
 
 class ModuleCache:
-    """Outputs of modules, kept by (module name, latent size, branch).
+    """Outputs of modules, kept by module name, call, latent size and branch.
+
+    What is kept is a copy, and so is what is handed out: see `ownership`.
 
     Args:
         name: prefix of the counters in `state.counts`.
@@ -82,56 +96,124 @@ class ModuleCache:
         self.due = due
         self.merge = merge
         self._entries: dict[Key, Entry] = {}
+        self._parted: set[str] = set()  # modules that are given parts of the batch
 
     def around(self, module: str, state: State) -> Callable[..., Any]:
-        """The function to `intercept` the module's forward with."""
+        """The function to `intercept` the module's forward with.
+
+        Raises:
+            UsageError: the module is given parts of the batch, and what is stored needs its branches or steps apart.
+        """
+        network_call, nth = -1, 0
 
         def call(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            stored = self._read(module, state)
+            nonlocal network_call, nth
+            nth = nth + 1 if state.network_call == network_call else 0
+            network_call = state.network_call
+            place = (module, nth)
+            stored = self._read(place, state)
             if stored is not None:
                 state.counts[f"{self.name} hits"] += 1
                 return self._joined(stored, state)
             state.counts[f"{self.name} misses"] += 1
             output = forward(*args, **kwargs)
-            self._write(module, state, output)
+            self._write(place, state, output)
             return output
 
         return call
 
     def holds(self, module: str, state: State) -> bool:
         """Whether the module would be replayed now."""
-        return self._read(module, state) is not None
+        return self._read((module, 0), state) is not None
 
-    def _read(self, module: str, state: State) -> Mapping[str, Entry] | None:
-        found = {}
-        for branch in state.branches:
-            entry = self._entries.get((module, state.size, branch))
+    def _read(self, place: Place, state: State) -> list[Entry] | None:
+        found = []
+        for label in self._labels(place, state):
+            entry = self._entries.get((place, state.size, label))
             if entry is None or self.due(entry.written, state.index):
                 return None
-            found[branch] = entry
+            found.append(entry)
         return found
 
-    def _joined(self, stored: Mapping[str, Entry], state: State) -> Any:
-        whole = stored[state.branches[0]].whole
-        of_one_output = whole is not None and all(entry.whole is whole for entry in stored.values())
-        if whole is not None and of_one_output and whole[0] == state.branches and state.span == 1:
-            return _handed_out(whole[1])  # joining the pieces would copy every tensor
-        return join_rows([self._replayed(stored[branch], state) for branch in state.branches])
+    def _labels(self, place: Place, state: State) -> tuple[Label, ...]:
+        """Whose rows the entries of a call hold."""
+        module, _ = place
+        if module not in self._parted:
+            return state.branches
+        if state.span > 1 or (self.merge is not None and len(state.branches) > 1):
+            parts = "steps" if state.span > 1 else "guidance branches"
+            remedy = "use decoding='sequential'" if state.span > 1 else "leave this method out"
+            raise UsageError(
+                f"{self.name}: the network calls '{module}' several times for parts of its batch, whose {parts} "
+                f"cannot be told apart; turn off forward chunking and split inference, or {remedy}"
+            )
+        return (state.branches,)
 
-    def _replayed(self, entry: Entry, state: State) -> Any:
-        """One branch's rows for all steps of the present call."""
-        return tile_rows(entry.value, 1, state.span)
+    def _joined(self, stored: list[Entry], state: State) -> Any:
+        whole = stored[0].whole
+        if whole is not None and whole[0] == state.branches and state.span == 1 and _of_one_output(stored):
+            tensors = own(whole[1])  # joining the pieces would copy every one
+        elif len(stored) == 1:
+            tensors = self._replayed(stored[0], state)
+        else:
+            tensors = [torch.cat(each) for each in zip(*[self._replayed(entry, state) for entry in stored], strict=True)]
+        return put_together(tensors, stored[0].form)
 
-    def _write(self, module: str, state: State, output: Any) -> None:
-        branches, last = state.branches, state.index + state.span - 1
-        newest = rows_of_step(output, len(branches), state.span, -1)
-        fresh = dict(zip(branches, split_rows(newest, len(branches)), strict=True))
-        merged = fresh if self.merge is None else self.merge(fresh, last)
-        whole = (branches, newest) if merged is fresh else None
-        for branch, value in merged.items():
-            self._entries[module, state.size, branch] = Entry(value, last, whole)
+    def _replayed(self, entry: Entry, state: State) -> list[Tensor]:
+        """One branch's rows for all steps of the present call, to be written into."""
+        if state.span == 1:
+            return own(entry.value)
+        return [tile_rows(tensor, 1, state.span) for tensor in entry.value]
+
+    def _write(self, place: Place, state: State, output: Any) -> None:
+        tensors, form = self._kept(place, state, output)
+        labels, last = self._labels(place, state), state.index + state.span - 1
+        newest = rows_of_step(tensors, len(state.branches), state.span, -1)
+        pieces = dict(zip(labels, split_rows(newest, len(labels)), strict=True))
+        whole = (state.branches, newest) if labels == state.branches else None
+        if self.merge is not None:
+            fresh = [dict(zip(pieces, each, strict=True)) for each in zip(*pieces.values(), strict=True)]
+            merged = [self.merge(one, last) for one in fresh]
+            if any(one is not other for one, other in zip(merged, fresh, strict=True)):
+                pieces, whole = {label: [one[label] for one in merged] for label in merged[0]}, None
+        for label, value in pieces.items():
+            self._entries[place, state.size, label] = Entry(value, last, form, whole)
+
+    def _kept(self, place: Place, state: State, output: Any) -> tuple[list[Tensor], Form]:
+        """Own copies of an output's tensors; on the way, see whether they are of a part of the batch."""
+        tensors, form = taken_apart(output)
+        module, nth = place
+        if tensors and module not in self._parted and _of_a_part(tensors[0], nth, state):
+            self._parted.add(module)
+            self._labels(place, state)  # raises where that will not do
+            self._regard_as_parts(module, nth, state)
+        return own(tensors), form
+
+    def _regard_as_parts(self, module: str, until: int, state: State) -> None:
+        """What was stored in this call of the network, and taken for whole branches, belongs to all of them."""
+        for nth in range(until):
+            place, size = (module, nth), state.size
+            each = [self._entries.pop((place, size, branch)) for branch in state.branches]
+            value = self._together([entry.value for entry in each])
+            self._entries[place, size, state.branches] = Entry(value, each[0].written, each[0].form)
+
+    def _together(self, values: list[list[Any]]) -> list[Any]:
+        joined: list[Any] = join_rows(values)
+        return joined
 
 
-def _handed_out(value: Any) -> Any:
-    """The same tensors in containers of their own, which a caller may empty."""
-    return type(value)(_handed_out(item) for item in value) if isinstance(value, tuple | list) else value
+def _of_one_output(stored: list[Entry]) -> bool:
+    return all(entry.whole is stored[0].whole for entry in stored)
+
+
+def _of_a_part(tensor: Tensor, nth: int, state: State) -> bool:
+    """Whether an output is of some rows only, so that it does not fall into branches, steps and samples.
+
+    A batch of pictures cut into parts has too few rows for that. Inside a network for videos a row may be a frame or a
+    place as well, and a part may have any number; there a second call of one module is reason enough to think so.
+    """
+    first = state.first_rows
+    samples = 1 if first is None else len(first)
+    if nth and first is not None and first.ndim > 4:
+        return True
+    return tensor.ndim == 0 or tensor.shape[0] % (len(state.branches) * state.span * samples) != 0

@@ -8,13 +8,15 @@ from typing import Any
 
 from torch import Tensor
 
-from postdiff.engine.cache import Entry, ModuleCache
+from postdiff.engine.cache import Entry, ModuleCache, Place
+from postdiff.engine.ownership import own
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows
 from postdiff.engine.state import State
 
 __all__ = ["ForecastCache"]
 
-Factors = list[Any]
+Tensors = list[Tensor]
+Factors = list[Tensors]
 
 
 class ForecastCache(ModuleCache):
@@ -32,44 +34,41 @@ class ForecastCache(ModuleCache):
         super().__init__(name, due)
         self.order = order
 
-    def _replayed(self, entry: Entry, state: State) -> Any:
+    def _replayed(self, entry: Entry, state: State) -> Tensors:
+        if state.span == 1:
+            return _series(entry.value, state.index - entry.written)
         steps = range(state.index, state.index + state.span)
-        return join_rows([_series(entry.value, step - entry.written) for step in steps])
+        forecast: Tensors = join_rows([_series(entry.value, step - entry.written) for step in steps])
+        return forecast
 
-    def _write(self, module: str, state: State, output: Any) -> None:
-        parts = len(state.branches)
+    def _write(self, place: Place, state: State, output: Any) -> None:
+        tensors, form = self._kept(place, state, output)
+        labels, parts = self._labels(place, state), len(state.branches)
         for i in range(state.span):  # a call that serves several steps gives a difference between each two
-            fresh = split_rows(rows_of_step(output, parts, state.span, i), parts)
-            for branch, value in zip(state.branches, fresh, strict=True):
-                key = (module, state.size, branch)
-                self._entries[key] = Entry(
-                    self._factors(self._entries.get(key), value, state.index + i), state.index + i
-                )
+            fresh, step = split_rows(rows_of_step(tensors, parts, state.span, i), len(labels)), state.index + i
+            for label, value in zip(labels, fresh, strict=True):
+                key = (place, state.size, label)
+                self._entries[key] = Entry(self._factors(self._entries.get(key), value, step), step, form)
 
-    def _factors(self, past: Entry | None, value: Any, step: int) -> Factors:
+    def _factors(self, past: Entry | None, value: Tensors, step: int) -> Factors:
         factors = [value]
-        if past is not None and _shapes(past.value[0]) == _shapes(value):
+        if past is not None and step > past.written and _shapes(past.value[0]) == _shapes(value):
             distance = step - past.written
             for old in past.value[: self.order]:
-                factors.append(_each(lambda now, then: (now - then) / distance, factors[-1], old))
+                factors.append([(now - then) / distance for now, then in zip(factors[-1], old, strict=True)])
         return factors
 
+    def _together(self, values: list[Factors]) -> Factors:
+        return [join_rows(list(each)) for each in zip(*values, strict=False)]
 
-def _series(factors: Factors, x: int) -> Any:
-    total = factors[0]
+
+def _series(factors: Factors, x: int) -> Tensors:
+    total = factors[0] if len(factors) > 1 else own(factors[0])
     for j, factor in enumerate(factors[1:], 1):
         weight = x**j / math.factorial(j)
-        total = _each(lambda so_far, term, weight=weight: so_far + term * weight, total, factor)
+        total = [so_far + term * weight for so_far, term in zip(total, factor, strict=True)]
     return total
 
 
-def _each(change: Callable[..., Tensor], first: Any, second: Any) -> Any:
-    if isinstance(first, Tensor):
-        return change(first, second)
-    if isinstance(first, tuple | list):
-        return type(first)(_each(change, one, other) for one, other in zip(first, second, strict=True))
-    return first
-
-
-def _shapes(value: Any) -> Any:
-    return [_shapes(item) for item in value] if isinstance(value, tuple | list) else getattr(value, "shape", None)
+def _shapes(tensors: Tensors) -> list[Any]:
+    return [tensor.shape for tensor in tensors]

@@ -2,6 +2,9 @@
 
 Whether a step is replayed is decided for every row of the batch by itself, so that a picture does not depend on its
 neighbours: the rows to be computed go through the blocks alone, the others keep what the chain added last time.
+
+A pipeline may leave blocks out of some calls (Stable Diffusion 3's skip-layer guidance). A call without the first or the
+last block of the chain is computed as it is, and nothing of it is kept.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import Tensor, nn
 from postdiff.engine.branches import on_batched
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import owned
 from postdiff.engine.state import State
 
 __all__ = ["Decide", "ResidualSpan", "arguments_of", "main_stream", "refuse_meta", "stacked_blocks"]
@@ -40,7 +44,7 @@ def stacked_blocks(network: nn.Module, method: str) -> dict[str, nn.Module]:
         method: who asks, for messages.
 
     Raises:
-        UsageError: not a transformer, or one with fewer than two blocks.
+        UsageError: not a transformer, one with fewer than two blocks, or one whose blocks are not all different.
     """
     stacks = [name for name in STACKS if isinstance(getattr(network, name, None), nn.ModuleList)]
     found = {f"{name}.{i}": block for name in stacks for i, block in enumerate(network.get_submodule(name).children())}
@@ -49,6 +53,8 @@ def stacked_blocks(network: nn.Module, method: str) -> dict[str, nn.Module]:
             f"{method} needs a transformer with a chain of blocks; {type(network).__name__} has none. DeepCache and "
             "encoder_propagation serve U-Nets"
         )
+    if len(set(found.values())) < len(found):
+        raise UsageError(f"{method}: one block stands in several places of {type(network).__name__}; leave it out")
     return found
 
 
@@ -78,6 +84,7 @@ class ResidualSpan:
         self._residuals: dict[tuple[tuple[int, int], str], Streams] = {}
         self._forms: dict[int, tuple[str | None, ...]] = {}
         self._input: Streams = {}
+        self._begun = -1  # the call of the network in which the first block ran last
         self._replayed = torch.zeros(0, dtype=torch.bool)
 
     def attach(self) -> Iterator[AbstractContextManager[None]]:
@@ -93,6 +100,8 @@ class ResidualSpan:
         streams = {name: given[name] for name in STREAMS if isinstance(given.get(name), Tensor)}
         if place == 0:
             self._begin(streams)
+        elif self._begun != self.state.network_call:
+            return forward(**given)
         last = place == len(self.blocks) - 1
         if not self._replayed.any():
             output = forward(**given)
@@ -110,7 +119,8 @@ class ResidualSpan:
         return values[0] if len(values) == 1 else tuple(values)
 
     def _begin(self, streams: Streams) -> None:
-        self._input, size = streams, self.state.size
+        # Owned: a block may write into its input, and what stands in for a block's output is the input itself.
+        self._input, self._begun, size = owned(streams), self.state.network_call, self.state.size
         known = [(size, branch) in self._residuals for branch in self.state.branches]
         asked = [self.decide(branch, i, known[i]) & known[i] for i, branch in enumerate(self.state.branches)]
         self._replayed = torch.cat(asked)

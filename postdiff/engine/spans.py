@@ -10,10 +10,11 @@ from torch import Tensor
 
 from postdiff.engine.branches import on_batched
 from postdiff.engine.errors import UsageError
+from postdiff.engine.ownership import alike
 from postdiff.engine.rows import map_tensors, rows_of_step, split_rows, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["for_first_step", "predict_span"]
+__all__ = ["for_first_step", "foreseen", "predict_span"]
 
 
 def predict_span(
@@ -37,7 +38,8 @@ def predict_span(
     parts = len(state.branches)
     arguments = on_batched(lambda value: tile_rows(value, parts, span), kwargs, len(sample), state.family)
     if span > 1:
-        arguments["timestep"] = _timesteps(kwargs["timestep"], len(sample) // parts, span, state)
+        times = _timesteps(kwargs["timestep"], len(sample) // parts, span, state)
+        arguments["timestep"] = times.to(sample.device)  # schedulers may keep theirs on the CPU
     state.span = span
     try:
         output = forward(tile_rows(sample, parts, span), arguments)
@@ -76,10 +78,24 @@ def for_first_step(inner: Callable[..., Any], state: State) -> Callable[..., Any
     return around
 
 
+def foreseen(kwargs: dict[str, Any], state: State) -> bool:
+    """Whether a call is for the time that `predict_span` took this step to be at."""
+    return _same_time(_first(kwargs["timestep"]), state.timesteps[state.index])
+
+
+def _first(given: Any) -> Tensor:
+    times = torch.as_tensor(given)
+    return times[(0,) * times.ndim]
+
+
+def _same_time(told: Tensor, step: Tensor) -> bool:
+    return alike(told, step) or bool(torch.isclose(told.double(), step.to(told.device).double()))
+
+
 def _timesteps(given: Any, rows: int, span: int, state: State) -> Tensor:
     steps = state.timesteps[state.index : state.index + span]
-    told = torch.as_tensor(given, device=steps.device).flatten()[0]
-    if not torch.isclose(told.double(), steps[0].double()):
+    told = _first(given)
+    if not _same_time(told, steps[0]):
         raise UsageError(
             "this pipeline tells its network other times than its scheduler's, so those of later steps are not known; "
             "use decoding='sequential'"

@@ -69,7 +69,7 @@ class CrossAttentionCache(Method):
         def due(written: int, now: int) -> bool:
             return now < self._gate + (self.fill_step == "first_unguided")
 
-        cache = ModuleCache("cross_attention_cache", due, merge)
+        cache = ModuleCache("cross_attention_cache", due, merge if self.cutoff else None)
         for name, module in cross_attentions(network).items():
             yield intercept(module, "forward", cache.around(name, state))
 
@@ -89,7 +89,7 @@ class CrossAttentionCache(Method):
             state.only = self.text
 
     def _merge(self, fresh: dict[str, Any], guidance_scale: float) -> dict[str, Any]:
-        if not self.cutoff or len(fresh) == 1:
+        if len(fresh) == 1:
             return fresh
         u, c = fresh["uncond"], fresh["cond"]
         filling = {"cond": lambda: c, "ave": lambda: (u + c) / 2, "cfg": lambda: u + guidance_scale * (c - u)}

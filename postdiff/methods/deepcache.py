@@ -85,7 +85,8 @@ class DeepCache(Method):
                 f"DeepCache: branch={self.branch} is deeper than {type(network).__name__}, whose last is "
                 f"{len(down) * depth - 1 - (self.numbering == 'paper')}"
             )
-        deep: dict[str, nn.Module] = {"mid_block": network.get_submodule("mid_block")}
+        middle = getattr(network, "mid_block", None)  # distilled networks have none
+        deep: dict[str, nn.Module] = {} if middle is None else {"mid_block": middle}
         for i in range(level + 1, len(down)):
             deep[f"down_blocks.{i}"] = down[i]
             deep[f"up_blocks.{len(up) - 1 - i}"] = up[i]
@@ -99,6 +100,11 @@ class DeepCache(Method):
             from_shallow_end = layer_count(up[level]) - 1 - index
             if from_shallow_end > layer:
                 deep[f"up_blocks.{len(up) - 1 - level}.{name}"] = module
+        if not deep:
+            raise UsageError(
+                f"DeepCache: nothing lies below branch={self.branch} of {type(network).__name__}, which has no middle "
+                f"block; use {self.branch - 1} or less"
+            )
         return deep
 
 

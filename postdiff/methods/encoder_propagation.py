@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
+from postdiff.engine.fingerprint import Fingerprint
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.key_steps import key_steps
+from postdiff.engine.ownership import alike, owned
 from postdiff.engine.rows import join_rows, split_rows
-from postdiff.engine.spans import for_first_step, predict_span
+from postdiff.engine.spans import for_first_step, foreseen, predict_span
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall
 from postdiff.methods.options import require
@@ -31,7 +33,9 @@ class EncoderPropagation(Method):
     the running latents, so "parallel" decoding makes all those up to the next key step in one call: the same
     pictures up to float error, for any solver, in fewer calls and more memory. (A method that draws at every call,
     as ToMe does, then draws less often.) A run of steps decoded together also ends where size or guidance change.
-    A new latent size is computed in full once, whatever the keys. A ControlNet runs at key steps only.
+    Where a callback has changed what a later step hands the network, or the network itself, the steps from there on are
+    decoded anew. A new latent size is computed in full once, whatever the keys. A ControlNet runs at key steps, and
+    where its scale changes.
 
     Args:
         keys: a stride (the authors advise 4 for models of the community), the name of a published set
@@ -68,6 +72,8 @@ class EncoderPropagation(Method):
         if self.propagate == "nothing":
             return
         kept, skips = self._kept(network)
+        inside = {part for module in kept.values() for part in module.modules()}
+        self._decoder = [module for module in network.modules() if module not in inside]
         cache = ModuleCache("encoder_propagation", lambda written, now: self._refresh.due(written, now))
         last = list(kept)[-1]
         for name, module in kept.items():
@@ -78,7 +84,7 @@ class EncoderPropagation(Method):
         self._keys = key_steps(self.keys, state.steps, "EncoderPropagation")
         self._refresh = Refresh(self._keys)
         self._decoded: dict[int, dict[str, Tensor]] = {}
-        self._control: dict[tuple[int, ...], dict[str, Any]] = {}
+        self._control: dict[tuple[int, ...], _Held] = {}
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         if self.propagate == "nothing":
@@ -86,26 +92,37 @@ class EncoderPropagation(Method):
                 self._shape = (output := forward(sample, kwargs)).shape[1:]
                 return output
             return sample.new_zeros(len(sample), *self._shape)
-        if self.decoding == "sequential" or self.propagate != "encoder":
+        if self.decoding == "sequential" or self.propagate != "encoder" or state.extra:
             return forward(sample, kwargs)
         ready = self._decoded.pop(state.index, {})
-        if not all(branch in ready for branch in state.branches):
+        if not all(branch in ready for branch in state.branches) or not self._foreseen(kwargs, state):
             span = self._span(state)
             longest = "encoder_propagation decoded at once"
             state.counts[longest] = max(span, state.counts[longest])
+            self._asked = owned(_without_time(kwargs))
             self._decoded = predict_span(forward, sample, kwargs, state, span)
+            self._network = Fingerprint(self._decoder) if span > 1 else None
             ready = self._decoded.pop(state.index)
         return join_rows([ready[branch] for branch in state.branches])
 
+    def _foreseen(self, kwargs: dict[str, Any], state: State) -> bool:
+        """Whether the steps decoded ahead were decoded with what the pipeline really hands over at this one."""
+        if not foreseen(kwargs, state) or not alike(_without_time(kwargs), self._asked):
+            return False
+        return self._network is None or self._network.holds()
+
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
-        size, branches = tuple(kwargs["sample"].shape[-2:]), state.branches
-        held = self._control.get(size, {})
+        size, scale = tuple(kwargs["sample"].shape[-2:]), kwargs.get("conditioning_scale")
+        held = self._control.get(size)
         fresh = state.index in self._keys or self.propagate in ("decoder", "nothing")
-        if fresh or not all(branch in held for branch in branches):
+        if fresh or held is None or not set(state.branches) <= set(held.branches) or not alike(scale, held.scale):
             residuals = forward(kwargs)
-            self._control[size] = dict(zip(branches, split_rows(residuals, len(branches)), strict=True))
+            self._control[size] = _Held(owned(residuals), state.branches, owned(scale))
             return residuals
-        return join_rows([held[branch] for branch in branches])
+        if state.branches == held.branches:
+            return owned(held.residuals)
+        apart = split_rows(held.residuals, len(held.branches))
+        return owned(join_rows([apart[held.branches.index(branch)] for branch in state.branches]))
 
     def _span(self, state: State) -> int:
         """How many steps from this one on can be decoded together."""
@@ -130,6 +147,19 @@ class EncoderPropagation(Method):
             )
         kept = {"encoder": halves.encoder, "decoder": coarse, "both": {**halves.encoder, **coarse}, "nothing": {}}
         return kept[self.propagate], halves.skips
+
+
+@dataclass
+class _Held:
+    """A ControlNet's residuals, the branches that their rows are of, and the scale that they were asked for with."""
+
+    residuals: Any
+    branches: tuple[str, ...]
+    scale: Any
+
+
+def _without_time(kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in kwargs.items() if name != "timestep"}
 
 
 def _passed_by(last: str, cache: ModuleCache, state: State) -> Callable[..., Any]:

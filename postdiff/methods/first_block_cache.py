@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import owned
 from postdiff.engine.residual_span import ResidualSpan, arguments_of, main_stream, refuse_meta, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.state import State
@@ -44,15 +45,19 @@ class FirstBlockCache(Method):
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         (_, first), *others = stacked_blocks(network, "FirstBlockCache").items()
         residuals: dict[Any, Tensor] = {}  # at the last step computed, by size and branch
-        now: list[Tensor] = []
+        now: dict[int, Tensor] = {}  # in this call of the network, unless it leaves the first block out
 
         def probe(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            given = owned(arguments_of(forward, args, kwargs)["hidden_states"])  # the block may write into it
             output = forward(*args, **kwargs)
-            now[:] = [main_stream(first, output) - arguments_of(forward, args, kwargs)["hidden_states"]]
+            now.clear()
+            now[state.network_call] = main_stream(first, output) - given
             return output
 
         def decide(branch: str, place: int, known: bool) -> Tensor:
-            found, key = now[0].chunk(len(state.branches))[place], (state.size, branch)
+            if state.network_call not in now:
+                return torch.zeros(state.samples, dtype=torch.bool)
+            found, key = now[state.network_call].chunk(len(state.branches))[place], (state.size, branch)
             refuse_meta(found, "FirstBlockCache")
             if not known:
                 residuals[key] = found

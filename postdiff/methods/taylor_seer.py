@@ -24,7 +24,9 @@ class TaylorSeer(Method):
     """Attention and feed-forward outputs of transformer blocks follow a Taylor series between computed steps.
 
     The first `warmup` steps are computed, then every `interval`-th, counted from the last of these. The differences
-    that the series needs are kept for every module, so memory grows with the order.
+    that the series needs are kept for every module, so memory grows with the order. With an interval of 3 or more
+    diffusers' own hook computes other steps: its count begins two steps later, so that its first gap is two steps
+    whatever the interval (interval 3, warmup 2: it computes 0, 1, 3, 6, 9; here 0, 1, 4, 7, 10).
 
     Args:
         interval: 1 computes everything.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from postdiff.engine.errors import unknown
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import owned
 from postdiff.engine.probe import first_attention_input
 from postdiff.engine.residual_span import ResidualSpan, refuse_meta, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
@@ -88,7 +89,9 @@ class TeaCache(Method):
             return replay
 
         def look(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            now[:] = [first_attention_input(first, "TeaCache", lambda: original(*args, **kwargs))]
+            # On copies: a block that writes into its input would else have done so before it really runs.
+            given, named = owned((args, kwargs))
+            now[:] = [first_attention_input(first, "TeaCache", lambda: original(*given, **named))]
             refuse_meta(now[0], "TeaCache")
             return forward(*args, **kwargs)
 

@@ -28,6 +28,9 @@ class TGATE(Method):
     Version 1 has no self-attention caching: both intervals 1. A latent size that is new after the gate recomputes
     cross-attention once, with the one text that goes on.
 
+    The gate counts solver calls, of which PNDM makes one more than it is asked for steps. The authors' newer versions do
+    not count that one: they guide gate + 1 calls, which here is a gate larger by one.
+
     Args:
         gate: number of guided steps; a step or a fraction of the run. 1.0 means never.
         self_attention_interval: before the gate, self-attention is computed at its multiples and replayed between.
@@ -70,6 +73,10 @@ class TGATE(Method):
     def start(self, state: State) -> None:
         if state.separate:
             raise UsageError("TGATE stores the mean of both guidance branches, which this pipeline computes one by one")
+        if len(state.all_branches) > 2:
+            raise UsageError(
+                f"TGATE stores the mean of two guidance branches; this pipeline has {', '.join(state.all_branches)}"
+            )
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
         computes = [self._computes_self_attention(step) for step in range(state.steps)]

@@ -73,6 +73,11 @@ class ToDo(Method):
                 f"ToDo: factors={self.factors} reach no transformer block of {type(network).__name__}; "
                 f"use {[1] * first + [2]}"
             )
+        if any(type(block.module.get_submodule("attn1").processor).__name__.startswith("Fused") for _, block in chosen):
+            raise UsageError(
+                "ToDo: fused projections compute queries, keys and values of the same tokens, and here keys and values "
+                "are of fewer; call pipe.unfuse_qkv_projections()"
+            )
         return chosen
 
 

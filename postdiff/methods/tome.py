@@ -80,15 +80,22 @@ class ToMe(Method):
     def _wrappers(
         self, block: TokenBlock, generator: torch.Generator | None, state: State
     ) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-        now: list[TokenMerging] = []
+        now: list[tuple[TokenMerging, torch.Size]] = []
 
         def around_block(forward: Callable[..., Tensor], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            now[:] = [TokenMerging(hidden_states, block.grid(state.size), (self.sy, self.sx), self.ratio, generator)]
-            state.counts["tome merges"] += now[0].merged > 0
+            merging = TokenMerging(hidden_states, block.grid(state.size), (self.sy, self.sx), self.ratio, generator)
+            now[:] = [(merging, hidden_states.shape[:2])]
+            state.counts["tome merges"] += merging.merged > 0
             return forward(hidden_states, *args, **kwargs)
 
         def around_child(forward: Callable[..., Tensor], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            return now[0].unmerge(forward(now[0].merge(hidden_states), *args, **kwargs))
+            merging, shape = now[0]
+            if hidden_states.shape[:2] != shape:
+                raise UsageError(
+                    "ToMe: the network calls its feed-forward layers for parts of the tokens (forward chunking); turn "
+                    "that off, or use merge_mlp=False"
+                )
+            return merging.unmerge(forward(merging.merge(hidden_states), *args, **kwargs))
 
         return around_block, around_child
 

@@ -13,8 +13,9 @@ from postdiff.methods import DeepCache
 from tests.support.tiny import STEPS, build
 
 
-def official(name, interval, branch):
+def official(name, interval, branch, prepare=lambda pipe: None):
     one = build(name)  # a pipeline of its own: the helper leaves its wrappers in the instance dictionaries
+    prepare(one.pipe)
     helper = DeepCacheSDHelper(pipe=one.pipe)
     helper.set_params(cache_interval=interval, cache_branch_id=branch)
     helper.enable()

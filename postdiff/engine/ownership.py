@@ -1,0 +1,117 @@
+"""Keeping what others may write into: FreeU scales its input in place, and so do adapters and hooks.
+
+Whatever is kept for a later step, and whatever of it is handed out, is a copy. Copies share their memory until one of
+them is written to (torch's copy-on-write), so that where nobody writes nothing is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Form", "alike", "own", "owned", "put_together", "taken_apart"]
+
+
+@dataclass(frozen=True)
+class _Container:
+    kind: Any  # what makes it of its items
+    items: list[Any] | dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class _Other:
+    value: Any
+
+
+Form = int | _Container | _Other
+
+
+def own(tensors: list[Tensor]) -> list[Tensor]:
+    """Copies (same values, strides and device) that no write into `tensors` reaches, nor the other way round."""
+    if tensors and _can_share(tensors[0]):
+        try:
+            return [torch._lazy_clone(tensor) for tensor in tensors]
+        except (AttributeError, RuntimeError, TypeError):  # memory that is not torch's, or a subclass of tensors
+            pass
+    return [tensor.clone() for tensor in tensors]
+
+
+def _can_share(tensor: Tensor) -> bool:
+    # Other devices may not have it, and beside a GPU's main stream the copy that a write asks for could come too early.
+    if tensor.is_cpu or tensor.is_meta:
+        return True
+    return tensor.is_cuda and torch.cuda.current_stream(tensor.device).cuda_stream == 0
+
+
+def owned(value: Any) -> Any:
+    """The same for a nested value: own tensors, in containers of their own."""
+    tensors, form = taken_apart(value)
+    return put_together(own(tensors), form)
+
+
+def taken_apart(value: Any) -> tuple[list[Tensor], Form]:
+    """The tensors of a nested value, each once, and how they are put together.
+
+    A tensor that stands in two places, as the output of a U-Net's block does among its skip connections, stays one:
+    what is written to it in the one is read in the other.
+    """
+    if isinstance(value, Tensor):
+        return [value], 0
+    tensors: list[Tensor] = []
+    places: dict[int, int] = {}
+
+    def form(part: Any) -> Form:
+        if isinstance(part, Tensor):
+            if id(part) not in places:
+                places[id(part)] = len(tensors)
+                tensors.append(part)
+            return places[id(part)]
+        if isinstance(part, Mapping):
+            return _Container(type(part), {key: form(item) for key, item in part.items()})
+        if isinstance(part, tuple | list):
+            kind = type(part)
+            return _Container(getattr(kind, "_make", kind), [form(item) for item in part])
+        return _Other(part)
+
+    return tensors, form(value)
+
+
+def put_together(tensors: list[Tensor], form: Form) -> Any:
+    """The inverse of `taken_apart`, for any tensors in the place of those that were found."""
+    if isinstance(form, int):
+        return tensors[form]
+    if isinstance(form, _Other):
+        return form.value
+    if isinstance(form.items, dict):
+        items = {key: put_together(tensors, item) for key, item in form.items.items()}
+        return items if form.kind is dict else form.kind(**items)
+    return form.kind([tensors[item] if type(item) is int else put_together(tensors, item) for item in form.items])
+
+
+def alike(now: Any, kept: Any) -> bool:
+    """Whether a nested value holds what an earlier one held, of which `kept` is an owned copy."""
+    if isinstance(now, Tensor):
+        if not isinstance(kept, Tensor) or (now.shape, now.dtype, now.device) != (kept.shape, kept.dtype, kept.device):
+            return False
+        # While it shares memory with its copy nobody has written to it; comparing values would wait for a GPU.
+        return now.is_meta or _same_memory(now, kept) or torch.equal(now, kept)
+    if type(now) is not type(kept):
+        return False
+    if isinstance(now, Mapping):
+        return now.keys() == kept.keys() and all(alike(item, kept[key]) for key, item in now.items())
+    if isinstance(now, tuple | list):
+        return len(now) == len(kept) and all(map(alike, now, kept))
+    try:
+        return now is kept or bool(now == kept)
+    except ValueError:  # arrays that are not torch's have no one answer
+        return False
+
+
+def _same_memory(one: Tensor, other: Tensor) -> bool:
+    # Not `data_ptr()`: whoever asks for that may write, so it ends the sharing.
+    address = getattr(torch._C, "_data_address", None)
+    return address is not None and address(one) == address(other) and one.stride() == other.stride()
