@@ -108,6 +108,8 @@ class MixedResolution(Method):
         ):
             if used and state.start:
                 raise UsageError(f"MixedResolution: {option} needs a run that starts from pure noise; use {instead}")
+        if self.x0 == "conditional" and state.family.prediction == "other":
+            raise _changed_in_between()
         noise_levels.check(state.scheduler)
         history.check(state.scheduler, self.history)
         state.boundaries.update(ends)
@@ -123,7 +125,8 @@ class MixedResolution(Method):
         if self.x0 == "conditional" and not state.extra and (not state.separate or state.branches == ("cond",)):
             # Another method may compute a single branch, whichever, in the place of all: then that is the prediction.
             place = state.branches.index("cond") if "cond" in state.branches else 0
-            self._conditional = split_rows(output, len(state.branches))[place]
+            found = split_rows(output, len(state.branches))[place]
+            self._conditional = -found if state.family.prediction == "negated" else found
         return resize(output, state.full_size, block=self._block)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
@@ -143,6 +146,8 @@ class MixedResolution(Method):
             now = torch.as_tensor(timestep, device=sample.device)
             taken = seen = noise_levels.estimate(state.scheduler, output, now, sample)
             if self.x0 == "conditional":
+                if len(state.all_branches) == 1 and not torch.equal(self._conditional[:, : output.shape[1]], output):
+                    raise _changed_in_between()
                 taken = noise_levels.estimate(state.scheduler, self._conditional, now, sample)
         output, sample = (resize(value, state.full_size, block=self._block) for value in (output, sample))
         moved = forward(output, timestep, sample)
@@ -182,3 +187,10 @@ class MixedResolution(Method):
         """What `shift` multiplies noise over signal by, of every step."""
         ends = size_plan.switches(listed(self.switch), replace(state, steps=steps), "MixedResolution")
         return size_plan.spread([beta**self.shift for beta in listed(self.beta)], ends, steps)
+
+
+def _changed_in_between() -> UsageError:
+    return UsageError(
+        "MixedResolution: this pipeline changes what its network predicts before its solver sees it, so x0 of one "
+        "branch is not known; use x0='guided'"
+    )

@@ -1,5 +1,7 @@
 """Rows for pipelines that are not in the table: guiders, ControlNets of transformers, batches that are not first."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import (
@@ -17,7 +19,7 @@ from torch import nn
 from postdiff import accelerate
 from postdiff.engine.branches import on_batched
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import Family
+from postdiff.engine.family import FAMILIES, Family
 from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, CFGCutoff, DeepCache, MixedResolution
 from tests.support import modern, tiny
@@ -187,6 +189,24 @@ def test_further_outputs_of_a_network_reach_the_pipeline(method):
         finally:
             handle.remove()
     assert {output[1:] for output in seen} == {("sound",)}
+
+
+@pytest.mark.parametrize(("family", "told"), [("solver", True), ("negated", False), ("other", True)])
+def test_predictions_that_a_pipeline_changes_before_its_solver(family, told):
+    """With one branch, x0 of the conditional branch is that of the guided prediction."""
+    one = tiny.build("sd", smallest=True)
+    row = replace(FAMILIES["StableDiffusionPipeline"], prediction=family)
+    draw = [accelerate(one.pipe, [MixedResolution(beta=0.5, switch=3, x0=x0)], row) for x0 in ("guided", "conditional")]
+    handle = one.pipe.unet.register_forward_hook(lambda module, args, output: (-output[0],))  # as Z-Image does
+    try:
+        guided = one.call(draw[0], guidance_scale=1.0)
+        if told:
+            with pytest.raises(UsageError, match="changes what its network predicts .*; use x0='guided'"):
+                one.call(draw[1], guidance_scale=1.0)
+        else:
+            assert torch.equal(one.call(draw[1], guidance_scale=1.0), guided)
+    finally:
+        handle.remove()
 
 
 def test_layouts_that_are_not_known_are_refused_in_words():
