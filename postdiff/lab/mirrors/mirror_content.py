@@ -21,7 +21,7 @@ __all__ = ["curves", "describe", "name", "numbers", "table", "tags", "times"]
 
 LONGEST_TAG = 64  # W&B refuses longer ones
 # Columns of the CSV file that say which picture it is; the others are its figures.
-WHICH = ("index", "prompt", "seed", "sha256")
+WHICH = ("index", "prompt", "seed", "own_seed", "sha256")
 
 
 def name(job: Job) -> str:

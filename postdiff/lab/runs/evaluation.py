@@ -104,6 +104,7 @@ class Evaluation(LightningModule):
                     "index": sample.index,
                     "prompt": sample.prompt,
                     "seed": sample.seed,
+                    **({} if sample.own_seed is None else {"own_seed": sample.own_seed}),
                     **{name: figures[place] for name, figures in single.items()},
                     "sha256": pixel_hash(image),
                 }
