@@ -168,6 +168,8 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
             "data=emoji is a card that reads its own file, and would go on to mean that; give",
         ),
         (["x" * 5000, "--from", "{tsv}"], "is no name for a data set; use up to 80 letters"),
+        (["mini", "--from", "~nosuchuser/x.txt"], "'~nosuchuser/x.txt' names a home folder that is not known here"),
+        (["mini", "--from", "{tsv}", "--out", "~nosuchuser/x.parquet"], "names a home folder that is not known here"),
         (["mini", "--from", "{json}", "--out", "{folder}/mini.csv"], "must end in .parquet"),
         (["coco2014_30k", "--from", "{json}"], "count=30000, but .*captions.json has 20 images"),
         (["coco2014_30k", "--classes", "3"], "--classes is for files of your own"),

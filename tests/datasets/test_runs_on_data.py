@@ -116,6 +116,17 @@ def test_cards_that_say_too_little_or_too_much(tmp_path, monkeypatch, refused, o
     assert told in refused("run", "demo", "data=own")
 
 
+def test_home_folders_of_nobody(refused, outputs, tmp_path, monkeypatch):
+    told = "names a home folder that is not known here; write the path in full"
+    assert told in refused("run", "demo", "data=~nosuchuser/x.txt")
+    assert told in refused("data", "statistics", "~nosuchuser/x")
+    assert told in refused("data", "statistics", "emoji", "--images", "~nosuchuser/x")
+    own_card(tmp_path, monkeypatch, prompts="~nosuchuser/x.txt")
+    assert told in refused("run", "demo", "data=own")
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", "~nosuchuser/x")
+    assert told in refused("run", "demo", "data=emoji")
+
+
 def test_files_that_are_not_there(refused, outputs):
     for name in ("no/such.csv", "such.parquet", "no/such"):
         assert f"{name} is missing; name another one" in refused("run", "demo", f"data={name}")

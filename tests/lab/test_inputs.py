@@ -270,5 +270,7 @@ def test_model_and_data_must_fit(kinds, refused, words, told, monkeypatch):
     ],
 )
 def test_what_only_the_loaded_model_tells(kinds, refused, words, told):
-    words = ["height=32", "width=32", "bench.repeats=0", *words]
+    named = {word.partition("=")[0] for word in words}
+    usual = [word for word in ("height=32", "width=32", "bench.repeats=0") if word.partition("=")[0] not in named]
+    words = [*usual, *words]
     assert told in refused("run", "tiny", "--rows", "plain", "metrics=[paired_psnr]", "steps=2", *words)

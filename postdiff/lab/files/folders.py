@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
 
 __all__ = [
     "committed_records",
@@ -43,7 +44,7 @@ SWEPT = ("records", "grids", "exports", "data", "profiles", "calibrations", "loc
 
 def outputs() -> Path:
     """Root of everything that a run writes."""
-    return Path(os.environ.get("POSTDIFF_OUTPUTS") or "outputs").expanduser()
+    return expanded(os.environ.get("POSTDIFF_OUTPUTS") or "outputs")
 
 
 def committed_records() -> Path:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
 from postdiff.lab.files import hub
 
 __all__ = ["Source", "check", "identity", "network_folder", "package_file"]
@@ -36,7 +37,7 @@ class Source:
 
 def package_file(name: str) -> Path:
     """A file of the package (`zoo/emoji`), or anywhere if the path is absolute or begins with ~."""
-    return Path(__file__).parents[2] / Path(name).expanduser()
+    return Path(__file__).parents[2] / expanded(name)
 
 
 def check(source: Source, what: str) -> None:

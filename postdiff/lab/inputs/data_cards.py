@@ -21,6 +21,7 @@ from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.values import expanded
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import conditions, picture_files
@@ -121,7 +122,7 @@ def card(name: str) -> DataCard:
     if name in prepared_names():
         return _of_file(ready, DataCard())
     if "/" in name or Path(name).suffix.lower() in formats.ENDINGS:
-        return _of_file(Path(name).expanduser(), DataCard())
+        return _of_file(expanded(name), DataCard())
     raise unknown("data", name, [*known, *prepared_names()])
 
 

@@ -16,6 +16,7 @@ from postdiff.datasets.manifest import MOST_CLASSES, Manifest, Origin
 from postdiff.datasets.recipe import Recipe
 from postdiff.datasets.unpacking import Source
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import data_cards
@@ -91,7 +92,7 @@ def _out(name: str, wish: Wish) -> Path:
     if wish.out is None:
         folders.writable_outputs()
         return data_cards.prepared(name)
-    out = Path(wish.out).expanduser()
+    out = expanded(wish.out)
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} must end in .parquet, since a manifest is a Parquet file")
     if out.is_dir():
@@ -138,7 +139,7 @@ def _seeds(text: str) -> list[int]:
 def _path(card: data_cards.DataCard | None, about: Recipe, wish: Wish) -> Path | None:
     """The file or folder to read, or None if the official file is to be fetched."""
     if wish.source is not None:
-        return Path(wish.source).expanduser()
+        return expanded(wish.source)
     if about.given and about.url is not None:
         return None
     shipped = about.file if about.file is not None else card and card.prompts

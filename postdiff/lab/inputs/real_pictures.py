@@ -10,6 +10,7 @@ from pathlib import Path
 
 from postdiff.datasets import files
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
 from postdiff.lab.files import folders, typed
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import data_cards, picture_files
@@ -44,13 +45,13 @@ def listed(name: str, images: Path | None) -> Listed:
     Raises:
         UsageError: no such data set or folder, no pictures, fewer than two, or one is missing.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if images is None and folder.is_dir():
         return _whole_folder(folder.resolve().name, folder)
     card = data_cards.card(name)
     if images is None and card.images is None:
         raise UsageError(f"data '{name}' names no folder of pictures; add --images FOLDER")
-    root = (package_file(str(card.images)) if images is None else images).expanduser()
+    root = package_file(str(card.images)) if images is None else expanded(str(images))
     if not root.is_dir():
         raise UsageError(f"image folder {root} is missing; name another one with --images FOLDER")
     wanted = _named(card)

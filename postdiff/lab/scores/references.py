@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
 from postdiff.lab.files import folders
 from postdiff.lab.inputs import picture_files, real_pictures
 from postdiff.lab.inputs.picture_files import MOST_PIXELS
@@ -35,7 +36,7 @@ def file_for(data: str, mode: str, checkpoint: str, crop: int | None) -> Path:
 
 def present(data: str, mode: str, checkpoint: str, crop: int | None) -> Path | None:
     """The file, if it is there; `data` may be the file itself."""
-    given = Path(data).expanduser()
+    given = expanded(data)
     file = given if given.suffix == ".safetensors" else file_for(data, mode, checkpoint, crop)
     return file if file.is_file() else None
 
