@@ -63,6 +63,7 @@ FAMILIES: dict[str, Family] = {
     "StableDiffusionControlNetPipeline": replace(_UNET, controlnet="controlnet"),
     "StableDiffusionXLPipeline": _SDXL,
     "StableDiffusionXLImg2ImgPipeline": _SDXL,
+    "StableDiffusionXLInpaintPipeline": _SDXL,
     "StableDiffusionXLControlNetPipeline": replace(_SDXL, controlnet="controlnet"),
     "LatentConsistencyModelPipeline": replace(_UNET, cfg=()),
     "AnimateDiffPipeline": replace(_UNET, multiples=("encoder_hidden_states",)),

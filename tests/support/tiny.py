@@ -28,6 +28,7 @@ from tests.support.unets import (
     sdxl,
     sdxl_controlnet,
     sdxl_img2img,
+    sdxl_inpaint,
     text_to_video,
     upscale_x4,
 )
@@ -80,6 +81,8 @@ VARIANTS: dict[str, Callable[..., Case]] = {
     "controlnet_guess": partial(controlnet, guess_mode=True),
     "controlnets": partial(controlnet, count=2),
     "sdxl_img2img": sdxl_img2img,
+    "sdxl_inpaint4": sdxl_inpaint,
+    "sdxl_inpaint9": partial(sdxl_inpaint, 9),
     "sdxl_controlnet": sdxl_controlnet,
 }
 # With two layers a block, as in the published networks.

@@ -20,6 +20,7 @@ from diffusers import (
     StableDiffusionUpscalePipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPipeline,
     TextToVideoSDPipeline,
     UNet2DConditionModel,
@@ -132,6 +133,19 @@ def sdxl(scheduler: str = "euler", pixels: int = PIXELS, layers: int = 1, levels
 def sdxl_img2img(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionXLImg2ImgPipeline(**_sdxl_parts(scheduler))
     return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **_sdxl_text(ids)))
+
+
+def sdxl_inpaint(channels: int = 4, scheduler: str = "euler", pixels: int = PIXELS) -> Case:
+    parts = _sdxl_parts(scheduler) | {"unet": unet(**SDXL, in_channels=channels)}
+    pipe = StableDiffusionXLInpaintPipeline(**{k: v for k, v in parts.items() if k != "force_zeros_for_empty_prompt"})
+    mask = torch.zeros(1, 1, pixels, pixels)
+    mask[..., pixels // 4 : -pixels // 4, pixels // 4 : -pixels // 4] = 1
+
+    def arguments(ids: list[int]) -> dict[str, Any]:
+        shared = common(ids, image=_pictures(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
+        return {**shared, "mask_image": mask.repeat(len(ids), 1, 1, 1), "strength": 1.0}
+
+    return Case(pipe, arguments)
 
 
 def sdxl_controlnet(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
