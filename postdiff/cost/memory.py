@@ -94,7 +94,7 @@ class _Storages(TorchDispatchMode):
         """Who writes to shared memory gets memory of its own."""
         for tensor in _tensors(values):
             key = id(tensor.untyped_storage())
-            if self._blocks[key].holders > 1 and not torch._C._is_cow_tensor(tensor):
+            if self._blocks[key].holders > 1 and not torch._C._is_cow_tensor(tensor):  # type: ignore[attr-defined]
                 self._let_go(key)
                 self._blocks[key] = self._block(tensor.untyped_storage())
                 self._blocks[key].holders = 1

@@ -156,7 +156,9 @@ class ModuleCache:
         elif len(stored) == 1:
             tensors = self._replayed(stored[0], state)
         else:
-            tensors = [torch.cat(each) for each in zip(*[self._replayed(entry, state) for entry in stored], strict=True)]
+            tensors = [
+                torch.cat(each) for each in zip(*[self._replayed(entry, state) for entry in stored], strict=True)
+            ]
         return put_together(tensors, stored[0].form)
 
     def _replayed(self, entry: Entry, state: State) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Whether somebody has changed a network between two of its calls.
 
-A pipeline's callback may: scales of adapters, attention processors, FreeU and LoRA are not among the arguments of a call.
+A pipeline's callback may: scales of adapters, attention processors, FreeU and LoRA are not among a call's arguments.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Fingerprint:
                     self._writes.append((value, value._version))
             elif isinstance(value, list | dict):
                 self._contents.append((value, _items(value)))
-            elif deep and hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
+            elif deep and name != "forward" and hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):
                 self._note(vars(value), vars(value), deep=False)
 
 

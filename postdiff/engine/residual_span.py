@@ -3,8 +3,8 @@
 Whether a step is replayed is decided for every row of the batch by itself, so that a picture does not depend on its
 neighbours: the rows to be computed go through the blocks alone, the others keep what the chain added last time.
 
-A pipeline may leave blocks out of some calls (Stable Diffusion 3's skip-layer guidance). A call without the first or the
-last block of the chain is computed as it is, and nothing of it is kept.
+A pipeline may leave blocks out of some calls (Stable Diffusion 3's skip-layer guidance). A call without the first or
+the last block of the chain is computed as it is, and nothing of it is kept.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from postdiff.engine.branches import on_batched
 from postdiff.engine.errors import UsageError
-from postdiff.engine.ownership import alike
+from postdiff.engine.ownership import alike, put_together, taken_apart
 from postdiff.engine.rows import map_tensors, rows_of_step, split_rows, tile_rows
 from postdiff.engine.state import State
 
@@ -73,7 +73,8 @@ def for_first_step(inner: Callable[..., Any], state: State) -> Callable[..., Any
             output = inner(forward, *args, **kwargs)
         finally:
             state.span = span
-        return tile_rows(output, parts, span)
+        tensors, form = taken_apart(output)
+        return put_together([tile_rows(tensor, parts, span) for tensor in tensors], form)
 
     return around
 

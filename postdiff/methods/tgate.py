@@ -28,8 +28,8 @@ class TGATE(Method):
     Version 1 has no self-attention caching: both intervals 1. A latent size that is new after the gate recomputes
     cross-attention once, with the one text that goes on.
 
-    The gate counts solver calls, of which PNDM makes one more than it is asked for steps. The authors' newer versions do
-    not count that one: they guide gate + 1 calls, which here is a gate larger by one.
+    The gate counts solver calls, of which PNDM makes one more than it is asked for steps. The authors' newer versions
+    do not count that one: they guide gate + 1 calls, which here is a gate larger by one.
 
     Args:
         gate: number of guided steps; a step or a fraction of the run. 1.0 means never.

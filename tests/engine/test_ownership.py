@@ -77,8 +77,15 @@ def test_a_tensor_in_two_places_stays_one():
 
 @pytest.mark.parametrize(
     "value",
-    [torch.ones(1), [torch.ones(1)], (), {"a": torch.ones(1)}, Pair(torch.ones(1), 2), None]
-    + [Transformer2DModelOutput(sample=torch.ones(1))],
+    [
+        torch.ones(1),
+        [torch.ones(1)],
+        (),
+        {"a": torch.ones(1)},
+        Pair(torch.ones(1), 2),
+        Transformer2DModelOutput(sample=torch.ones(1)),
+        None,
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_every_kind_of_value(value):

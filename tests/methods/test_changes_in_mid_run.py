@@ -82,7 +82,7 @@ CHANGES = {
     ),
     "hook": (
         None,
-        lambda pipe, given: pipe.unet.up_blocks[0].register_forward_hook(lambda module, args, output: output * 0.5),
+        lambda pipe, given: pipe.unet.up_blocks[0].register_forward_hook(lambda module, args, output: output * -2),
     ),
 }
 
@@ -125,16 +125,14 @@ def test_a_change_between_keys(kind, step):
 @pytest.mark.parametrize("max_parallel", [0, 2])
 @pytest.mark.parametrize("kind", ["prompt in place", "IP-Adapter", "LoRA scale"])
 def test_a_change_at_every_step(kind, max_parallel):
-    one, _ = ready(kind), []
-    scales = iter([0.9, 0.7, 0.5, 0.3] * 9)
-    again = {
-        "prompt in place": lambda pipe, given: given["prompt_embeds"].mul_(next(scales)),
-        "IP-Adapter": lambda pipe, given: pipe.set_ip_adapter_scale(next(scales)),
-        "LoRA scale": lambda pipe, given: pipe._cross_attention_kwargs.update(scale=next(scales)),
-    }[kind]
     results = []
     for made in (EncoderPropagation([0], max_parallel=max_parallel), EncoderPropagation([0], "sequential")):
         scales = iter([0.9, 0.7, 0.5, 0.3] * 9)
+        again = {
+            "prompt in place": lambda pipe, given, scales=scales: given["prompt_embeds"].mul_(next(scales)),
+            "IP-Adapter": lambda pipe, given, scales=scales: pipe.set_ip_adapter_scale(next(scales)),
+            "LoRA scale": lambda pipe, given, scales=scales: pipe._cross_attention_kwargs.update(scale=next(scales)),
+        }[kind]
         results.append(changed(ready(kind), [made], 3, again, every=True))
     (found, calls), (expected, _) = results
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
@@ -155,7 +153,9 @@ def test_windows_of_a_controlnet(small, name, window):
     """It runs at key steps, and where its window begins or ends."""
     one, _ = small(name)
     several = name == "controlnets"
-    given = {f"control_guidance_{end}": [at] * 2 if several else at for end, at in zip(("start", "end"), window)}
+    given = {
+        f"control_guidance_{end}": [at] * 2 if several else at for end, at in zip(("start", "end"), window, strict=True)
+    }
     found = {}
     for decoding in ("sequential", "parallel"):
         fast = accelerate(one.pipe, [EncoderPropagation([0], decoding)])
@@ -164,7 +164,9 @@ def test_windows_of_a_controlnet(small, name, window):
         assert fast.counts["controlnet calls"] == 1 + len(inner)
     assert (found["parallel"] - found["sequential"]).abs().max() <= 1e-5 * found["sequential"].abs().max()
     # Outside of its window a ControlNet adds nothing, whatever the keys.
-    silent = one.call(accelerate(one.pipe, [EncoderPropagation([0])]), controlnet_conditioning_scale=[0.0] * 2 if several else 0.0)
+    silent = one.call(
+        accelerate(one.pipe, [EncoderPropagation([0])]), controlnet_conditioning_scale=[0.0] * 2 if several else 0.0
+    )
     assert not torch.equal(found["parallel"], silent)
 
 

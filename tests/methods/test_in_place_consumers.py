@@ -146,7 +146,9 @@ def test_readers_that_write_into_their_input(smallest, monkeypatch, name, family
     found = []
     with ExitStack() as stack:
         for module_name, module in network.named_modules():
-            if module_name.endswith(("norm1", "norm2", "norm3", "attn1", "ff", "up_blocks.0", "up_blocks.1", "resnets.0")):
+            if module_name.endswith(
+                ("norm1", "norm2", "norm3", "attn1", "ff", "up_blocks.0", "up_blocks.1", "resnets.0")
+            ):
                 stack.callback(module.register_forward_pre_hook(write, with_kwargs=True).remove)
         found.append(drawn(one, name))
         assert torch.equal(drawn(one, name, "identity"), one.call(one.pipe))
@@ -159,7 +161,9 @@ def adapter():
     """A T2I-Adapter's features are added to the U-Net's own in place, which are skip connections as well."""
     torch.manual_seed(3)
     parts = dict.fromkeys(("text_encoder", "tokenizer", "safety_checker", "feature_extractor"))
-    net = T2IAdapter(in_channels=3, channels=[8, 16, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter")
+    net = T2IAdapter(
+        in_channels=3, channels=[8, 16, 16], num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
+    )
     pipe = StableDiffusionAdapterPipeline(
         **parts, vae=vae(), unet=unet(), adapter=net.eval(), scheduler=SCHEDULERS["ddim"](),
         requires_safety_checker=False,
@@ -174,20 +178,35 @@ def adapter():
     return Case(pipe, arguments)
 
 
+def assert_close(found, expected):
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 @pytest.mark.parametrize("mid_block", [True, False])
-@pytest.mark.parametrize(
-    "methods",
-    [lambda: EncoderPropagation(4, "sequential"), lambda: EncoderPropagation(4), lambda: DeepCache(2, branch=2)],
-    ids=["sequential", "parallel", "deepcache"],
-)
-def test_adapters(monkeypatch, methods, mid_block):
+def test_adapters(monkeypatch, mid_block):
     one = adapter()
     if not mid_block:
         one.pipe.unet.mid_block = None
-    fast = accelerate(one.pipe, [methods()], Family("unet"))
-    found = one.call(fast)
-    assert not torch.equal(found, one.call(one.pipe))
-    never = accelerate(one.pipe, [EncoderPropagation(1, "sequential")], Family("unet"))
-    assert torch.equal(one.call(never), one.call(one.pipe))
+    bare = one.call(one.pipe)
+    stacks = [EncoderPropagation(4, "sequential")], [EncoderPropagation(4)], [DeepCache(2, branch=2)]
+    fast = [accelerate(one.pipe, stack, Family("unet")) for stack in stacks]
+    found = [one.call(each) for each in fast]
+    assert not any(torch.equal(each, bare) for each in found)
+    assert_close(found[1], found[0])
+    for same in ([EncoderPropagation(1, "sequential")], [DeepCache(1, branch=2)]):
+        assert torch.equal(one.call(accelerate(one.pipe, same, Family("unet"))), bare)
     monkeypatch.delattr(torch, "_lazy_clone")
-    assert torch.equal(one.call(fast), found)
+    assert all(torch.equal(one.call(each), before) for each, before in zip(fast, found, strict=True))
+
+
+def test_freeu_without_a_middle_block(monkeypatch):
+    """Its first up block is given the very tensor that is its skip connection, too."""
+    one = build("sd", small=True)
+    one.pipe.unet.mid_block = None
+    with freeu(one.pipe):
+        sequential = one.call(accelerate(one.pipe, [EncoderPropagation(4, "sequential")]))
+        assert_close(one.call(accelerate(one.pipe, [EncoderPropagation(4)])), sequential)
+        deep = one.call(accelerate(one.pipe, [DeepCache(2, branch=2)]))
+        monkeypatch.delattr(torch, "_lazy_clone")
+        assert torch.equal(one.call(accelerate(one.pipe, [EncoderPropagation(4, "sequential")])), sequential)
+        assert torch.equal(one.call(accelerate(one.pipe, [DeepCache(2, branch=2)])), deep)

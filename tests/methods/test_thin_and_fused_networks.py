@@ -71,7 +71,7 @@ def fused_case():
 
 @pytest.mark.parametrize(
     ("name", "family"),
-    [(name, family) for name in PRESETS for family in FUSED if family == "sd" or name in ("fora", "tgate", "tea_cache")],
+    [(name, family) for name in PRESETS for family in FUSED if family == "sd" or name in ("fora", "tgate")],
 )
 def test_fused_projections(smallest, fused_case, name, family):
     """One layer in the place of three moves results by rounding, and no more."""
