@@ -12,8 +12,11 @@ from postdiff.lab.inputs.data import PromptDataModule, Shard
 from tests.lab import runs
 
 # Of 10 pictures in batches of 4, one batch holds pictures of both seeds, and the last one is not full.
-WORDS = ("run", "tiny", "--rows", "cached", "count=5", "seeds=[0,1]", "batch_size=4", "bench.repeats=0", "steps=3")
-WORDS += ("reference_steps=2",)
+SETTINGS = {"count": 5, "seeds": "[0,1]", "batch_size": 4, "bench.repeats": 0, "steps": 3, "reference_steps": 2}
+
+
+def words(**changes):
+    return ("run", "tiny", "--rows", "cached", *(f"{key}={value}" for key, value in {**SETTINGS, **changes}.items()))
 
 
 def keys(samples):
@@ -39,16 +42,16 @@ def drawn(monkeypatch):
 
 @pytest.fixture
 def whole(request, tiny, outputs, command, drawn):
-    """`whole(*words)` runs the row again, and checks that what is there is what an uninterrupted run leaves."""
+    """`whole(*more)` runs the row again, and checks that what is there is what an uninterrupted run leaves."""
     store = getattr(request, "param", "png")
-    code, _, err = command(*WORDS, f"store={store}")
+    code, _, err = command(*words(store=store))
     assert code == 0 and drawn == {"reference": PLAN, "cached": PLAN}, err
     record, pictures = runs.record(outputs, "cached"), runs.hashes(outputs, "cached")
     expected = runs.contents(outputs)
 
-    def again(*words):
+    def again(*more):
         drawn.clear()
-        code, _, err = command(*WORDS, f"store={store}", *words)
+        code, _, err = command(*words(store=store), *more)
         assert code == 0, err
         assert runs.but_for_times(runs.record(outputs, "cached")) == runs.but_for_times(record)
         assert runs.hashes(outputs, "cached") == pictures and runs.contents(outputs) == expected
@@ -86,9 +89,9 @@ def test_parts_are_of_whole_batches(whole, outputs, drawn, command):
         if file.parent.name != "grids":
             file.unlink()
     for number in (3, 1):
-        assert command(*WORDS, "--shard", f"{number}/4")[0] == 0
+        assert command(*words(), "--shard", f"{number}/4")[0] == 0
     drawn.clear()
-    assert command(*WORDS, "--shard", "4/4")[0] == 0 and not drawn, "three batches, four parts"
+    assert command(*words(), "--shard", "4/4")[0] == 0 and not drawn, "three batches, four parts"
     whole("--shard", "2/4")
     assert drawn == {"reference": [PLAN[1]], "cached": [PLAN[1]]}
 
@@ -96,7 +99,7 @@ def test_parts_are_of_whole_batches(whole, outputs, drawn, command):
 def test_another_batch_size_has_pictures_of_its_own(whole, outputs, drawn, command):
     states = runs.states(outputs / "pictures", "*.png")
     drawn.clear()
-    assert command(*WORDS, "batch_size=5")[0] == 0
+    assert command(*words(batch_size=5))[0] == 0
     assert [len(batch) for batch in drawn["cached"]] == [5, 5] and "reference" in drawn
     other = runs.record(outputs, "cached")
     assert other.pictures != whole.record.pictures and other.references != whole.record.references
@@ -110,18 +113,18 @@ def test_another_batch_size_has_pictures_of_its_own(whole, outputs, drawn, comma
 
 def test_more_pictures_keep_those_of_unchanged_batches(tiny, outputs, command, drawn, tmp_path, monkeypatch):
     """What was drawn in the last, shorter batch of a shorter run is drawn again in its new batch, and so told."""
-    assert command(*WORDS, "count=3", "seeds=[0]")[0] == 0
+    assert command(*words(count=3, seeds="[0]"))[0] == 0
     drawn.clear()
-    code, _, err = command(*WORDS, "count=5", "seeds=[0]")
+    code, _, err = command(*words(seeds="[0]"))
     told = [line for line in err.splitlines() if "was drawn in another batch" in line]
     assert code == 0 and len(told) == 2 and all("it is made anew and 2 more" in line for line in told), err
     grown = runs.contents(outputs)
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "undisturbed"))
-    assert command(*WORDS, "count=5", "seeds=[0]")[0] == 0
+    assert command(*words(seeds="[0]"))[0] == 0
     assert runs.contents(tmp_path / "undisturbed") == grown
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
     drawn.clear()
-    assert command(*WORDS, "count=5", "seeds=[0,1]")[0] == 0
+    assert command(*words())[0] == 0
     assert drawn["cached"] == PLAN[1:], "the first batch of four is the same one"
 
 

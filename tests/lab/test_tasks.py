@@ -125,7 +125,7 @@ def test_frames_of_a_video_share_its_noise_and_stay_together():
     assert generator(videos[1]).initial_seed() == generator(videos[0]).initial_seed()
     assert generator(videos[4]).initial_seed() == generator(Sample(1, "a", 0)).initial_seed()
     parts = [list(PromptDataModule(videos, 2, Shard(i, 2)).predict_dataloader()) for i in (1, 2)]
-    assert [len(batch) for batch in parts[0]] == [8, 4]
+    assert [[len(batch) for batch in part] for part in parts] == [[8, 8], [8]], "whole batches of two videos"
     whole = [{(sample.call, sample.frame) for batch in part for sample in batch} for part in parts]
     assert not whole[0] & whole[1] and len(whole[0] | whole[1]) == 24
     assert all(len({sample.frame for sample in batch}) == 4 for part in parts for batch in part)
