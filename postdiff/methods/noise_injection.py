@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from postdiff.engine import noise_levels
 from postdiff.engine.errors import UsageError
@@ -52,6 +54,11 @@ class NoiseInjection(Method):
     def claims(self, network: Any) -> tuple[str, ...]:
         return ("prior noise",)
 
+    def attach(self, network: nn.Module, state: State) -> Iterable[AbstractContextManager[None]]:
+        config: Any = network.config
+        self._predicted = getattr(config, "out_channels", None) or config.in_channels
+        return ()
+
     def start(self, state: State) -> None:
         self._at_once = False
         if self.alpha == 0:
@@ -96,8 +103,8 @@ class NoiseInjection(Method):
         if state.index or not self._at_once:
             return sample
         config = getattr(state.vae, "config", None)
-        # Masks and other pictures may stand behind the latents. Without an autoencoder latents are RGB.
-        channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None) or 3
+        # Masks and other pictures may stand behind the latents.
+        channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None) or self._predicted
         self._channels = min(channels, sample.shape[1])
         return torch.cat([sample[:, :channels] * (1 + self.alpha), sample[:, channels:]], 1)
 

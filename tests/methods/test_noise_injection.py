@@ -73,7 +73,9 @@ def test_from_the_threshold_on_and_never_into_the_finished_latents(case, baselin
     assert torch.equal(result, baseline("sd_ddim")) == (injected == 0)
 
 
-@pytest.mark.parametrize("name", ["img2img", "inpaint4", "inpaint9", "controlnet", "dit", "upscale_x4", "if_stage_2"])
+@pytest.mark.parametrize(
+    "name", ["img2img", "inpaint4", "inpaint9", "controlnet", "dit", "upscale_x4", "deepfloyd_if", "wan"]
+)
 def test_a_run_that_starts_below_the_threshold_has_it_before_its_first_network_call(case, name):
     """The latents alone: masks and other pictures that go with them are as they were. ControlNets see it too."""
     one, seen = case(name), {}
@@ -92,11 +94,18 @@ def test_a_run_that_starts_below_the_threshold_has_it_before_its_first_network_c
             for network in (each for each in networks if each is not None):
                 held.enter_context(intercept(network, "forward", note(key)))
             one.call(accelerate(one.pipe, stack))
-    channels = 3 if name == "if_stage_2" else 4
+    channels = 3 if name == "deepfloyd_if" else 4
     firsts = 2 if name == "controlnet" else 1
     for plain, ours in zip(seen["plain"][:firsts], seen["ours"][:firsts], strict=True):
         torch.testing.assert_close(ours[:, :channels], plain[:, :channels] * (1 + ALPHA))
         assert torch.equal(ours[:, channels:], plain[:, channels:])
+
+
+def test_refused_where_latents_cannot_be_told_from_what_goes_with_them(case):
+    """DeepFloyd's second stage has no autoencoder and predicts a variance: 3 of 6 channels are the picture's."""
+    one = case("if_stage_2")
+    with pytest.raises(UsageError, match="which of the network's channels are the 3 latent ones; use when='before'"):
+        one.call(accelerate(one.pipe, [NoiseInjection(ALPHA, 1.0, "after")]))
 
 
 def test_text_to_image_at_the_papers_threshold_starts_above_it(case):
