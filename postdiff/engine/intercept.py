@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["Scope", "intercept", "layers"]
+__all__ = ["Scope", "beneath", "intercept", "layers"]
 
 _lock = threading.RLock()
 _current: ContextVar[Scope | None] = ContextVar("postdiff scope", default=None)
@@ -81,6 +81,13 @@ def intercept(owner: Any, name: str, around: Callable[..., Any]) -> _Interceptio
     return _Interception(owner, name, around)
 
 
+def beneath(owner: Any, name: str) -> Callable[..., Any]:
+    """What a call of `owner.name` from here does now, without anything that is intercepted there later."""
+    site = vars(owner).get(name)
+    found: Callable[..., Any] = site.seen(_current.get()) if isinstance(site, _Site) else getattr(owner, name)
+    return found
+
+
 def layers(owner: Any, name: str) -> int:
     """How many interceptions a call of `owner.name` from here would pass."""
     site = vars(owner).get(name)
@@ -137,8 +144,7 @@ class _Site:
         functools.update_wrapper(self, self._original, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        chains = self._chains
-        return (chains.get(_current.get()) or chains[None])(*args, **kwargs)
+        return self.seen(_current.get())(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         # A copy of the owner gets its own attribute; what is copied without the owner is put back into it.
@@ -157,6 +163,11 @@ class _Site:
     def remove(self, layer: _Interception) -> None:
         self._layers = [each for each in self._layers if each is not layer]
         self._connect()
+
+    def seen(self, scope: Scope | None) -> Callable[..., Any]:
+        """What a caller of that scope is to see."""
+        chains = self._chains
+        return chains.get(scope) or chains[None]
 
     def passed(self, scope: Scope | None) -> int:
         return sum(layer.scope is None or layer.scope is scope for layer in self._layers)
@@ -180,7 +191,9 @@ class _Site:
         chain = self._original
         for layer in self._layers:
             if layer.scope is None or layer.scope is scope:
-                chain = functools.partial(layer.around, chain)
+                # Who is around another asks for its signature too.
+                link = functools.partial(layer.around, chain)
+                chain = functools.update_wrapper(link, self._original, updated=())
         return chain
 
 

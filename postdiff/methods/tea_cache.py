@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine.errors import unknown
-from postdiff.engine.intercept import intercept
+from postdiff.engine.intercept import beneath, intercept
 from postdiff.engine.ownership import owned
 from postdiff.engine.probe import first_attention_input
 from postdiff.engine.residual_span import ResidualSpan, refuse_meta, stacked_blocks
@@ -95,7 +95,7 @@ class TeaCache(Method):
             refuse_meta(now[0], "TeaCache")
             return forward(*args, **kwargs)
 
-        original = first.forward
+        original = beneath(first, "forward")
         yield from ResidualSpan("tea_cache", blocks, state, decide).attach()
         # Outside the span, so that it has looked before the span asks.
         yield intercept(first, "forward", look)

@@ -167,7 +167,7 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
             ["emoji", "--from", "{tsv}"],
             "data=emoji is a card that reads its own file, and would go on to mean that; give",
         ),
-        (["x" * 5000, "--from", "{tsv}"], "is no name for a data set; use up to 80 letters"),
+        (["x" * 5000, "--from", "{tsv}"], "is no name for a data set; use letters"),
         (["mini", "--from", "~nosuchuser/x.txt"], "'~nosuchuser/x.txt' names a home folder that is not known here"),
         (["mini", "--from", "{tsv}", "--out", "~nosuchuser/x.parquet"], "names a home folder that is not known here"),
         (["mini", "--from", "{json}", "--out", "{folder}/mini.csv"], "must end in .parquet"),

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postdiff.engine.intercept import Scope, intercept
+from postdiff.engine.intercept import Scope, beneath, intercept
 
 
 class Thing:
@@ -65,9 +65,16 @@ def test_restores_after_an_exception():
 
 def test_keeps_the_signature_that_pipelines_inspect():
     thing = Thing()
-    original = inspect.signature(thing.act)
-    with intercept(thing, "act", plus(1)):
+    original, seen = inspect.signature(thing.act), []
+
+    def look(forward, *args, **kwargs):
+        seen.append(inspect.signature(forward))
+        return forward(*args, **kwargs)
+
+    with intercept(thing, "act", look), intercept(thing, "act", look), intercept(thing, "act", plus(1)):
         assert inspect.signature(thing.act) == original
+        thing.act(1)
+    assert seen == [original] * 2
 
 
 class Adder(Thing):
@@ -150,6 +157,15 @@ def test_what_a_scope_holds_is_undone_though_no_with_statement_got_hold_of_it():
     scope.close()
     assert "act" not in vars(thing)
     assert thing.act(1) == 1
+
+
+def test_what_is_beneath_does_not_change_with_what_comes_later():
+    thing = Thing()
+    with intercept(thing, "act", plus(1)):
+        below = beneath(thing, "act")
+        with intercept(thing, "act", lambda forward, x: below(x) * 10):
+            assert thing.act(1) == 20
+    assert beneath(thing, "act")(1) == 1
 
 
 def test_a_wrapper_that_somebody_else_put_on_meanwhile_stays():

@@ -39,8 +39,7 @@ class _Count:
 
     def _around(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
         def acting(*places: Any, **more: Any) -> Any:
-            ours = not isinstance(places[0], int) and (str(places[0]).startswith(self.root) or "dir_fd" in more)
-            if not ours:
+            if not self._ours(places[0], more.get("dir_fd")):
                 return act(*places, **more)
             self.note(f"before {name} {Path(places[-1]).name}")
             found = act(*places, **more)
@@ -48,6 +47,11 @@ class _Count:
             return found
 
         return acting
+
+    def _ours(self, place: Any, folder: int | None) -> bool:
+        # Temporary folders are emptied in the same way, by names within an open folder.
+        named = os.readlink(f"/proc/self/fd/{folder}") if folder is not None else place
+        return not isinstance(place, int) and str(named).startswith(self.root)
 
     def _halved(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def acting(file: Path, content: Any, *given: Any, **more: Any) -> Any:

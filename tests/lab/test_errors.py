@@ -157,8 +157,8 @@ def test_what_does_not_fit_the_run(tiny, small, words, told):
     ("text", "told"),
     [
         (json.dumps({"schema": results.SCHEMA + 1}), f"this PostDiff reads {results.SCHEMA}; run the row again"),
-        (json.dumps({"schema": results.SCHEMA}), "is not a whole record; remove it"),
-        ("{", "is not a record; remove it"),
+        (json.dumps({"schema": results.SCHEMA}), "is not a whole record: it lacks checkpoint; remove it"),
+        ("{", "is not a record (is not JSON); remove it"),
     ],
 )
 def test_records_that_cannot_be_read(tiny, outputs, refused, text, told):

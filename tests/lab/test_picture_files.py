@@ -126,7 +126,7 @@ def npy(array, shape=None):
 SOUND = encoded(PIXELS)
 GREY = np.full((24, 32), 40_000, np.uint16)
 BROKEN = {
-    "empty": ("a.png", b"", "cannot be read (no picture); replace or remove it"),
+    "empty": ("a.png", b"", "cannot be read (no picture); put it right or remove it"),
     "text": ("a.jpg", b"no picture", "cannot be read (no picture)"),
     "truncated": ("a.png", SOUND[:400], "cannot be read ("),
     "truncated JPEG": ("a.jpg", encoded(PIXELS, "jpeg")[:500], "cannot be read ("),

@@ -129,7 +129,7 @@ def opened(file: Path) -> Iterator[Image.Image]:
     except Exception as error:  # decoders raise what they like
         nothing = isinstance(error, UnidentifiedImageError)
         reason = "no picture" if nothing else " ".join(str(error).split())[:80] or type(error).__name__
-        raise UsageError(f"picture {file} cannot be read ({reason}); replace or remove it") from None
+        raise UsageError(f"picture {file} cannot be read ({reason}); put it right or remove it") from None
 
 
 @functools.cache

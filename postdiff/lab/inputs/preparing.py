@@ -64,7 +64,7 @@ def prepare(name: str, wish: Wish) -> str:
             nothing is written then.
     """
     if not NAME.fullmatch(name):
-        raise UsageError(f"{shown(name)} is no name for a data set; use up to 80 letters, digits, '_', '-' and '.'")
+        raise UsageError(f"{shown(name)} is no name for a data set; use letters, digits, '_', '-' and '.', 80 at most")
     if Path(name).suffix.lower() in formats.ENDINGS:
         raise UsageError(
             f"'{name}' is a file; give the set a name: postdiff data prepare {Path(name).stem} --from {name}"
