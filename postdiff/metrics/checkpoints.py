@@ -121,7 +121,7 @@ def fetched(place: str, files: tuple[str, ...], remedy: str) -> Path:
     except Exception as error:
         cause = error.__cause__ or error
         reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 200, placeholder=" ...")
-        why = "HF_HUB_OFFLINE is set, so it was not fetched" if offline else f"could not be fetched ({reason})"
+        why = "HF_HUB_OFFLINE is set" if offline else f"could not be fetched ({reason})"
         raise UsageError(f"{place} is not in {constants.HF_HUB_CACHE}, and {why}; connect once, or {remedy}") from error
     return Path(folder)
 

@@ -134,8 +134,8 @@ def _prepared_card(name: str, about: DataCard) -> DataCard:
         raise UsageError(f"data '{name}' is not prepared yet; run '{command}', which fetches nothing")
     place = downloads() / str(source.file)
     raise UsageError(
-        f"data '{name}' is not prepared yet; run '{command}', which fetches {source.url}, or without a connection "
-        f"put that file at {place} first"
+        f"data '{name}' is not prepared yet; run '{command}', which fetches {source.url}, "
+        f"or put that file at {place} first"
     )
 
 
