@@ -64,6 +64,8 @@ def _check(values: Any, key: str = "") -> None:
         for name, value in values.items():
             _check(value, name)
     elif isinstance(values, list):
+        if key in SIZES and len(values) not in (2, 3):
+            raise UsageError(f"{key}={shown(values)} is no height and width; {AGAIN}")
         for value in values:
             _check(value, key)
     elif isinstance(values, int | float):
