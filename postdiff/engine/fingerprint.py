@@ -1,18 +1,23 @@
-"""Whether somebody has changed a network between two of its calls.
+"""Whether somebody has changed, between two calls of a network, what it is called with or the network itself.
 
-A pipeline's callback may: scales of adapters, attention processors, FreeU and LoRA are not among a call's arguments.
+A pipeline's callback may: prompts are arguments of a call, but scales of adapters, attention processors, FreeU and LoRA
+are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Fingerprint"]
+from postdiff.engine.ownership import same_memory
+
+__all__ = ["Fingerprint", "noted", "unchanged"]
 
 _EVERY_MODULE_HAS = frozenset(vars(nn.Module())) - {"training"}
 _HELD = ("_parameters", "_buffers", "_modules")
@@ -77,3 +82,44 @@ def _same_items(now: list[Any], then: list[Any]) -> bool:
 
 def _same(now: Any, then: Any) -> bool:
     return now is then or (isinstance(now, _PLAIN) and isinstance(then, _PLAIN) and now == then)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A tensor and how often it had been written to; a copy of one that does not count that (in inference mode)."""
+
+    tensor: Tensor
+    version: int | None
+
+
+def noted(value: Any) -> Any:
+    """A nested value as it is now, for `unchanged`."""
+    if isinstance(value, Tensor):
+        return _Seen(value.clone(), None) if value.is_inference() else _Seen(value, value._version)
+    if isinstance(value, Mapping):
+        return {key: noted(item) for key, item in value.items()}
+    return [noted(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def unchanged(now: Any, then: Any) -> bool:
+    """Whether a nested value is what it was when it was `noted`: tensors with the same values, all else the same."""
+    if isinstance(then, _Seen):
+        return isinstance(now, Tensor) and _unchanged(now, then.tensor, then.version)
+    if isinstance(now, Mapping):
+        return (
+            isinstance(then, dict) and now.keys() == then.keys() and all(unchanged(now[key], then[key]) for key in then)
+        )
+    if isinstance(now, tuple | list):
+        return isinstance(then, list) and len(now) == len(then) and all(map(unchanged, now, then))
+    return _same(now, then)
+
+
+def _unchanged(now: Tensor, then: Tensor, version: int | None) -> bool:
+    if (now.shape, now.dtype, now.device) != (then.shape, then.dtype, then.device):
+        return False
+    if version is not None:
+        if then._version != version:
+            return False
+        if now is then or same_memory(now, then):  # comparing values would wait for a GPU
+            return True
+    return now.is_meta or torch.equal(now, then)

@@ -63,10 +63,15 @@ class ForecastCache(ModuleCache):
 
 
 def _series(factors: Factors, x: int) -> Tensors:
-    total = factors[0] if len(factors) > 1 else own(factors[0])
-    for j, factor in enumerate(factors[1:], 1):
-        weight = x**j / math.factorial(j)
-        total = [so_far + term * weight for so_far, term in zip(total, factor, strict=True)]
+    if len(factors) == 1:
+        return own(factors[0])
+    return [_sum(terms, x) for terms in zip(*factors, strict=True)]
+
+
+def _sum(terms: tuple[Tensor, ...], x: int) -> Tensor:
+    total = terms[0]
+    for j, term in enumerate(terms[1:], 1):
+        total = total + term * (x**j / math.factorial(j))
     return total
 
 

@@ -1,11 +1,13 @@
 """Keeping what others may write into: FreeU scales its input in place, and so do adapters and hooks.
 
 Whatever is kept for a later step, and whatever of it is handed out, is a copy. Copies share their memory until one of
-them is written to (torch's copy-on-write), so that where nobody writes nothing is copied.
+them is written to (torch's copy-on-write), so that where nobody writes nothing is copied. That is for tensors that a
+run makes for itself, not for a user's, which other threads may be reading.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Form", "alike", "own", "owned", "put_together", "taken_apart"]
+__all__ = ["Form", "own", "owned", "put_together", "same_memory", "taken_apart"]
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,15 @@ class _Other:
 
 
 Form = int | _Container | _Other
+_sharing = threading.Lock()  # two threads that begin to share one tensor's memory would disown it
 
 
 def own(tensors: list[Tensor]) -> list[Tensor]:
     """Copies (same values, strides and device) that no write into `tensors` reaches, nor the other way round."""
     if tensors and _can_share(tensors[0]):
         try:
-            return [torch._lazy_clone(tensor) for tensor in tensors]
+            with _sharing:
+                return [torch._lazy_clone(tensor) for tensor in tensors]
         except (AttributeError, RuntimeError, TypeError):  # memory that is not torch's, or a subclass of tensors
             pass
     return [tensor.clone() for tensor in tensors]
@@ -92,26 +96,8 @@ def put_together(tensors: list[Tensor], form: Form) -> Any:
     return form.kind([tensors[item] if type(item) is int else put_together(tensors, item) for item in form.items])
 
 
-def alike(now: Any, kept: Any) -> bool:
-    """Whether a nested value holds what an earlier one held, of which `kept` is an owned copy."""
-    if isinstance(now, Tensor):
-        if not isinstance(kept, Tensor) or (now.shape, now.dtype, now.device) != (kept.shape, kept.dtype, kept.device):
-            return False
-        # While it shares memory with its copy nobody has written to it; comparing values would wait for a GPU.
-        return now.is_meta or _same_memory(now, kept) or torch.equal(now, kept)
-    if type(now) is not type(kept):
-        return False
-    if isinstance(now, Mapping):
-        return now.keys() == kept.keys() and all(alike(item, kept[key]) for key, item in now.items())
-    if isinstance(now, tuple | list):
-        return len(now) == len(kept) and all(map(alike, now, kept))
-    try:
-        return now is kept or bool(now == kept)
-    except ValueError:  # arrays that are not torch's have no one answer
-        return False
-
-
-def _same_memory(one: Tensor, other: Tensor) -> bool:
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape are the same numbers in the same place, which nobody has parted by writing."""
     # Not `data_ptr()`: whoever asks for that may write, so it ends the sharing.
     address = getattr(torch._C, "_data_address", None)
     return address is not None and address(one) == address(other) and one.stride() == other.stride()

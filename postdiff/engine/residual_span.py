@@ -23,7 +23,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.ownership import owned
 from postdiff.engine.state import State
 
-__all__ = ["Decide", "ResidualSpan", "arguments_of", "main_stream", "refuse_meta", "stacked_blocks"]
+__all__ = ["STREAMS", "Decide", "ResidualSpan", "arguments_of", "main_stream", "refuse_meta", "stacked_blocks"]
 
 # What the blocks hand on: picture tokens, and text tokens where a block gives these out as well.
 STREAMS = ("hidden_states", "encoder_hidden_states")

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
-from postdiff.engine.fingerprint import Fingerprint
+from postdiff.engine.fingerprint import Fingerprint, noted, unchanged
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.key_steps import key_steps
-from postdiff.engine.ownership import alike, owned
+from postdiff.engine.ownership import owned
 from postdiff.engine.rows import join_rows, split_rows
 from postdiff.engine.spans import for_first_step, foreseen, predict_span
 from postdiff.engine.state import State
@@ -99,7 +99,7 @@ class EncoderPropagation(Method):
             span = self._span(state)
             longest = "encoder_propagation decoded at once"
             state.counts[longest] = max(span, state.counts[longest])
-            self._asked = owned(_without_time(kwargs))
+            self._asked = noted(_without_time(kwargs))
             self._decoded = predict_span(forward, sample, kwargs, state, span)
             self._network = Fingerprint(self._decoder) if span > 1 else None
             ready = self._decoded.pop(state.index)
@@ -107,7 +107,7 @@ class EncoderPropagation(Method):
 
     def _foreseen(self, kwargs: dict[str, Any], state: State) -> bool:
         """Whether the steps decoded ahead were decoded with what the pipeline really hands over at this one."""
-        if not foreseen(kwargs, state) or not alike(_without_time(kwargs), self._asked):
+        if not foreseen(kwargs, state) or not unchanged(_without_time(kwargs), self._asked):
             return False
         return self._network is None or self._network.holds()
 
@@ -115,9 +115,9 @@ class EncoderPropagation(Method):
         size, scale = tuple(kwargs["sample"].shape[-2:]), kwargs.get("conditioning_scale")
         held = self._control.get(size)
         fresh = state.index in self._keys or self.propagate in ("decoder", "nothing")
-        if fresh or held is None or not set(state.branches) <= set(held.branches) or not alike(scale, held.scale):
+        if fresh or held is None or not set(state.branches) <= set(held.branches) or not unchanged(scale, held.scale):
             residuals = forward(kwargs)
-            self._control[size] = _Held(owned(residuals), state.branches, owned(scale))
+            self._control[size] = _Held(owned(residuals), state.branches, noted(scale))
             return residuals
         if state.branches == held.branches:
             return owned(held.residuals)

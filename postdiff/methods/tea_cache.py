@@ -14,7 +14,7 @@ from postdiff.engine.errors import unknown
 from postdiff.engine.intercept import beneath, intercept
 from postdiff.engine.ownership import owned
 from postdiff.engine.probe import first_attention_input
-from postdiff.engine.residual_span import ResidualSpan, refuse_meta, stacked_blocks
+from postdiff.engine.residual_span import STREAMS, ResidualSpan, arguments_of, refuse_meta, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
@@ -90,8 +90,9 @@ class TeaCache(Method):
 
         def look(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             # On copies: a block that writes into its input would else have done so before it really runs.
-            given, named = owned((args, kwargs))
-            now[:] = [first_attention_input(first, "TeaCache", lambda: original(*given, **named))]
+            given = arguments_of(original, args, kwargs)
+            given |= owned({name: given[name] for name in STREAMS if name in given})
+            now[:] = [first_attention_input(first, "TeaCache", lambda: original(**given))]
             refuse_meta(now[0], "TeaCache")
             return forward(*args, **kwargs)
 
