@@ -90,6 +90,28 @@ def test_threads_that_share_a_network(served, which, solver):
     assert torch.equal(one.call(one.pipe), bare)
 
 
+@pytest.mark.parametrize(
+    "names", [("tea_cache", "first_block_cache"), ("tea_cache", "tea_cache"), ("mag_cache", "fora")]
+)
+def test_threads_that_share_a_transformer(names):
+    """TeaCache calls what stood before its own wrapper, which must not be another run's."""
+    one = tiny.build("sd3", smallest=True)
+    bare, before = one.call(one.pipe), snapshot(one.pipe)
+    drawn = [one.call(accelerate(one.pipe, build_methods([name]))) for name in names]
+    parts = {key: part for key, part in one.pipe.components.items() if "image" not in key and "feature" not in key}
+    pipes = []
+    for _ in range(3):
+        solver = type(one.pipe.scheduler).from_config(one.pipe.scheduler.config)
+        pipes.append(type(one.pipe)(**{**parts, "scheduler": solver}))
+        pipes[-1].set_progress_bar_config(disable=True)
+    fast = [accelerate(pipe, build_methods([name])) for pipe, name in zip(pipes, names, strict=False)]
+    barrier = threading.Barrier(3)
+    jobs = [functools.partial(one.call, run, callback_on_step_end=_in_step(barrier)) for run in [*fast, pipes[2]]]
+    for found, expected in zip(_together(*jobs), [*drawn, bare], strict=True):
+        assert torch.equal(found, expected)
+    assert snapshot(one.pipe) == before
+
+
 def test_one_driver_in_many_threads(served):
     one, bare, drawn = served
     fast = accelerate(one.pipe, build_methods(STACKS[0]))
