@@ -245,3 +245,13 @@ def test_a_part_from_another_library(tiny, outputs, folder, refused, named):
     (folder / "model_index.json").write_text(json.dumps({**found, "unet": named}))
     line = refused(*RUN, f"model={folder}")
     assert "cannot be loaded as StableDiffusionPipeline" in line and len(line) < 350
+
+
+@pytest.mark.parametrize("kept", [0, 3])
+def test_weights_that_lack_some(tiny, outputs, folder, refused, kept):
+    """Transformers would fill in random numbers, and say so among its warnings."""
+    file = folder / "text_encoder" / "model.safetensors"
+    found = load_file(file)
+    save_file(dict(list(found.items())[:kept]), file, metadata={"format": "pt"})
+    told = refused(*RUN, f"model={folder}")
+    assert "cannot be loaded as StableDiffusionPipeline" in told and "weights of its CLIPTextModel are missing" in told

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from postdiff import model_files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
+from postdiff.engine.intercept import intercept
 from postdiff.lab.files import hub, sources, weights
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.files.weights import file_hash
@@ -164,25 +166,45 @@ def _pipeline_class(name: str, where: object) -> Any:
 
 
 @contextmanager
-def _reported_once() -> Iterator[None]:
-    """Within the block, diffusers does not log the errors that it raises as well."""
+def _quietly() -> Iterator[None]:
+    """Within the block diffusers logs nothing: what is wrong it raises as well, and a mistake is told in one line.
 
-    def below(record: logging.LogRecord) -> bool:
-        return record.levelno < logging.ERROR
+    Who sets DIFFUSERS_VERBOSITY wants to read its warnings.
+    """
+    wanted = "DIFFUSERS_VERBOSITY" in os.environ
+
+    def passes(record: logging.LogRecord) -> bool:
+        return wanted and record.levelno < logging.ERROR
 
     handlers = logging.getLogger("diffusers").handlers
     for handler in handlers:
-        handler.addFilter(below)
+        handler.addFilter(passes)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(below)
+            handler.removeFilter(passes)
+
+
+@contextmanager
+def _whole() -> Iterator[None]:
+    """Within the block, transformers refuses weights that lack some of a model's, which it would draw at random."""
+    from transformers import modeling_utils
+
+    def around(report: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
+        found = inspect.signature(report).bind(model, *args, **kwargs).arguments.get("loading_info")
+        if missing := sorted(getattr(found, "missing_keys", None) or ()):
+            raise ValueError(f"{len(missing)} weights of its {type(model).__name__} are missing: {missing[0]}, ...")
+        return report(model, *args, **kwargs)
+
+    with intercept(modeling_utils, "log_state_dict_report", around):
+        yield
 
 
 def _loaded(cls: Any, folder: Path, files: Sequence[Path], **options: Any) -> Any:
     try:
-        with _reported_once(), model_files.shown(files, folder, f"{folder} cannot be loaded as {cls.__name__}") as seen:
+        what = f"{folder} cannot be loaded as {cls.__name__}"
+        with _quietly(), model_files.shown(files, folder, what) as seen, _whole():
             return cls.from_pretrained(str(seen), local_files_only=True, **options)
     except UsageError as error:
         if importlib.util.find_spec("sentencepiece") is None and any(folder.glob("*/spiece.model")):
