@@ -106,9 +106,8 @@ def unchanged(now: Any, then: Any) -> bool:
     if isinstance(then, _Seen):
         return isinstance(now, Tensor) and _unchanged(now, then.tensor, then.version)
     if isinstance(now, Mapping):
-        return (
-            isinstance(then, dict) and now.keys() == then.keys() and all(unchanged(now[key], then[key]) for key in then)
-        )
+        same_keys = isinstance(then, dict) and now.keys() == then.keys()
+        return same_keys and all(unchanged(item, then[key]) for key, item in now.items())
     if isinstance(now, tuple | list):
         return isinstance(then, list) and len(now) == len(then) and all(map(unchanged, now, then))
     return _same(now, then)

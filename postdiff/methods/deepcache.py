@@ -26,7 +26,8 @@ class DeepCache(Method):
     """Full network every `interval` steps; between them only what lies above one skip branch.
 
     A cheap step runs, counted from full resolution inwards, the down layers before the branch and the up layers up
-    to it; everything deeper replays its last output. Equal to the authors' helper, bit for bit (tested).
+    to it; everything deeper replays its last output. Equal to the authors' helper, bit for bit (tested). With FreeU,
+    which scales features in place, the helper's cache is scaled once more at every hit; here it stays as it was.
 
     Args:
         interval: full steps are 0, interval, 2 interval, ...; 1 means always full.

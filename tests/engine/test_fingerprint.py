@@ -44,9 +44,7 @@ CHANGES = {
     "attribute": lambda net: setattr(net.up_blocks[0], "s1", 0.9),
     "list": lambda net: net.up_blocks[0].marks.append(3),
     "dict": lambda net: net.up_blocks[0].table.update(a=2),
-    "processor's": lambda net: setattr(
-        net.up_blocks[1].attentions[0].transformer_blocks[0].attn1.processor, "scale", 2
-    ),
+    "processor's": lambda net: setattr(next(iter(net.attn_processors.values())), "scale", 2),
     "processor": lambda net: net.set_attn_processor(type(next(iter(net.attn_processors.values())))()),
     "part": lambda net: setattr(net, "conv_out", torch.nn.Conv2d(8, 4, 3, padding=1)),
     "weight": lambda net: setattr(net.conv_out, "bias", torch.nn.Parameter(torch.zeros(4))),
