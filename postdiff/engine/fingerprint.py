@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import is_
 from types import FunctionType
 from typing import Any
 
@@ -24,7 +25,6 @@ _HELD = ("_parameters", "_buffers", "_modules")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 _BY_IDENTITY = (type, FunctionType, partial, nn.Module, Tensor)
 _PLAIN = (int, float, str)
-_GONE = object()
 
 
 class Fingerprint:
@@ -38,34 +38,42 @@ class Fingerprint:
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
-        self._sizes: list[tuple[Any, int]] = []
-        self._same: list[tuple[dict[str, Any], str, Any]] = []
+        self._tables: list[Any] = []
+        self._places: list[tuple[dict[str, Any], str]] = []
+        self._values: list[Any] = []
         self._contents: list[tuple[Any, list[Any]]] = []
-        self._writes: list[tuple[Tensor, int]] = []
+        self._tensors: list[Tensor] = []
         for module in modules:
             inside = vars(module)
             self._note(inside, [name for name in inside if name not in _EVERY_MODULE_HAS], deep=True)
             for name in _HELD:
                 self._note(inside[name], inside[name], deep=False)
-            self._sizes += [(inside[name], len(inside[name])) for name in _HOOKS]
+            self._tables += [inside[name] for name in _HOOKS]
+        self._size = sum(map(len, self._tables))
+        self._versions = [tensor._version for tensor in self._tensors]
 
     def holds(self) -> bool:
         """Whether all is as it was."""
+        try:
+            now = [table[name] for table, name in self._places]
+        except KeyError:
+            return False
         return (
-            all(len(table) == size for table, size in self._sizes)
-            and all(_same(table.get(name, _GONE), value) for table, name, value in self._same)
-            and all(tensor._version == version for tensor, version in self._writes)
+            (all(map(is_, now, self._values)) or all(map(_same, now, self._values)))
+            and sum(map(len, self._tables)) == self._size
+            and [tensor._version for tensor in self._tensors] == self._versions
             and all(_same_items(_items(now), kept) for now, kept in self._contents)
         )
 
     def _note(self, table: dict[str, Any], names: Iterable[str], deep: bool) -> None:
-        self._sizes.append((table, len(table)))
+        self._tables.append(table)
         for name in names:
             value = table[name]
-            self._same.append((table, name, value))
+            self._places.append((table, name))
+            self._values.append(value)
             if isinstance(value, Tensor):
                 if not value.is_inference():
-                    self._writes.append((value, value._version))
+                    self._tensors.append(value)
             elif isinstance(value, list | dict):
                 self._contents.append((value, _items(value)))
             elif deep and name != "forward" and hasattr(value, "__dict__") and not isinstance(value, _BY_IDENTITY):

@@ -84,6 +84,7 @@ class EncoderPropagation(Method):
         self._keys = key_steps(self.keys, state.steps, "EncoderPropagation")
         self._refresh = Refresh(self._keys)
         self._decoded: dict[int, dict[str, Tensor]] = {}
+        self._network: Fingerprint | None = None
         self._control: dict[tuple[int, ...], _Held] = {}
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
@@ -101,7 +102,8 @@ class EncoderPropagation(Method):
             state.counts[longest] = max(span, state.counts[longest])
             self._asked = noted(_without_time(kwargs))
             self._decoded = predict_span(forward, sample, kwargs, state, span)
-            self._network = Fingerprint(self._decoder) if span > 1 else None
+            if span > 1 and (self._network is None or not self._network.holds()):
+                self._network = Fingerprint(self._decoder)
             ready = self._decoded.pop(state.index)
         return join_rows([ready[branch] for branch in state.branches])
 

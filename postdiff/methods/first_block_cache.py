@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine.intercept import intercept
-from postdiff.engine.ownership import owned
 from postdiff.engine.residual_span import ResidualSpan, arguments_of, main_stream, refuse_meta, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.state import State
@@ -48,10 +47,9 @@ class FirstBlockCache(Method):
         now: dict[int, Tensor] = {}  # in this call of the network, unless it leaves the first block out
 
         def probe(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            given = owned(arguments_of(forward, args, kwargs)["hidden_states"])  # the block may write into it
             output = forward(*args, **kwargs)
             now.clear()
-            now[state.network_call] = main_stream(first, output) - given
+            now[state.network_call] = main_stream(first, output) - arguments_of(forward, args, kwargs)["hidden_states"]
             return output
 
         def decide(branch: str, place: int, known: bool) -> Tensor:

@@ -10,7 +10,7 @@ from diffusers.models.unets import unet_2d_blocks, unet_3d_blocks, unet_motion_m
 from postdiff import accelerate, catalog
 from postdiff.engine.family import Family
 from postdiff.engine.ownership import put_together, taken_apart
-from postdiff.methods import DeepCache, EncoderPropagation
+from postdiff.methods import DeepCache, EncoderPropagation, TaylorSeer
 from postdiff.presets import build_methods, preset
 from tests.methods.test_deepcache import official
 from tests.methods.test_properties import REFUSED
@@ -130,6 +130,19 @@ def test_hooks_that_write_into_outputs(smallest, name, family):
     (bare, same, changed), (expected_bare, _, expected) = found
     assert torch.equal(bare, expected_bare) and torch.equal(same, bare)
     assert torch.equal(changed, expected)
+
+
+@pytest.mark.parametrize("method", [TaylorSeer(interval=3, order=0), TaylorSeer(interval=2, warmup=1)], ids=str)
+def test_forecasts_that_are_replays(smallest, method):
+    """Of order 0, or before there is a difference, a forecast is the output computed last."""
+    one, _ = smallest("dit")
+    found = []
+    for in_place in (True, False):
+        with ExitStack() as stack:
+            for module in hooked(one.pipe.transformer):
+                stack.callback(module.register_forward_hook(scaling(in_place)).remove)
+            found.append(one.call(accelerate(one.pipe, [method])))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize(("name", "family"), served(CACHES, ["sd", "dit", "sd3"]))
