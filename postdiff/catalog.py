@@ -14,7 +14,7 @@ from typing import Any
 
 from postdiff import safe_yaml
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.engine.values import expanded
+from postdiff.engine.values import decoded, expanded
 
 __all__ = ["KINDS", "extra_roots", "is_private", "names", "path", "place_of", "read", "shipped"]
 
@@ -110,13 +110,7 @@ def read(file: Path) -> dict[str, Any]:
         content = file.read_bytes()
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror or error}); give yourself the right to") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        byte = f"byte 0x{content[error.start]:02x} in line {line}"
-        raise UsageError(f"{file} is not UTF-8 ({byte}); save it as UTF-8") from None
-    found = safe_yaml.parsed(text, str(file))
+    found = safe_yaml.parsed(decoded(content, file).removeprefix("\ufeff"), str(file))
     if not isinstance(found, dict):
         raise UsageError(f"{file} holds no keys; it must be a YAML mapping")
     return found

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from postdiff.engine import values
 from postdiff.engine.errors import UsageError
 
 __all__ = [
@@ -104,13 +105,7 @@ def decoded(content: bytes, name: str) -> str:
             raise UsageError(f"{name} is not UTF-8 but {encoding}; save it as UTF-8")
     if (first := content.find(b"\0")) >= 0:
         raise UsageError(f"{name} {_about_nul(content, first)}")
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        byte = f"byte 0x{content[error.start]:02x} in line {line}"
-        raise UsageError(f"{name} is not UTF-8 ({byte}); save it as UTF-8") from None
-    return text.lstrip("\ufeff")
+    return values.decoded(content, name).lstrip("\ufeff")
 
 
 def _about_nul(content: bytes, first: int) -> str:

@@ -1,4 +1,4 @@
-"""Values as people write them: whether one fits an annotation or a range, and the path that a text names."""
+"""Values as people write them: whether one fits an annotation or a range, the path that a text names, text in bytes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError, shown, unknown
 
-__all__ = ["LARGEST", "Check", "expanded", "fits", "one_of", "real", "sound", "spelt", "text", "whole"]
+__all__ = ["LARGEST", "Check", "decoded", "expanded", "fits", "one_of", "real", "sound", "spelt", "text", "whole"]
 
 # Raises a UsageError for a value, which is called by a name.
 Check = Callable[[str, Any], None]
@@ -52,6 +52,24 @@ def sound(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(map(sound, value))
     return abs(value) <= LARGEST if isinstance(value, int) else not isinstance(value, float) or math.isfinite(value)
+
+
+def decoded(content: bytes, name: object) -> str:
+    """Bytes in UTF-8 as text.
+
+    Args:
+        content: of a file.
+        name: what the message calls it.
+
+    Raises:
+        UsageError: they are not UTF-8.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        byte = f"byte 0x{content[error.start]:02x} in line {line}"
+        raise UsageError(f"{name} is not UTF-8 ({byte}); save it as UTF-8") from None
 
 
 def expanded(name: str) -> Path:
