@@ -6,11 +6,13 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from postdiff import catalog, methods
 from postdiff.engine.errors import UsageError, shown, unknown
-from postdiff.methods.base import Method
+
+if TYPE_CHECKING:
+    from postdiff.methods.base import Method
 
 __all__ = ["Preset", "build_methods", "describe", "preset"]
 
@@ -27,6 +29,7 @@ class Preset:
         methods: specs of the stack, first outermost.
         identity: the same stack in a setting that must reproduce the baseline; tests use it.
         saves: whether it lowers the MACs; tests check it.
+        oracle: the tests, FILE::TEST, that hold it to the authors' code or to a slow reference.
     """
 
     label: str
@@ -34,6 +37,7 @@ class Preset:
     methods: tuple[Spec, ...]
     identity: tuple[Spec, ...]
     saves: bool = True
+    oracle: tuple[str, ...] = ()
 
 
 def preset(name: str) -> Preset:
@@ -51,13 +55,14 @@ def preset(name: str) -> Preset:
     missing = [key for key in allowed[:4] if key not in content]
     if missing:
         raise UsageError(f"{file} lacks: {', '.join(missing)}; add them")
-    for key in ("methods", "identity"):
-        if not isinstance(content[key], list | None):
+    for key in ("methods", "identity", "oracle"):
+        if not isinstance(content.get(key), list | None):
             raise UsageError(f"{file}: {key}={shown(content[key])} must be a list; write {key}: [...]")
     if not isinstance(saves := content.get("saves", True), bool):
         raise UsageError(f"{file}: saves={shown(saves)} must be true or false")
     stacks = {key: tuple(content[key] or ()) for key in ("methods", "identity")}
-    return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=saves)
+    oracle = tuple(map(str, content.get("oracle") or ()))
+    return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=saves, oracle=oracle)
 
 
 def build_methods(specs: Sequence[Spec]) -> list[Method]:

@@ -19,6 +19,7 @@ from typing import Any
 from torch import nn
 
 from postdiff.cost.groups import grouped
+from postdiff.cost.known_blocks import KnownBlocks
 from postdiff.cost.operations import Known, Watch
 from postdiff.cost.tally import CONVENTIONS, PARTS, Journal, Macs, Tally
 from postdiff.engine.intercept import intercept
@@ -46,13 +47,16 @@ def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
     return {**{part: found.macs(part) for part in (*PARTS, *staged)}, "total": found.macs()}
 
 
-def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> Tally:
+def tally(
+    pipe: Any, call: Callable[[], object], known: Known | None = None, blocks: KnownBlocks | None = None
+) -> Tally:
     """Run `call` once and count, apart by part of the pipeline, step (solver call) and group of modules.
 
     Args:
         pipe: as for `count_macs`.
         call: as for `count_macs`.
-        known: what an earlier count has found out on the meta device, which saves time there.
+        known: what an earlier count has found out about operations on the meta device, which saves time there.
+        blocks: the same about whole blocks, of a pipeline whose denoiser has no weights.
 
     Raises:
         UsageError: an operation with a known cost that belongs to no convention.
@@ -66,6 +70,10 @@ def tally(pipe: Any, call: Callable[[], object], known: Known | None = None) -> 
             for owner in dict.fromkeys(owner for _, owner, _ in components(one)):
                 for module, group in grouped(owner):
                     stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
+            if blocks is not None:
+                for network in (owner for part, owner, _ in components(one) if part == "denoiser"):
+                    for interception in blocks.around(network, journal):
+                        stack.enter_context(interception)
             if hasattr(one, "scheduler"):
                 stack.enter_context(intercept(one.scheduler, "step", _counted(journal)))
         stack.enter_context(Watch(journal.add, known))

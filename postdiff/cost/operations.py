@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from postdiff.cost.shapes import HoldsValues, shapes
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
 
@@ -106,8 +107,8 @@ class _Operation:
         if not self._makes_new_tensors:
             return None
         try:
-            return self._func, _shapes(args), _shapes(kwargs) if kwargs else ()
-        except _HoldsValues:
+            return self._func, shapes(args), shapes(kwargs) if kwargs else ()
+        except HoldsValues:
             return None
 
     def work(self, args: Any, kwargs: Any, result: Any) -> Work | None:
@@ -122,19 +123,3 @@ class _Operation:
             # Of a pair of products fvcore sees one; where they come one by one, half of each stands for that.
             return Work(0, macs // 2, macs)
         raise UsageError(f"operation '{self._name}' is in no MAC convention; add it to postdiff/cost/operations.py")
-
-
-class _HoldsValues(Exception):
-    pass
-
-
-def _shapes(value: Any) -> Hashable:
-    if isinstance(value, Tensor):
-        if not value.is_meta:
-            raise _HoldsValues
-        return value.dtype, value.shape, value.stride()
-    if isinstance(value, list | tuple):
-        return tuple([_shapes(item) for item in value])
-    if isinstance(value, dict):
-        return tuple([(name, _shapes(item)) for name, item in value.items()])
-    return type(value), value  # 1, 1.0 and True are one key, but not one argument

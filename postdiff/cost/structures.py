@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from postdiff.cost import structure_file
+from postdiff.cost.known_blocks import KnownBlocks
 from postdiff.cost.macs import tally
 from postdiff.cost.on_meta import OnMeta, Seen, pin_to_cpu
 from postdiff.cost.operations import Known
@@ -32,12 +33,14 @@ class Twin:
         structure: where all this is written.
         surroundings: text encoders and VAE.
         known: operations executed so far, which need not be worked out again.
+        blocks: the same of blocks of the network.
     """
 
     pipe: Any
     structure: Structure
     surroundings: Surroundings
     known: Known = field(default_factory=dict, repr=False)
+    blocks: KnownBlocks = field(default_factory=KnownBlocks, repr=False)
 
     def macs(self, methods: Sequence[Any] = (), **call: Any) -> Macs:
         """MACs of the denoiser for one image, by convention; arguments and errors are those of `tally`."""
@@ -70,7 +73,7 @@ class Twin:
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.structure.conditions.items()}
         run = {"output_type": "latent", **zeros, **self.structure.arguments, **call}
-        return tally(self.pipe, lambda: fast(**run), self.known), seen
+        return tally(self.pipe, lambda: fast(**run), self.known, self.blocks), seen
 
 
 def real_size(name: str, scheduler: Any) -> Twin:

@@ -51,9 +51,15 @@ class Journal:
         self.part, self.step, self.group = "", 0, "other"
         self.cells: defaultdict[Cell, Work] = defaultdict(Work)
 
-    def add(self, work: Work) -> None:
-        """Take down work of the present part, step and group."""
-        self.cells[self.part, self.step, self.group] += work
+    def add(self, work: Work, group: str | None = None) -> None:
+        """Take down work of the present part and step, and of the present group if none is named."""
+        self.cells[self.part, self.step, group or self.group] += work
+
+    def here(self) -> dict[str, Work]:
+        """{group: work so far} of the present part and step."""
+        return {
+            group: work for (part, step, group), work in self.cells.items() if (part, step) == (self.part, self.step)
+        }
 
     @contextmanager
     def within(self, **place: str) -> Iterator[None]:

@@ -32,6 +32,11 @@ class Scope:
         self._outer = _current.get()
         self._held: dict[int, _Interception] = {}
 
+    @staticmethod
+    def current() -> Scope | None:
+        """The scope that calls from here belong to; None outside of all."""
+        return _current.get()
+
     def open(self) -> None:
         """From now on calls in this thread belong to the scope, and so do interceptions."""
         _current.set(self)

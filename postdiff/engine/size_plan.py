@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,8 +70,14 @@ def plan(betas: Sequence[float], ends: Sequence[int], full: Size, patch: int, me
         method: in whose name to complain.
 
     Raises:
-        UsageError: two stages of one size.
+        UsageError: two stages of one size, or one of none.
     """
+    for beta in betas:
+        if round(beta * min(full) / patch) < 1:
+            raise UsageError(
+                f"{method}: beta={beta} of {full[0]} x {full[1]} latent pixels is less than one patch of the network; "
+                f"use {math.floor(50 * patch / min(full) + 1) / 100:g} or more"
+            )
     sizes = [_scaled(beta, full, patch) for beta in betas]
     for small, large in itertools.pairwise(sizes):
         if small == large:
@@ -96,5 +103,5 @@ def _fresh(wanted: int, state: State) -> int:
 
 
 def _scaled(beta: float, full: Size, patch: int) -> Size:
-    height, width = (max(1, round(beta * side / patch)) * patch for side in full)
+    height, width = (round(beta * side / patch) * patch for side in full)
     return height, width

@@ -13,7 +13,20 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError, shown, unknown
 
-__all__ = ["LARGEST", "Check", "decoded", "expanded", "fits", "one_of", "real", "sound", "spelt", "text", "whole"]
+__all__ = [
+    "LARGEST",
+    "Check",
+    "between",
+    "decoded",
+    "expanded",
+    "fits",
+    "one_of",
+    "real",
+    "sound",
+    "spelt",
+    "text",
+    "whole",
+]
 
 # Raises a UsageError for a value, which is called by a name.
 Check = Callable[[str, Any], None]
@@ -90,7 +103,7 @@ def expanded(name: str) -> Path:
 
 def whole(default: Any, least: int | None = None, most: int = LARGEST, instead: str = "") -> Any:
     """A dataclass field for a whole number from `least` to `most`; `instead`: what a message proposes for too small."""
-    return field(default=default, metadata={"check": partial(_whole, least, most, instead)})
+    return field(default=default, metadata={"check": partial(between, least, most, instead)})
 
 
 def real(default: Any, accepts: Callable[[float], bool], told: str) -> Any:
@@ -108,7 +121,12 @@ def text(default: Any, check: Callable[[str], None]) -> Any:
     return field(default=default, metadata={"check": lambda name, value: check(value)})
 
 
-def _whole(least: int | None, most: int, instead: str, name: str, value: int) -> None:
+def between(least: int | None, most: int, instead: str, name: str, value: int) -> None:
+    """Refuse a whole number below `least` or above `most`; see `whole`.
+
+    Raises:
+        UsageError: with the bound.
+    """
     if least is not None and value < least:
         if least == 0:
             raise UsageError(f"{name}={value} is negative; use {instead or '0 or more'}")

@@ -72,11 +72,8 @@ def _cards(kind: str, say: Say) -> list[Entry]:
 
 
 def _methods(say: Say) -> list[Entry]:
-    def about(name: str) -> str:
-        return next(iter((methods.find(name).__doc__ or "").strip().splitlines()), "")
-
     known = sorted({*methods.names(), *methods.twice()})
-    entries = _entries("methods", known, about, say)
+    entries = _entries("methods", known, methods.summary, say)
     # A preset may bear its method's name; specs mean the preset then, and one line says both.
     others = [name for name in catalog.names("methods") if name not in known]
     entries += _entries("methods", others, lambda name: f"preset: {presets.preset(name).label}", say)

@@ -1,26 +1,29 @@
 """The methods, found by file name: `deepcache.py` holds the method `deepcache`, class `DeepCache`.
 
 `from postdiff.methods import DeepCache` finds a class wherever it stands. Folders named in `POSTDIFF_PATH` add their
-`methods/*.py` to the package, so a private method is one file with no edit here.
+`methods/*.py` to the package, so a private method is one file with no edit here. Torch is loaded with the first class.
 """
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
 import os
 import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from postdiff.catalog import extra_roots, place_of
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.methods.base import Method
 
-__all__ = ["Method", "find", "names", "twice"]
+if TYPE_CHECKING:
+    from postdiff.methods.base import Method
+
+__all__ = ["Method", "find", "names", "summary", "twice"]
 
 _PLUMBING = {"base", "options"}
-_HOOKS = {name for name, value in vars(Method).items() if callable(value)}
+_SHIPPED = Path(__file__).parent
 
 
 def names() -> list[str]:
@@ -53,18 +56,13 @@ def find(name: str) -> type[Method]:
     Raises:
         UsageError: no such method (the nearest name is suggested), two files of that name, or one that is broken.
     """
-    folders = _folders()
-    files = [Path(folder, f"{name}.py") for folder in folders.get(name, ())]
-    if len(files) > 1:
-        raise UsageError(f"method '{name}' is defined twice: {files[0]} and {files[1]}; rename one")
-    if name not in names():
-        raise unknown("method", name, names())
-    if files[0].exists() and not files[0].is_file():
-        raise UsageError(f"method '{name}': {files[0]} is no file that can be read; put a Python file in its place")
+    from postdiff.methods.base import Method
+
+    file = _file(name)
     try:
         module = importlib.import_module(f"{__name__}.{name}")
     except (Exception, SystemExit) as error:  # a file of somebody's own may raise anything, or end the process
-        raise broken(name, "imported", error, str(files[0])) from error
+        raise broken(name, "imported", error, str(file)) from error
     own = [
         value
         for value in vars(module).values()
@@ -74,6 +72,34 @@ def find(name: str) -> type[Method]:
         raise UsageError(f"{module.__file__} must define exactly one subclass of Method; it defines {len(own)}")
     _check(own[0], str(module.__file__))
     return own[0]
+
+
+def summary(name: str) -> str:
+    """The first line of a method's docstring. Shipped methods are read, not imported: loading torch takes seconds.
+
+    Raises:
+        UsageError: as `find` does.
+    """
+    file = _file(name)
+    if file.parent != _SHIPPED:
+        told = find(name).__doc__
+    else:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        [public] = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        told = ast.get_docstring(public)
+    return next(iter((told or "").strip().splitlines()), "")
+
+
+def _file(name: str) -> Path:
+    """The one file of a method."""
+    files = [Path(folder, f"{name}.py") for folder in _folders().get(name, ())]
+    if len(files) > 1:
+        raise UsageError(f"method '{name}' is defined twice: {files[0]} and {files[1]}; rename one")
+    if name not in names():
+        raise unknown("method", name, names())
+    if files[0].exists() and not files[0].is_file():
+        raise UsageError(f"method '{name}': {files[0]} is no file that can be read; put a Python file in its place")
+    return files[0]
 
 
 def broken(name: str, done: str, error: BaseException, file: str) -> UsageError:
@@ -86,14 +112,20 @@ def broken(name: str, done: str, error: BaseException, file: str) -> UsageError:
 
 def _check(cls: type[Method], file: str) -> None:
     """Refuse a class whose options nobody could set."""
+    from postdiff.methods.base import Method
+
     if vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
         raise UsageError(f"{file}: {cls.__name__} has options and is no dataclass; write @dataclass above it")
     for option in dataclasses.fields(cls):
-        if option.name in _HOOKS:
+        if callable(vars(Method).get(option.name)):
             raise UsageError(f"{file}: option '{option.name}' of {cls.__name__} bears the name of a hook; rename it")
 
 
 def __getattr__(attribute: str) -> Any:
+    if attribute == "Method":
+        from postdiff.methods.base import Method
+
+        return Method
     if attribute[:1].isupper():
         for name in names():
             if (cls := _sound(name)) is not None and cls.__name__ == attribute:

@@ -30,7 +30,7 @@ class TaylorSeer(Method):
 
     Args:
         interval: 1 computes everything.
-        order: of the series; 0 replays, as FORA does.
+        order: of the series, at most 10; 0 replays, as FORA does.
         warmup: steps computed at the beginning.
 
     Reference:
@@ -45,7 +45,7 @@ class TaylorSeer(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self, self.interval >= 1, "interval", "1 or more")
-        require(self, self.order >= 0, "order", "0 or more")
+        require(self, 0 <= self.order <= 10, "order", "from 0 to 10")
         require(self, self.warmup >= 1, "warmup", "1 or more")
 
     def claims(self, network: nn.Module) -> list[str]:

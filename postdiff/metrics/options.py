@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.values import LARGEST, between
 
 __all__ = [
     "MODES",
@@ -28,11 +29,13 @@ MODES = ("clean", "legacy_pytorch", "legacy_tensorflow", "clip")
 PLACES = ("extractor", "reference", "model", "weights")
 
 
-def _at_least(options: object, **least: int) -> None:
-    for name, bound in least.items():
-        value = getattr(options, name)
-        if value is not None and value < bound:
-            raise UsageError(f"{name}={value} is too small; use at least {bound}")
+MOST_SIDE, MOST_IMAGES, MOST_PARTS = 16384, 10_000_000, 10_000
+
+
+def _within(options: object, **bounds: tuple[int, int]) -> None:
+    for name, (least, most) in bounds.items():
+        if (value := getattr(options, name)) is not None:
+            between(least, most, "", name, value)
 
 
 def _one_of(options: object, name: str, choices: tuple[str, ...]) -> None:
@@ -56,7 +59,7 @@ class FIDOptions:
     crop: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(self, crop=1)
+        _within(self, crop=(1, MOST_SIDE))
 
 
 @dataclass
@@ -76,7 +79,7 @@ class KIDOptions(FIDOptions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, crop=1, subsets=1, subset_size=2, seed=0)
+        _within(self, crop=(1, MOST_SIDE), subsets=(1, MOST_PARTS), subset_size=(2, MOST_IMAGES), seed=(0, LARGEST))
         _one_of(self, "mode", MODES[:3])
 
 
@@ -97,7 +100,8 @@ class PrecisionRecallOptions(FIDOptions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, crop=1, k=1, cap=self.k + 1, seed=0)
+        _within(self, crop=(1, MOST_SIDE), k=(1, MOST_PARTS), seed=(0, LARGEST))
+        _within(self, cap=(self.k + 1, MOST_IMAGES))
         _one_of(self, "mode", MODES[:3])
 
 
@@ -116,7 +120,7 @@ class InceptionScoreOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(self, splits=1, seed=0)
+        _within(self, splits=(1, MOST_PARTS), seed=(0, LARGEST))
 
 
 @dataclass
@@ -134,7 +138,7 @@ class CMMDOptions:
     crop: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(self, crop=1)
+        _within(self, crop=(1, MOST_SIDE))
 
 
 @dataclass

@@ -181,8 +181,20 @@ def of_methods() -> Iterator[Mistake]:
                 )
             wrongly = typed_wrongly(option.name)
             yield Mistake(f"method: {name} {wrongly}", run(f"methods=[{{{name}: {{{wrongly}: 1}}}}]"))
+        for option, value in METHOD_VALUES:
+            if option in {one.name for one in dataclasses.fields(cls)}:
+                words = run(f"methods=[{{{name}: {{{option}: {value}}}}}]")
+                yield Mistake(f"method: {name} {option}={value}", words)
         for value in ("3", "[1]", "x"):
             yield Mistake(f"method: {name} of {value}", run(f"methods=[{{{name}: {value}}}]"))
+
+
+METHOD_VALUES = (
+    *(("beta", value) for value in ("0", "1", "0.0001", "[0.5, 0.5]", "[0.75, 0.5]")),
+    *(("order", value) for value in ("-1", "100")),
+    *(("switch", value) for value in ("-1", "1.5", "[0.6, 0.3]")),
+    *(("interval", value) for value in ("0", "-1")),
+)
 
 
 def of_metrics() -> Iterator[Mistake]:
@@ -194,7 +206,18 @@ def of_metrics() -> Iterator[Mistake]:
         for key, kind, optional in leaves(info.options):
             for value in wrong(kind, optional):
                 yield Mistake(f"metric: {name} {key}={value}", run(f"metrics=[{{{name}: {{{key}: {value}}}}}]"))
+        for key, value in METRIC_VALUES:
+            if key in {option.name for option in dataclasses.fields(info.options)}:
+                yield Mistake(f"metric: {name} {key}={value}", run(f"metrics=[{{{name}: {{{key}: {value}}}}}]"))
         yield Mistake(f"metric: option of {name}", run(f"metrics=[{{{name}: {{nosuch: 1}}}}]"))
+
+
+METRIC_VALUES = (
+    *((name, value) for name in ("crop", "subsets", "splits", "k") for value in ("0", "-1", "1000000000")),
+    *(("subset_size", "1"), ("subset_size", "1000000000"), ("cap", "1"), ("cap", "1000000000"), ("seed", "-1")),
+    *(("mode", "cleen"), ("mode", "''"), ("net", "resnet"), ("template", "a photo")),
+    *((name, value) for name in ("extractor", "weights", "model") for value in ("/no/such", "~nosuchuser/x", "''")),
+)
 
 
 def of_schedulers() -> Iterator[Mistake]:

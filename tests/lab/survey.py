@@ -145,10 +145,11 @@ def _files(folder: Path) -> set[Path]:
 
 
 def main() -> None:
-    from tests.lab import mistake_files, mistake_models, mistakes, tiny_folder
+    from tests.lab import mistake_data, mistake_files, mistake_models, mistakes, tiny_folder
 
     count, seed = (int(word) for word in (*sys.argv[1:3], "1000", "0")[:2]) if len(sys.argv) > 2 else (1000, 0)
-    found = mistakes.everything() + mistake_files.everything() + [*mistake_models.everything()]
+    sources = (mistakes, mistake_files, mistake_models, mistake_data)
+    found = [one for each in sources for one in each.everything()]
     found = [one for one in found if not sys.argv[3:] or one.kind.startswith(tuple(sys.argv[3:]))]
     print(len(found), "mistakes are known")
     found = mistakes.chosen(found, count, seed)

@@ -7,6 +7,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab.drawing.cascade import Cascade, Stage
 from postdiff.methods import DeepCache, EncoderPropagation
+from postdiff.methods.base import Method
 from tests.support import texts, tiny
 from tests.support.cases import embed, encoded_text, generators
 from tests.support.snapshot import snapshot
@@ -149,3 +150,33 @@ def test_mistakes_name_the_stage(case):
         Cascade([first, Stage(second.name, second.pipe, 2, arguments={"noise_level": -1}), third])(**encoded_text(IDS))
     with pytest.raises(UsageError, match="stage 'sd': StableDiffusionPipeline cannot encode text for another stage"):
         Cascade([Stage("sd", case("sd").pipe), second])("a red apple")
+
+
+def test_a_stage_that_fails_without_methods_as_well_is_told(case):
+    first, second, third = stages(case, ([], [DeepCache()], []))
+    broken = tiny.build("if_stage_2").pipe
+    broken.unet.conv_in = torch.nn.Conv2d(1, 8, 3)
+    cascade = Cascade([first, Stage(second.name, broken, 2, second.methods, second.arguments), third])
+    told = r"stage 'if_stage_2': IFSuperResolutionPipeline cannot draw with its model \(RuntimeError: .*without methods"
+    with pytest.raises(UsageError, match=told):
+        cascade(**encoded_text(IDS))
+
+
+def test_a_fault_of_a_method_in_a_stage_is_not_the_models(case, tmp_path, monkeypatch):
+    """It goes up as it is: the command line names its file and line."""
+    monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
+
+    class Mine(Method):
+        exec(compile("def denoise(*_):\n    raise ValueError('mine')", tmp_path / "methods" / "mine.py", "exec"))
+
+    first, second, third = stages(case, ([], [Mine()], []))
+    with pytest.raises(ValueError, match="^mine$"):
+        Cascade([first, second, third])(**encoded_text(IDS))
+
+
+def test_a_text_encoder_that_fails_is_told():
+    one, two = (tiny.build(name).pipe for name in ("deepfloyd_if", "if_stage_2"))
+    one.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
+    one.text_encoder.shared = one.text_encoder.encoder.embed_tokens = torch.nn.Embedding(2, 32)
+    with pytest.raises(UsageError, match=r"stage 'one': IFPipeline cannot encode the prompt \(IndexError: .*tokenizer"):
+        Cascade([Stage("one", one, 2), Stage("two", two, 2)])("a red apple")

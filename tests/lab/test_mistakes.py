@@ -12,13 +12,13 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.settings import experiment, schema
 from postdiff.lab.settings.config import RunConfig
 from postdiff.safe_yaml import parsed
-from tests.lab import mistake_files, mistake_models, mistakes, survey
+from tests.lab import mistake_data, mistake_files, mistake_models, mistakes, survey
 
 SAMPLE, SEED = 32, 5
 
 
 def every_mistake():
-    return [*mistakes.everything(), *mistake_files.everything(), *mistake_models.everything()]
+    return [one for each in (mistakes, mistake_files, mistake_models, mistake_data) for one in each.everything()]
 
 
 def test_mistakes_end_in_one_line(tiny_root, tmp_path, command, monkeypatch, outputs):

@@ -82,7 +82,7 @@ def test_sizes_and_boundary(case):
     assert recorder.boundaries == {3}
 
 
-@pytest.mark.parametrize(("beta", "low"), [(0.5, 8), (0.75, 12), (0.3, 5), (0.01, 1), (0.99, 16)])
+@pytest.mark.parametrize(("beta", "low"), [(0.5, 8), (0.75, 12), (0.3, 5), (0.04, 1), (0.99, 16)])
 def test_any_beta(case, beta, low):
     recorder = Recorder()
     one = case("sd")
@@ -164,6 +164,7 @@ def test_shared_noise_is_that_of_the_start(case):
     [
         ("sd", {"switch": 9}, "switch=9 is outside this run of 8 steps"),
         ("sd", {"switch": 8}, "leaves no step at full size"),
+        ("sd", {"beta": 0.01}, "beta=0.01 of 16 x 16 latent pixels is less than one patch .* use 0.04 or more"),
         ("sd_pndm", {"history": "reset"}, "PNDMScheduler cannot drop its history"),
         ("img2img", {"noise": "shared"}, "needs a run that starts from pure noise"),
         ("sd", {"micro_conditioning": "low"}, "is told no size in pixels"),

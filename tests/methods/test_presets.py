@@ -1,6 +1,8 @@
 """Names, options and stacks from YAML; a private method from a folder of one's own."""
 
+import ast
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,20 @@ def test_every_preset_builds(name):
     assert build_methods(one.identity)
     assert one.label
     assert one.reference
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "configs" / "methods").glob("*.yaml")))
+def test_every_preset_names_its_oracle(name):
+    """A test of the authors' code or of a slow reference, for every class of the stack."""
+    one = preset(name)
+    assert one.oracle, f"{name} names no oracle; write `oracle: [FILE::TEST]`"
+    stack, held = {type(method).__name__ for method in build_methods(one.methods)}, set()
+    for each in one.oracle:
+        file, test = each.split("::")
+        text = (ROOT / file).read_text()
+        assert test in {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}, each
+        held |= {cls for cls in stack if re.search(rf"\b{cls}\b", text)}
+    assert held == stack, "a class of the stack is in none of these files"
 
 
 def test_every_method_has_an_operating_point_of_its_name():

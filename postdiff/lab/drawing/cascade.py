@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from postdiff import catalog
 from postdiff.engine.driver import Driver, accelerate
 from postdiff.engine.errors import UsageError
+from postdiff.lab.drawing import blame
 from postdiff.lab.pipelines import sizes
 from postdiff.lab.pipelines.intake import in_pixels
 
@@ -111,7 +113,7 @@ class Cascade:
             call |= {"generator": generator, "output_type": output_type if last else "pt", **stage.arguments}
             if "prompt_embeds" in stage.arguments:
                 call.pop("prompt", None)
-            with _named(stage):
+            with _named(stage, call):
                 result = driver(**call)
                 if call["output_type"] == "pt":
                     sizes.check_drawn(stage.pipe, result, *(call.get(side) for side in sizes.SIDES))
@@ -137,18 +139,35 @@ class Cascade:
                     f"{type(self.stages[0].pipe).__name__} cannot encode text for another stage; give that one its own "
                     "text encoder"
                 ) from error
+            except (RuntimeError, LookupError, AttributeError) as error:
+                if blame.full(error):
+                    raise
+                raise UsageError(
+                    f"{type(self.stages[0].pipe).__name__} cannot encode the prompt ({type(error).__name__}: {error}); "
+                    "see to the files of its text encoder and tokenizer, --debug shows the traceback"
+                ) from error
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
 
 
 @contextmanager
-def _named(stage: Stage) -> Iterator[None]:
-    """Name the stage in whatever its pipeline or a method refuses."""
+def _named(stage: Stage, call: Mapping[str, Any] | None = None) -> Iterator[None]:
+    """Name the stage in whatever its pipeline or a method refuses, or its bare pipeline fails in as well.
+
+    Args:
+        stage: whose turn it is.
+        call: the arguments, where its pipeline is called.
+    """
     try:
         yield
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from error
-    except ValueError as error:
-        raise UsageError(f"stage '{stage.name}': {type(stage.pipe).__name__} refuses: {error}") from error
+    except Exception as error:
+        if isinstance(error, ValueError) and catalog.place_of(error) is None:
+            raise UsageError(f"stage '{stage.name}': {type(stage.pipe).__name__} refuses: {error}") from error
+        told = None if call is None else blame.of_the_model(error, stage.pipe, call, "its model")
+        if told is None:
+            raise
+        raise UsageError(f"stage '{stage.name}': {told}") from error
 
 
 def _reads(pipe: Any) -> bool:

@@ -100,7 +100,7 @@ class Sampler:
         except Exception as error:
             if isinstance(error, ValueError) and catalog.place_of(error) is None:
                 raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
-            told = blame.of_the_model(error, self.pipe, arguments, config.model)
+            told = blame.of_the_model(error, self.pipe, arguments, f"model '{config.model}'")
             if told is None:
                 raise
             raise UsageError(f"row '{self.job.name}': {told}") from error

@@ -151,6 +151,8 @@ def _check(found: PipelineCard, where: str) -> None:
         schedulers.check_numbers(found.scheduler.options)
         if found.scheduler.name is not None:
             schedulers.find(found.scheduler.name)
+        if found.structure is not None:
+            catalog.path("structures", found.structure)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from postdiff.lab.settings import schedulers
 from postdiff.lab.settings.config import RunConfig, SchedulerConfig, StageConfig
 from postdiff.lab.settings.experiment import Row
 
-__all__ = ["StageRun", "fitted", "first_laid_over", "resolve", "total_steps"]
+__all__ = ["StageRun", "fitted", "first_laid_over", "resolve"]
 
 # What the lab itself hands to a stage.
 GIVEN = ("guidance_scale", "height", "width")
@@ -131,12 +130,6 @@ def resolve(config: RunConfig, card: ModelCard) -> tuple[StageRun, ...]:
     if found and config.step_scores:
         raise UsageError("step_scores=true looks into one run of steps, and a cascade has several; use false")
     return tuple(found)
-
-
-def total_steps(config: Mapping[str, Any]) -> Any:
-    """Steps of all stages together, from a config as records keep it; its `steps` where there are no stages."""
-    stages = config.get("stages")
-    return sum(stage["steps"] for stage in stages.values()) if stages else config.get("steps")
 
 
 def _resolved(name: str, stage: StageCard, config: RunConfig, card: ModelCard, first: bool) -> StageRun:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.pipelines import stages
 from postdiff.lab.records import comparable, results
 from postdiff.lab.records.results import KINDS, Record
 from postdiff.lab.records.speed_figures import speed_figures
@@ -121,8 +120,8 @@ def _quality(record: Record | None, first: Record | None) -> Row:
         return {}
     macs, with_attention = _macs(record), _macs(record, "fvcore")
     figures: Row = {
-        "model": record.config.get("model"),
-        "steps": stages.total_steps(record.config),
+        "model": str(record.config.get("model", "")),
+        "steps": _total_steps(record.config),
         "network_calls": record.counts.get("network calls"),
     }
     for name, value in record.metrics.items():
@@ -176,6 +175,12 @@ def _notes(own: dict[str, Record], first: dict[str, Record]) -> list[str]:
     if "speed" in own and "speed" in first and own["speed"].latency["session"] != first["speed"].latency["session"]:
         notes.append("not timed together with the first row")
     return notes
+
+
+def _total_steps(config: Mapping[str, Any]) -> Any:
+    """Steps of all stages together, from a config as records keep it; its `steps` where there are no stages."""
+    stages = config.get("stages")
+    return sum(stage["steps"] for stage in stages.values()) if stages else config.get("steps")
 
 
 def _short(value: Any) -> str:
