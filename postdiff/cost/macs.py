@@ -13,7 +13,7 @@ Norms, activations and resampling are in none of them. The papers' counters incl
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 from torch import nn
@@ -56,27 +56,31 @@ def tally(
         pipe: as for `count_macs`.
         call: as for `count_macs`.
         known: what an earlier count has found out about operations on the meta device, which saves time there.
-        blocks: the same about whole blocks, of a pipeline whose denoiser has no weights.
+        blocks: the same about whole blocks, of a pipeline whose denoiser has no weights; what is done outside of its
+            networks, by the solver for instance, is then left out.
 
     Raises:
         UsageError: an operation with a known cost that belongs to no convention.
     """
     journal = Journal()
+    watch = Watch(journal.add, known)
+    # To watch takes time at every operation, and without weights only networks are worth it.
+    inside, outside = (nullcontext(), watch) if blocks is None else (watch, nullcontext())
     with ExitStack() as stack:
         for stage, one in getattr(pipe, "pipes", {"": pipe}).items():
             for part, owner, method in components(one):
                 place = f"{part}:{stage}" if stage else part
-                stack.enter_context(intercept(owner, method, _marked(journal, part=place)))
+                stack.enter_context(intercept(owner, method, _marked(journal, inside, part=place)))
             for owner in dict.fromkeys(owner for _, owner, _ in components(one)):
                 for module, group in grouped(owner):
-                    stack.enter_context(intercept(module, "forward", _marked(journal, group=group)))
+                    stack.enter_context(intercept(module, "forward", _marked(journal, nullcontext(), group=group)))
             if blocks is not None:
                 for network in (owner for part, owner, _ in components(one) if part == "denoiser"):
                     for interception in blocks.around(network, journal):
                         stack.enter_context(interception)
             if hasattr(one, "scheduler"):
                 stack.enter_context(intercept(one.scheduler, "step", _counted(journal)))
-        stack.enter_context(Watch(journal.add, known))
+        stack.enter_context(outside)
         call()
     return journal.tally()
 
@@ -95,9 +99,9 @@ def components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
             yield "vae", component, "decode"
 
 
-def _marked(journal: Journal, **place: str) -> Callable[..., Any]:
+def _marked(journal: Journal, watch: AbstractContextManager[Any], **place: str) -> Callable[..., Any]:
     def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with journal.within(**place):
+        with journal.within(**place), watch:
             return forward(*args, **kwargs)
 
     return around
