@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ["OMP_NUM_THREADS"] = "1"  # the threads of a pool would be missing in a copy of the process
+
 from tests.lab.forks import Fork
 from tests.lab.mistakes import Mistake
 
