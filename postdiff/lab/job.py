@@ -13,8 +13,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import own_code, placement
 from postdiff.lab.files import weights
 from postdiff.lab.inputs import data
-from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import intake, models, random_weights, sizes
+from postdiff.lab.network import network_options, offloading
+from postdiff.lab.pipelines import intake, models, quantization, random_weights, sizes
 from postdiff.lab.pipelines.stages import StageRun, first_laid_over, fitted, resolve
 from postdiff.lab.scores import measuring
 from postdiff.lab.settings import metric_specs, schedulers
@@ -104,13 +104,13 @@ class Job:
     @property
     def variant(self) -> tuple[Any, ...]:
         """What tells apart pipelines that are loaded from the same weights."""
-        return (self.config.dtype,)
+        return (self.config.dtype, self.config.network.offload)
 
     def reference(self) -> Job:
         """The job that makes the reference pictures: no methods, more steps."""
-        config = dataclasses.replace(
-            self.config, methods=[], steps=self.config.reference_steps, network=NetworkConfig()
-        )
+        # A model too large for the GPU is so without methods too.
+        network = NetworkConfig(offload=self.config.network.offload)
+        config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps, network=network)
         row = Row("reference", f"{config.steps}-step reference", config, {}, {})
         alone = tuple(stage.reference() for stage in self.stages)
         return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone, picture_id=self.reference_id)
@@ -168,13 +168,15 @@ def _prepare(
     wanted = cls and intake.intake_of(cls)
     if wanted is not None:
         intake.check(wanted, _given(asked, data_card))
+    device, network = placement.device(row.config), row.config.network
     config = dataclasses.replace(
         asked,
         frames=_frames(asked, wanted),
         count=count,
         seeds=row.config.seeds or data_card.seeds or [0],
         dtype=row.config.dtype or card.dtype,
-        device=placement.device(row.config),
+        device=device,
+        network=dataclasses.replace(network, offload=offloading.chosen(network.offload, card.offload, device)),
         metrics=[] if random else measuring.chosen(row.config, count, card, data_card),
         **_usual(card, row.config, random),
     )
@@ -185,6 +187,8 @@ def _prepare(
             f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"
         )
     network_options.check(config)
+    for each in (card, *card.stages.values()):
+        quantization.check(each.quantization, config.device)
     _check_words(card, available)
     made_of = {
         **model,
@@ -218,7 +222,9 @@ def _prepare(
         entries=tuple(available[:count]),
         prompts_hash=_digest_of(available[:count]),
         run_id=digest(quality),
-        speed_id=digest({**run, "bench": config.bench.described()}),
+        speed_id=digest(
+            {**run, **network_options.described_for_times(config.network), "bench": config.bench.described()}
+        ),
         # Without methods the pictures are the bare pipeline's, whatever our code.
         picture_id=digest(
             {**run, **at_once, "code": _code(methods, chain) if _accelerated(methods, chain) or options else None}
@@ -305,8 +311,12 @@ def _beside_text(config: RunConfig, data_card: data.DataCard, entries: Sequence[
 
 
 def same_weights(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Jobs in groups that share pipeline class, weights and device, in order of appearance; dtypes may differ."""
+    """Jobs in groups that share pipeline class, weights, device and where weights wait; dtypes may differ.
+
+    Groups and jobs keep the order of appearance.
+    """
     groups: dict[tuple[Any, ...], list[Job]] = {}
     for job in jobs:
-        groups.setdefault((job.card.pipeline, job.checkpoint, job.config.device), []).append(job)
+        key = (job.card.pipeline, job.checkpoint, job.config.device, job.config.network.offload)
+        groups.setdefault(key, []).append(job)
     return list(groups.values())

@@ -7,6 +7,7 @@ from typing import Any
 from postdiff.lab.drawing.cascade_sampler import CascadeSampler
 from postdiff.lab.drawing.sampler import Sampler
 from postdiff.lab.job import Job
+from postdiff.lab.network import offloading
 from postdiff.lab.pipelines import loading, models, random_weights
 
 __all__ = ["Pipelines", "Sampler"]
@@ -25,13 +26,15 @@ class Pipelines:
         wanted: dict[str, tuple[models.PipelineCard, str]] = {one.name: (one.card, one.dtype) for one in job.stages}
         wanted = wanted or {"": (job.card, str(job.config.dtype))}
         classes = [(name, card.pipeline, dtype) for name, (card, dtype) in wanted.items()]
-        key = (job.checkpoint, job.config.device, *classes)
+        device, offload = job.config.device, job.config.network.offload
+        key = (job.checkpoint, device, offload, *classes)
         if key != self._key:
             self._key, self._pipes = None, {}  # the old one first: two may not fit in memory
             load = random_weights.load if job.config.weights == "random" else models.load
             for name, (card, dtype) in wanted.items():
                 with loading.complete(job.config.model):
-                    self._pipes[name] = load(card, dtype, job.config.device)
+                    self._pipes[name] = load(card, dtype, offloading.starts_on(offload, device))
+                offloading.place(self._pipes[name], offload, device)
             self._key, self._schedulers = key, {name: pipe.scheduler for name, pipe in self._pipes.items()}
         if job.stages:
             return CascadeSampler(self._pipes, self._schedulers, job)

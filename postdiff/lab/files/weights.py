@@ -16,6 +16,7 @@ __all__ = [
     "file_hash",
     "network_files",
     "network_hash",
+    "networks",
     "pipeline_files",
     "pipeline_hash",
     "pipeline_index",
@@ -69,6 +70,20 @@ def pipeline_files(folder: Path, variant: str | None = None, without: Iterable[s
         weighted = (part / "config.json").is_file() and not value[1].endswith(WEIGHTLESS)
         files += model_files.of_part(part, variant, weighted=weighted)
     return files
+
+
+def networks(folder: Path) -> dict[str, str]:
+    """{part of a pipeline that has weights: the library whose class it is}.
+
+    Raises:
+        UsageError: it is no pipeline.
+    """
+    parts = {name: value for name, value in pipeline_index(folder).items() if isinstance(value, list) and all(value)}
+    return {
+        name: str(library)
+        for name, (library, cls) in parts.items()
+        if (folder / name / "config.json").is_file() and not str(cls).endswith(WEIGHTLESS)
+    }
 
 
 def network_files(folder: Path, variant: str | None = None) -> list[Path]:

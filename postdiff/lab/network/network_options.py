@@ -1,6 +1,6 @@
 """Options of a whole network, `network:` of a row: held for the length of a call, so that rows share one pipeline.
 
-bfloat16 and float16 are not among them: that is `dtype`.
+bfloat16 and float16 are not among them: that is `dtype`. `offload` is not held either: see `offloading`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from torch import nn
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
-from postdiff.lab.network import attention_backends, compiled_blocks, vae_options
+from postdiff.lab.network import attention_backends, compiled_blocks, offloading, vae_options
 from postdiff.lab.network.memory_format import channels_last
 from postdiff.lab.settings.config import NetworkConfig, RunConfig
 
-__all__ = ["NetworkOptions", "check", "described"]
+__all__ = ["NetworkOptions", "check", "described", "described_for_times"]
+
+UNSEEN = ("offload",)  # changes no bit of a picture
 
 
 class NetworkOptions:
@@ -80,6 +82,7 @@ def check(config: RunConfig) -> None:
         UsageError: with what to set in its place.
     """
     options, bench = config.network, config.bench
+    offloading.check(config)
     if options.attention in attention_backends.CUDA_ONLY and not config.device.startswith("cuda"):
         raise UsageError(
             f"network.attention={options.attention} is a kernel for NVIDIA GPUs, and this row runs on "
@@ -98,5 +101,17 @@ def check(config: RunConfig) -> None:
 
 def described(options: NetworkConfig) -> dict[str, Any]:
     """What they add to an identity, for they change pixels by rounding; nothing by default: older ids stay true."""
-    changed = {name: value for name, value in vars(options).items() if value != getattr(NetworkConfig(), name)}
+    return _network({name: value for name, value in _changed(options).items() if name not in UNSEEN})
+
+
+def described_for_times(options: NetworkConfig) -> dict[str, Any]:
+    """The same for the identity of times, to which all of them belong."""
+    return _network(_changed(options))
+
+
+def _changed(options: NetworkConfig) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if value != getattr(NetworkConfig(), name)}
+
+
+def _network(changed: dict[str, Any]) -> dict[str, Any]:
     return {"network": changed} if changed else {}

@@ -11,7 +11,9 @@ from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.values import expanded, sound, whole
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
+from postdiff.lab.pipelines import quantization
 from postdiff.lab.pipelines.adapters import Adapters, check_adapters
+from postdiff.lab.pipelines.quantization import Quantization
 from postdiff.lab.settings import ranges, schedulers
 from postdiff.lab.settings.config import SchedulerConfig
 from postdiff.lab.settings.schema import merged, read_yaml
@@ -32,6 +34,7 @@ class PipelineCard(Adapters, Source):
         vae: the same of the autoencoder.
         controlnet: source of a ControlNet, for a pipeline that takes one.
         motion_adapter: source of AnimateDiff's motion layers.
+        quantization: weights of some networks in fewer bits; needs the extra `quantization`.
         height: native height in pixels; null means the pipeline's default.
         width: native width in pixels; null means the pipeline's default.
         scheduler: laid over the scheduler that the folder holds.
@@ -44,6 +47,7 @@ class PipelineCard(Adapters, Source):
     vae: Source = field(default_factory=Source)
     controlnet: Source = field(default_factory=Source)
     motion_adapter: Source = field(default_factory=Source)
+    quantization: Quantization = field(default_factory=Quantization)
     height: int | None = ranges.pixels()
     width: int | None = ranges.pixels()
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
@@ -77,6 +81,7 @@ class ModelCard(PipelineCard):
         dtype: what it runs in.
         strength: usual share of the noise that image-to-image starts from; null means the pipeline's default.
         frames: usual length of a video; null means the pipeline's default.
+        offload: usual `network.offload` on a GPU; null means none.
         dual_encoder: CLIPModel folder for features and text scores, relative to the package; null if there is none.
         stages: {name: its pipeline} in the order in which they run; the first draws from text, the others go on from
             its picture. Everything that belongs to one pipeline then stands under its stage.
@@ -86,6 +91,7 @@ class ModelCard(PipelineCard):
     dtype: str = ranges.dtype("float32")
     strength: float | None = ranges.strength()
     frames: int | None = ranges.frames()
+    offload: str | None = ranges.offload()
     dual_encoder: str | None = None
     stages: dict[str, StageCard] = field(default_factory=dict)
 
@@ -147,6 +153,7 @@ def _check(found: PipelineCard, where: str) -> None:
         if found.pipeline is None:
             raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
     check_adapters(found, where)
+    quantization.check_card(found.quantization, found.pipeline, found.network, where)
     try:
         schedulers.check_numbers(found.scheduler.options)
         if found.scheduler.name is not None:

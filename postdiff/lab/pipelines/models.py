@@ -20,7 +20,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.lab.files import hub, sources, weights
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.files.weights import file_hash
-from postdiff.lab.pipelines import folder_values, loading
+from postdiff.lab.pipelines import folder_values, loading, quantization
 from postdiff.lab.pipelines.adapters import described, lay_over
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, card, parts
 
@@ -42,9 +42,9 @@ __all__ = [
 def checkpoint(model: ModelCard) -> str:
     """What the model is: a hash over a folder's weights, configs and vocabularies, or `repository@commit[:variant]`.
 
-    A replacement network's own identity follows after a "+", and that of other parts and adapters after "+name=". A
-    branch or tag is looked up, so that what a record says stays true when the branch moves on; files of the hub that
-    were changed by hand follow after "~". Of a cascade it is "stage=identity;stage=identity".
+    A replacement network's own identity follows after a "+", and that of other parts, adapters and quantisation after
+    "+name=". A branch or tag is looked up, so that what a record says stays true when the branch moves on; files of the
+    hub that were changed by hand follow after "~". Of a cascade it is "stage=identity;stage=identity".
 
     Raises:
         UsageError: the folder is no pipeline, holds weights in pickle format only, or the hub cannot be asked.
@@ -64,7 +64,7 @@ def _checkpoint(model: PipelineCard) -> str:
     found = sources.identity(model, lambda folder: weights.pipeline_hash(folder, model.variant))
     for key, source in parts(model).items():
         found += f"+{_network(source)}" if key == "network" else f"+{key}={_network(source)}"
-    return found + described(model)
+    return found + described(model) + quantization.described(model.quantization)
 
 
 def _network(source: Source) -> str:
@@ -101,17 +101,19 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     Raises:
         UsageError: not a pipeline, pickle weights, unknown class, a missing package, or a hub that cannot be reached.
     """
+    from diffusers import PipelineQuantizationConfig
     from diffusers.utils import is_accelerate_available
 
-    options = {
+    options: dict[str, Any] = {
         "dtype": getattr(torch, dtype),
         "use_safetensors": True,
         "low_cpu_mem_usage": is_accelerate_available(),
     }
-    given: dict[str, Any] = {}
-    for key, source in parts(model).items():
-        part = family_of(_pipeline_class(str(model.pipeline), "model card")).network if key == "network" else key
-        given[part] = _load_network(source, options)
+    quantization.check(model.quantization, device)
+    elsewhere = {_denoiser(model) if key == "network" else key: source for key, source in parts(model).items()}
+    given: dict[str, Any] = dict.fromkeys(elsewhere)
+    if model.quantization.method == "gguf":
+        given[_denoiser(model)] = None
     if isinstance(model, StageCard) and model.shared_text:
         # The largest part of DeepFloyd-IF's second stage, which the first has too.
         given |= {"text_encoder": None, "tokenizer": None}
@@ -120,6 +122,14 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     else:
         folder = package_file(str(model.folder))
     cls = _pipeline_class(model.pipeline, folder) if model.pipeline else _folders_class(folder)
+    fewer_bits = _quantized(model, cls, folder, options["dtype"])
+    for name, source in elsewhere.items():
+        own = {"quantization_config": fewer_bits.pop(name)} if name in fewer_bits else {}
+        given[name] = _load_network(source, options | own)
+    if model.quantization.method == "gguf":
+        given[_denoiser(model)] = _from_single_file(model, options["dtype"])
+    if fewer_bits:
+        options["quantization_config"] = PipelineQuantizationConfig(quant_mapping=fewer_bits)
     files = weights.pipeline_files(folder, model.variant, given)
     folder_values.check(files)
     loading.check_parts(cls, given)
@@ -131,6 +141,31 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     lay_over(pipe, model)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def _denoiser(model: PipelineCard) -> str:
+    """What the class that a card names calls its denoiser."""
+    return family_of(_pipeline_class(str(model.pipeline), "model card")).network
+
+
+def _quantized(model: PipelineCard, cls: Any, folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    if not model.quantization.given:
+        return {}
+    return quantization.configs(model.quantization, family_of(cls).network, weights.networks(folder), dtype)
+
+
+def _from_single_file(model: PipelineCard, dtype: torch.dtype) -> Any:
+    """The denoiser from a GGUF file; its shape is that of the pipeline's own."""
+    import diffusers
+
+    name = _denoiser(model)
+    if model.hub is not None:
+        folder = hub.fetch_file(model.hub, model.revision, f"{name}/config.json").parent
+    else:
+        folder = package_file(str(model.folder)) / name
+    config = diffusers.AutoModel.load_config(str(folder), local_files_only=True)
+    with _quietly():
+        return quantization.single_file(model.quantization, getattr(diffusers, config["_class_name"]), folder, dtype)
 
 
 def _refuse_wordless(pipe: Any, folder: Path) -> None:

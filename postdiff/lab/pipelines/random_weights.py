@@ -56,6 +56,11 @@ def identity(card: ModelCard, name: str) -> str:
             f"weights=random knows no adapters, and model '{name}' has '{extra[0]}'; use a model without, or "
             "weights=trained"
         )
+    if card.quantization.given:
+        raise UsageError(
+            f"weights=random knows no quantisation, and model '{name}' has some; use a model without, or "
+            "weights=trained"
+        )
     own = pipeline_class(card).__name__
     if card.pipeline not in (None, own):
         raise UsageError(
@@ -126,7 +131,7 @@ def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str
             rows = torch.ones(len(samples), *shape)
         else:
             rows = torch.stack([_row(name, shape, sample) for sample in samples])
-        found[name] = rows.to(network.device, network.dtype)
+        found[name] = rows.to(pipe._execution_device, network.dtype)  # weights may wait elsewhere
     if getattr(pipe, "vae", ...) is None:
         found["output_type"] = "latent"  # without a decoder; a pipeline that draws pixels knows of none
     return found

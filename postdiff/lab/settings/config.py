@@ -57,6 +57,8 @@ class BenchConfig:
 class NetworkConfig:
     """Options of the whole network that multiply with the methods; the pictures stay the same but for rounding.
 
+    `offload` changes none of their bits, so it belongs to the identity of times alone.
+
     Attributes:
         channels_last: convolutions of denoiser, ControlNet and VAE work with channels last in memory.
         compile: torch.compile of the denoiser's repeated blocks, cut smaller where a method acts inside them. The
@@ -65,6 +67,10 @@ class NetworkConfig:
             products and softmax one by one, as before torch 2. null means that torch chooses for every shape.
         vae_slicing: decode a batch picture by picture.
         vae_tiling: decode a large picture in overlapping tiles; seams are blended, so it changes pixels visibly.
+        offload: keep weights in the computer's memory and move to the GPU, when they are needed, whole networks
+            (model), single layers (sequential, the least memory and the slowest), or single layers of which the next
+            is fetched while one computes (group). null means the model card's, none means no offloading. Rows of
+            different kinds are not timed in turns, or one's weights would stand in the other's memory.
     """
 
     channels_last: bool = False
@@ -72,6 +78,7 @@ class NetworkConfig:
     attention: str | None = one_of(None, ("math", "flash", "efficient", "cudnn", "eager"))
     vae_slicing: bool = False
     vae_tiling: bool = False
+    offload: str | None = ranges.offload()
 
 
 @dataclass

@@ -18,11 +18,13 @@ __all__ = [
     "frames",
     "given_seeds",
     "guidance",
+    "offload",
     "pixels",
     "strength",
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
+OFFLOADS = ("none", "model", "sequential", "group")
 MOST_PIXELS = 16384  # of a side; four times that of the largest published pictures
 
 
@@ -49,6 +51,11 @@ def frames() -> Any:
 def dtype(default: str | None) -> Any:
     """A field for the name of a torch dtype."""
     return one_of(default, DTYPES, "dtype")
+
+
+def offload() -> Any:
+    """A field for where weights wait that a GPU does not need at the moment."""
+    return one_of(None, OFFLOADS, "offload")
 
 
 def check_device(name: str) -> None:

@@ -79,7 +79,7 @@ def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
     """Time all jobs whose `bench.repeats` is not 0, measure peak memory and MACs of one more call each, write records.
 
     Rows on the same weights run in turns, also in several dtypes or with several network options, for each of which a
-    pipeline is held; rows on other weights follow, since two models may not fit in memory.
+    pipeline is held; rows on other weights, or offloaded otherwise, follow, since two models may not fit in memory.
 
     Raises:
         UsageError: methods do not fit, or an official package is wanted and missing.
@@ -153,8 +153,9 @@ def _rows(jobs: Sequence[Job], pipelines: Pipelines) -> list[_Row]:
         held.setdefault(variant, pipelines if not held else Pipelines())
         sampler = held[variant].sampler(job)
         batch = list(itertools.islice(itertools.cycle(job.samples), job.config.bench.batch_size))
-        # Compiled blocks would pass over what a peer puts inside them.
-        beside = job.config.bench.official and not job.config.network.compile
+        # Compiled blocks would pass over what a peer puts inside them, and offloading would take it away.
+        network = job.config.network
+        beside = job.config.bench.official and not network.compile and network.offload is None
         peer = peers.peer_of(job, sampler.pipe) if beside else None
         rows.append(_Row(job, sampler, batch, peer))
     return rows
