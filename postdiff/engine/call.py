@@ -164,6 +164,7 @@ class Call:
                 self.attached.enter_context(context)
         if methods:
             wrapped.refuse_compiled(self.outer, self.network, self.scope.owners())
+            wrapped.refuse_torn_groups(self.scope.owners())
 
     def _take_solver(self) -> None:
         """Two runs may share a solver that remembers nothing; the bare pipeline's pictures are right then too."""

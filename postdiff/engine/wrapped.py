@@ -9,7 +9,7 @@ from torch import nn
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["network", "outermost", "refuse_compiled"]
+__all__ = ["network", "outermost", "refuse_compiled", "refuse_torn_groups"]
 
 
 def network(outer: nn.Module) -> nn.Module:
@@ -48,6 +48,25 @@ def refuse_compiled(outer: nn.Module, inner: nn.Module, acted_on: Iterable[Any])
             f"the methods act inside {type(inner).__name__}, which is compiled, and compiled code would pass them "
             "over; give the pipeline the network as it was before torch.compile (its _orig_mod)"
         )
+
+
+def refuse_torn_groups(acted_on: Iterable[Any]) -> None:
+    """Refuse methods that may leave out a block with which diffusers' group offloading brings others to the device.
+
+    Args:
+        acted_on: objects of which an attribute is replaced.
+
+    Raises:
+        UsageError: one of them is offloaded in a group with others.
+    """
+    for owner in acted_on:
+        hook = getattr(getattr(owner, "_diffusers_hook", None), "hooks", {}).get("group_offloading")
+        if hook is not None and len(hook.group.modules) > 1 and any(owner is one for one in hook.group.modules):
+            raise UsageError(
+                f"blocks are offloaded in groups of {len(hook.group.modules)}, where one brings the others to the "
+                f"device, and a method acts on one by itself ({type(owner).__name__}), which it may leave out; use "
+                "num_blocks_per_group=1, or offload_type='leaf_level'"
+            )
 
 
 def _inside(outer: nn.Module) -> nn.Module | None:
