@@ -46,7 +46,7 @@ def test_waiting_is_seen(device, shown_on_cuda):
 
 @pytest.mark.parametrize("name", FAMILY_CASES)
 def test_the_driver_adds_none(on, shown_on_cuda, name):
-    one, _ = on(name, HALF)
+    one, _ = on(name, torch.float32)
     driver = accelerate(one.pipe)
     one.call(driver)
     shown_on_cuda("waits for a GPU")
