@@ -156,7 +156,9 @@ def test_places_of_tokens_are_looked_at_once_a_call_and_never_for_nobody(built, 
 
 def test_other_places_of_tokens_are_seen():
     sizes = packing.Sizes()
-    wide, high = (torch.cartesian_prod(torch.zeros(1).long(), torch.arange(h), torch.arange(w)) for h, w in ((2, 3), (3, 2)))
+    wide, high = (
+        torch.cartesian_prod(torch.zeros(1).long(), torch.arange(h), torch.arange(w)) for h, w in ((2, 3), (3, 2))
+    )
     assert sizes.of({"img_ids": wide}) == sizes.of({"img_ids": wide}) == (4, 6)
     assert sizes.of({"img_ids": high}) == (6, 4)
     high.copy_(wide)
