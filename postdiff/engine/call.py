@@ -82,13 +82,13 @@ class Call:
         call, family = self, self.family
         network_call = _by_name(self.network.forward)
         step_call = _by_name(self.scheduler.step)
+        sizes = packing.Sizes()
 
         def around_network(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             arguments = network_call(args, kwargs)
-            if family.packed:
-                size = packing.latent_size(arguments)
-                arguments[call.sample_name] = packing.unpack(arguments[call.sample_name], size)
             run = call._run_now()
+            if run.packed:
+                arguments[call.sample_name] = packing.unpack(arguments[call.sample_name], sizes.of(arguments))
             run.open_step(arguments[call.sample_name], arguments)
             return run.denoise(forward, arguments)
 

@@ -66,22 +66,23 @@ def taken_apart(value: Any) -> tuple[list[Tensor], Form]:
     if isinstance(value, Tensor):
         return [value], 0
     tensors: list[Tensor] = []
-    places: dict[int, int] = {}
+    return tensors, _form(value, tensors, {})
 
-    def form(part: Any) -> Form:
-        if isinstance(part, Tensor):
-            if id(part) not in places:
-                places[id(part)] = len(tensors)
-                tensors.append(part)
-            return places[id(part)]
-        if isinstance(part, Mapping):
-            return _Container(type(part), {key: form(item) for key, item in part.items()})
-        if isinstance(part, tuple | list):
-            kind = type(part)
-            return _Container(getattr(kind, "_make", kind), [form(item) for item in part])
-        return _Other(part)
 
-    return tensors, form(value)
+def _form(part: Any, tensors: list[Tensor], places: dict[int, int]) -> Form:
+    """The form of a value, whose tensors are added to those found so far; `places`: {id of a tensor: its place}."""
+    # A function within another that calls itself is a cycle, and would hold the tensors until Python looks for those.
+    if isinstance(part, Tensor):
+        if id(part) not in places:
+            places[id(part)] = len(tensors)
+            tensors.append(part)
+        return places[id(part)]
+    if isinstance(part, Mapping):
+        return _Container(type(part), {key: _form(item, tensors, places) for key, item in part.items()})
+    if isinstance(part, tuple | list):
+        kind = type(part)
+        return _Container(getattr(kind, "_make", kind), [_form(item, tensors, places) for item in part])
+    return _Other(part)
 
 
 def put_together(tensors: list[Tensor], form: Form) -> Any:

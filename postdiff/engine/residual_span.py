@@ -129,7 +129,7 @@ class ResidualSpan:
         self.state.counts[f"{self.name} rows computed"] += len(self._replayed) - replayed
 
     def _some(self, place: int, forward: Callable[..., Any], given: dict[str, Any], streams: Streams) -> Streams:
-        rows = (~self._replayed).nonzero().flatten().to(streams["hidden_states"].device)
+        rows = (~self._replayed).nonzero().flatten().to(streams["hidden_states"].device, non_blocking=True)
         part = on_batched(lambda tensor: tensor[rows], given, len(self._replayed), self.state.family)
         computed = self._named(place, forward(**part))
         return streams | {name: streams[name].index_copy(0, rows, value) for name, value in computed.items()}
@@ -140,7 +140,7 @@ class ResidualSpan:
         result: Streams = {}
         for name in filter(None, self._forms[len(self.blocks) - 1]):
             begin, fresh = self._input[name].chunk(parts), found[name].chunk(parts)
-            rows = self._replayed.to(found[name].device).chunk(parts)
+            rows = self._replayed.to(found[name].device, non_blocking=True).chunk(parts)
             each = []
             for branch, before, after, replayed in zip(self.state.branches, begin, fresh, rows, strict=True):
                 kept = self._residuals.setdefault((size, branch), {})

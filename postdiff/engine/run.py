@@ -38,6 +38,7 @@ class Run:
     def __init__(self, pipe: Any, sample_name: str, methods: list[Any], state: State, negative: bool) -> None:
         self.pipe, self.sample_name, self.negative = pipe, sample_name, negative
         self.methods, self.state = methods, state
+        self.packed = state.family.packed and bool(methods)  # without any, nobody asks what tokens are
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0
@@ -98,7 +99,8 @@ class Run:
 
     def _begin(self, sample: Tensor, timestep: Any, alone: bool) -> None:
         state = self.state
-        self.timeline = Timeline(state.scheduler, timestep, getattr(self.pipe, "_num_timesteps", None))
+        count = getattr(self.pipe, "_num_timesteps", None)
+        self.timeline = Timeline(state.scheduler, timestep, count, wait=bool(self.methods))
         state.start, state.steps, state.timesteps = self.timeline.start, self.timeline.steps, self.timeline.timesteps
         state.full_size = state.size = _size(sample)
         state.guidance_scale = self._guidance_scale()
@@ -143,7 +145,7 @@ class Run:
             state.counts["network rows"] += sample.shape[0]
             if state.size != state.full_size:
                 kwargs = grid.follow(kwargs, state.full_size, state.size)
-            if not state.family.packed:
+            if not self.packed:
                 raw[:] = [forward(**{name: sample}, **kwargs)]
                 return _first(raw[0])
             if state.size != state.full_size:
@@ -158,7 +160,7 @@ class Run:
             output = compute_only(state.only, network, sample, kwargs, state)
         else:
             output = network(sample, kwargs)
-        if state.family.packed:
+        if self.packed:
             output = packing.pack(output)
         if not kwargs.get("return_dict", True):
             return (output, *raw[0][1:]) if raw else (output,)
@@ -195,8 +197,7 @@ class Run:
         """The chain of `step` hooks around the real solver step; then the state moves on."""
         state = self.state
         output, timestep, sample = (arguments.pop(name) for name in ("model_output", "timestep", "sample"))
-        packed = state.family.packed
-        if packed:  # solvers work element by element, so they need not know
+        if self.packed:  # solvers work element by element, so they need not know
             output, sample = (packing.unpack(tokens, state.full_size) for tokens in (output, sample))
         if self.methods and self.timeline is not None:
             self._check_step(self.timeline, timestep, len(sample))
@@ -210,7 +211,7 @@ class Run:
 
         previous = _chain([method.step for method in self.methods], innermost, state)(output, timestep, sample)
         assert raw, "a method left out the solver's step"
-        previous = packing.pack(previous) if packed else previous
+        previous = packing.pack(previous) if self.packed else previous
         state.index += 1
         self.predictions.clear()
         self.step_open = False

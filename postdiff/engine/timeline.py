@@ -36,6 +36,7 @@ class Timeline:
         scheduler: timesteps have been set.
         timestep: what the first call of the run is given.
         count: number of steps that the pipeline says it makes, or None.
+        wait: whether a device may be waited for to see where the run begins; else it is taken to begin at the start.
 
     Attributes:
         start: place of the first step in the solver's list.
@@ -43,10 +44,10 @@ class Timeline:
         timesteps: those of the run, shape (steps,).
     """
 
-    def __init__(self, scheduler: Any, timestep: Any, count: int | None) -> None:
+    def __init__(self, scheduler: Any, timestep: Any, count: int | None, wait: bool = True) -> None:
         self.all = torch.as_tensor(scheduler.timesteps)
         self._values: list[float] | None = None
-        self.start = self._start(scheduler, timestep)
+        self.start = self._start(scheduler, timestep, wait)
         rest = len(self.all) - self.start
         self.steps = count if isinstance(count, int) and 0 < count <= rest else rest
         self.timesteps = self.all[self.start : self.start + self.steps]
@@ -68,13 +69,13 @@ class Timeline:
             return False
         return len(now) != len(self.all) or not torch.equal(now.to(self.all), self.all)
 
-    def _start(self, scheduler: Any, timestep: Any) -> int:
+    def _start(self, scheduler: Any, timestep: Any, wait: bool) -> int:
         if (place := self._in_storage(timestep)) is not None:
             return place
         begin = getattr(scheduler, "begin_index", None)
         if isinstance(begin, int) and 0 <= begin < len(self.all):
             return begin
-        places = self._places(timestep, wait=True)
+        places = self._places(timestep, wait)
         return places[0] if places else 0
 
     def _places(self, timestep: Any, wait: bool) -> list[int]:

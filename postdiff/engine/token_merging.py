@@ -36,7 +36,9 @@ class TokenMerging:
     ) -> None:
         rows, tokens, _ = metric.shape
         assert tokens == grid[0] * grid[1], f"{tokens} tokens do not make a grid of {grid}"
-        sources, destinations = (index.to(metric.device) for index in _partition(grid, cell, generator))
+        sources, destinations = (
+            index.to(metric.device, non_blocking=True) for index in _partition(grid, cell, generator)
+        )
         self.merged = min(int(tokens * ratio), len(sources)) if len(destinations) else 0
         if not self.merged:
             return
@@ -59,8 +61,7 @@ class TokenMerging:
             return tokens
         sources, destinations = tokens[:, self._sources], tokens[:, self._destinations]
         kept, gone = _rows_of(sources, self._kept), _rows_of(sources, self._gone)
-        into = self._into[..., None].expand_as(gone)
-        return torch.cat([kept, destinations.scatter_reduce(1, into, gone, reduce="mean")], dim=1)
+        return torch.cat([kept, means(destinations, self._into, gone)], dim=1)
 
     def unmerge(self, tokens: Tensor) -> Tensor:
         """(rows, H * W - merged, C) -> (rows, H * W, C); a merged source receives a copy of its destination."""
@@ -83,6 +84,31 @@ def _partition(
     # Sorted as tomesd sorts it, not stably: tokens are then summed in the same order, which makes the last bit equal.
     order = rank.argsort()
     return order[cells[0] * cells[1] :], order[: cells[0] * cells[1]]
+
+
+def means(destinations: Tensor, into: Tensor, gone: Tensor) -> Tensor:
+    """The mean of each destination and the tokens that go into it.
+
+    On a CPU tokens are summed as tomesd sums them. A GPU would add whichever comes first, so that last bits would
+    change from call to call; there they are summed in order.
+
+    Args:
+        destinations: (rows, D, C).
+        into: (rows, n), the destination of each token.
+        gone: (rows, n, C).
+    """
+    if destinations.is_cuda:
+        return means_in_order(destinations, into, gone)
+    return destinations.scatter_reduce(1, into[..., None].expand_as(gone), gone, reduce="mean")
+
+
+def means_in_order(destinations: Tensor, into: Tensor, gone: Tensor) -> Tensor:
+    """`means`, the same bits from call to call on every device."""
+    row = torch.arange(len(into), device=into.device)[:, None].expand_as(into)
+    sums = destinations.index_put((row, into), gone, accumulate=True)  # sorts, where `scatter_add` does not
+    members = torch.ones(destinations.shape[:2], device=into.device)  # bfloat16 cannot count beyond 256
+    members = members.scatter_add(1, into, members.new_ones(into.shape))
+    return (sums / members[..., None]).to(sums.dtype)
 
 
 def _rows_of(tokens: Tensor, index: Tensor) -> Tensor:

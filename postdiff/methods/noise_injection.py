@@ -69,7 +69,10 @@ class NoiseInjection(Method):
                 f"NoiseInjection: {type(state.scheduler).__name__} counts in logarithms of noise levels, and threshold "
                 "is a fraction of the training timesteps; use another solver, or leave the method out"
             )
-        self._at_once = self.when == "after" and self._is_late(state.timesteps[0], state)
+        # Of all steps at once: every look at a timestep waits for a GPU.
+        share = state.timesteps / state.scheduler.config.num_train_timesteps
+        self._late = (share < self.threshold).tolist()
+        self._at_once = self.when == "after" and self._late[0]
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         return forward(self._first(sample, state), kwargs)
@@ -92,11 +95,11 @@ class NoiseInjection(Method):
                 )
         if self.when == "before" or at_once:
             # The level is asked for first: sigma-based schedulers answer for their current step.
-            sample = self._injected(sample, timestep, state)
+            sample = self._injected(sample, state.index, state)
         moved = forward(output, timestep, sample)
         if self.when == "before" or state.index + 1 == state.steps:
             return moved
-        return self._injected(moved, state.timesteps[state.index + 1], state)
+        return self._injected(moved, state.index + 1, state)
 
     def _first(self, sample: Tensor, state: State) -> Tensor:
         """What the network is given at first, with a share of z_T added: it is z_T itself, in units of its own."""
@@ -108,14 +111,11 @@ class NoiseInjection(Method):
         self._channels = min(channels, sample.shape[1])
         return torch.cat([sample[:, :channels] * (1 + self.alpha), sample[:, channels:]], 1)
 
-    def _injected(self, latents: Tensor, timestep: Any, state: State) -> Tensor:
-        if not self._is_late(timestep, state):
+    def _injected(self, latents: Tensor, step: int, state: State) -> Tensor:
+        if not self._late[step]:
             return latents
         state.counts["noise_injection steps"] += 1
-        return latents + self.alpha * self._scale(timestep, latents, state) * self._prior
-
-    def _is_late(self, timestep: Any, state: State) -> bool:
-        return bool(timestep / state.scheduler.config.num_train_timesteps < self.threshold)
+        return latents + self.alpha * self._scale(state.timesteps[step], latents, state) * self._prior
 
     def _scale(self, timestep: Any, latents: Tensor, state: State) -> Tensor:
         """The standard deviation of latents at this time if the pictures' own is 1."""

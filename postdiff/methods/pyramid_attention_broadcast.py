@@ -63,7 +63,7 @@ class PyramidAttentionBroadcast(Method):
 
     def start(self, state: State) -> None:
         low, high = self.window
-        inside = [low < float(timestep) < high for timestep in state.timesteps]
+        inside = [low < timestep < high for timestep in state.timesteps.tolist()]
         self._scheduled = {}
         for kind in ("spatial", "temporal", "cross"):
             computed = [not within or step % self._every(kind) == 0 for step, within in enumerate(inside)]

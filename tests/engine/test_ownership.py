@@ -1,5 +1,7 @@
 """Copies that share memory until one of them is written to, and nested values taken apart and put together."""
 
+import gc
+import weakref
 from collections import namedtuple
 
 import numpy as np
@@ -122,3 +124,16 @@ def test_shared_memory_is_counted_once():
     assert peak_memory(writes) == 8000
     assert peak_memory(keeps_one) == 8000, "the other copy still holds the old memory"
     assert peak_memory(lets_go_first) == 4000, "who holds memory alone writes into it"
+
+
+def test_what_is_taken_apart_is_let_go_at_once():
+    """Not when Python looks for cycles: on a GPU the outputs of whole blocks would lie about until then."""
+    gc.disable()
+    try:
+        tensor = torch.zeros(3)
+        seen = weakref.ref(tensor)
+        owned({"block": (tensor, [tensor])})
+        del tensor
+        assert seen() is None
+    finally:
+        gc.enable()

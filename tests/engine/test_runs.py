@@ -464,3 +464,14 @@ def test_a_run_is_placed_by_what_its_first_call_is_told(late, told):
         assert line.stands(solver.timesteps[late + 1], 0) is False
     assert Timeline(solver, given, 4).steps == 4
     assert Timeline(solver, given, 400).steps == 10 - late
+
+
+def test_where_a_run_begins_is_waited_for_with_methods_alone(monkeypatch):
+    """Sana tells its network the time in units of its own, which only numbers show."""
+    waited, places = [], Timeline._places
+    monkeypatch.setattr(Timeline, "_places", lambda self, told, wait: waited.append(wait) or places(self, told, wait))
+    case = tiny.build("sana", smallest=True)
+    case.call(accelerate(case.pipe))
+    assert True not in waited
+    case.call(accelerate(case.pipe, [CFGCutoff(gate=2)]))
+    assert True in waited

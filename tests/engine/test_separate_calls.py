@@ -143,6 +143,29 @@ def test_packing_is_the_pipelines_own(cls):
     assert torch.equal(packing.unpack(packing.pack(latents), (8, 6)), latents)
 
 
+def test_places_of_tokens_are_looked_at_once_a_call_and_never_for_nobody(built, monkeypatch):
+    """On a GPU whoever looks waits for it."""
+    looked, look = [], packing.latent_size
+    monkeypatch.setattr(packing, "latent_size", lambda kwargs: looked.append(1) or look(kwargs))
+    case = built["flux"]
+    case.call(accelerate(case.pipe))
+    assert not looked
+    case.call(accelerate(case.pipe, [FORA()]))
+    assert len(looked) == 1
+
+
+def test_other_places_of_tokens_are_seen():
+    sizes = packing.Sizes()
+    wide, high = (
+        torch.cartesian_prod(torch.zeros(1).long(), torch.arange(h), torch.arange(w)) for h, w in ((2, 3), (3, 2))
+    )
+    assert sizes.of({"img_ids": wide}) == sizes.of({"img_ids": wide}) == (4, 6)
+    assert sizes.of({"img_ids": high}) == (6, 4)
+    high.copy_(wide)
+    assert sizes.of({"img_ids": high}) == (4, 6)
+    assert sizes.of({"img_shapes": [[(1, 5, 2)]]}) == (10, 4)
+
+
 @pytest.mark.parametrize(
     ("method", "line"),
     [

@@ -7,7 +7,7 @@ import torch
 from postdiff import accelerate
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
-from postdiff.engine.token_merging import TokenMerging
+from postdiff.engine.token_merging import TokenMerging, means_in_order
 from postdiff.methods import MixedResolution, ToMe
 from tests.support.tiny import STEPS, build, sd, unet
 
@@ -76,6 +76,21 @@ def test_merging_and_putting_apart(cell, seed):
             members = tokens[row, places[row] == place]
             torch.testing.assert_close(merged[row, place], members.mean(0))
     torch.testing.assert_close(merging.merge(merging.unmerge(merged)), merged)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_what_a_gpu_computes_is_the_mean_too(dtype):
+    """Of some destinations, of none, and of all tokens in one row."""
+    drawn = torch.Generator().manual_seed(0)
+    destinations, gone = (torch.randn(2, count, 5, generator=drawn).to(dtype) for count in (9, 40))
+    into = torch.stack([torch.randint(6, (40,), generator=drawn), torch.full((40,), 3)])
+    found = means_in_order(destinations, into, gone)
+    assert found.dtype == dtype
+    for row in range(2):
+        for place in range(9):
+            members = torch.cat([destinations[row, place : place + 1], gone[row, into[row] == place]])
+            expected = members.float().mean(0).to(dtype)
+            torch.testing.assert_close(found[row, place], expected, atol=8 * torch.finfo(dtype).eps, rtol=0)
 
 
 @pytest.mark.parametrize(("grid", "ratio"), [((6, 7), 0.0), ((1, 1), 0.5), ((1, 8), 0.5)])
