@@ -7,15 +7,16 @@ What is done, stage by stage, stands in experiments/on_gpu/stages.py, and the go
 is a process with a time limit of its own and leaves its records at once, so that whatever ends this program loses one
 stage at most. Stages that no longer fit are left out and named, and time that one leaves goes to those after it.
 
-FOLDER gets summary.md and summary.json (written anew after each stage), log.txt, and records.zip with all records,
-profiles and logs, which also lie there in folders. POSTDIFF_OUTPUTS=FOLDER/outputs shows them to `postdiff table`.
+FOLDER gets four files: summary.md and summary.json (written anew after each stage), log.txt, and records.zip with all
+records, profiles and logs, which lie in FOLDER too, or else in the folder that `--work` names.
+POSTDIFF_OUTPUTS=FOLDER/outputs shows them to `postdiff table`.
 
 A machine without a network takes `--wheels WHEELS`, a folder of wheels: those that it lacks, or has in another version,
-are put into FOLDER/site, which this program's processes alone see. Where torch, torchvision, transformers, lightning,
-torchmetrics, safetensors, numpy, pillow, matplotlib, pyarrow, requests, filelock, tqdm, PyYAML and pytest are installed
-already, they are, made for any machine and of one or two MB at most but for diffusers: diffusers, importlib_metadata,
-zipp, DeepCache, tomesd; where huggingface_hub is older than diffusers asks for, that too. wandb, clean-fid, ftfy,
-sentencepiece, protobuf and beautifulsoup4 are not needed for speed.
+are put into a folder of their own, which this program's processes alone see. Where torch, torchvision, transformers,
+lightning, torchmetrics, safetensors, numpy, pillow, matplotlib, pyarrow, requests, filelock, tqdm, PyYAML and pytest
+are installed already, what is lacking is made for any machine and small: diffusers, DeepCache and tomesd; and
+huggingface_hub where it is older than diffusers asks for. wandb, clean-fid, ftfy, sentencepiece, protobuf and
+beautifulsoup4 are not needed for speed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ PARTS = ROOT / "experiments" / "on_gpu"
 TINY_LEAST = 5.0  # seconds below which a stage of a dry run is not begun
 # Exit codes of pytest that tell of no failure: passed, and nothing to run.
 NO_FAILURE = (0, 5)
+FILES = ("summary.md", "summary.json", "log.txt")
 
 
 class Visit:
@@ -48,20 +50,23 @@ class Visit:
     Args:
         minutes: how long it may take.
         out: folder of its results.
+        work: folder for all else.
         device: as `postdiff` takes it.
         tiny: a dry run.
     """
 
-    def __init__(self, minutes: float, out: Path, device: str, tiny: bool) -> None:
-        self.clock, self.out, self.device, self.tiny = Clock(minutes), out, device, tiny
+    def __init__(self, minutes: float, out: Path, work: Path, device: str, tiny: bool) -> None:
+        self.clock, self.device, self.tiny = Clock(minutes), device, tiny
+        self.out, self.work = out, work
         self.done: list[dict[str, Any]] = []
         self.experiments: list[str] = []
         for name in ("logs", "profiles", "outputs"):
-            (out / name).mkdir(parents=True, exist_ok=True)
-        self.site = out / "site"
+            (work / name).mkdir(parents=True, exist_ok=True)
+        out.mkdir(parents=True, exist_ok=True)
+        self.site = work / "site"
         self.environment = {
             **os.environ,
-            "POSTDIFF_OUTPUTS": str(out / "outputs"),
+            "POSTDIFF_OUTPUTS": str(work / "outputs"),
             "POSTDIFF_PATH": str(PARTS / "tiny") if tiny else os.environ.get("POSTDIFF_PATH", ""),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.site), str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
@@ -103,7 +108,7 @@ class Visit:
         if stage.experiment:
             self.experiments.append(stage.experiment)
         ended = processes.run(
-            self.command(stage, budget), budget, self.out / "logs" / f"{stage.name}.txt", self.environment,
+            self.command(stage, budget), budget, self.work / "logs" / f"{stage.name}.txt", self.environment,
             lambda line: self.say(f"{stage.name}: {line}"), meanwhile=self.prepare,
         )  # fmt: skip
         whole = ended.code == 0 or (stage.name == "tests" and ended.code in NO_FAILURE)
@@ -116,7 +121,7 @@ class Visit:
     def command(self, stage: Stage, budget: float) -> list[str]:
         """What follows `python`."""
         if stage.command:
-            filled = {"folder": self.out, "device": self.device, "seconds": int(budget)}
+            filled = {"folder": self.work, "device": self.device, "seconds": int(budget)}
             return [word.format(**filled) for word in stage.command]
         rows = ["--rows", ",".join(stage.rows)] if stage.rows else []
         words = [*stage.words, *(stage.tiny if self.tiny else ()), f"device={self.device}"]
@@ -132,7 +137,7 @@ class Visit:
                 break
             batch = rows[0].rpartition("_")[2]
             named = [f"original_{batch}", *(row for row in rows[:3] if row.endswith(f"_{batch}"))]
-            file = self.out / "profiles" / f"{experiment}.json"
+            file = self.work / "profiles" / f"{experiment}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
             own = max(left / (len(missed) - place), stage.least)
             command = [
@@ -141,7 +146,7 @@ class Visit:
                 f"device={self.device}", "bench.warmup=0", *words,
             ]  # fmt: skip
             self.say(f"profile of {experiment}: {', '.join(named)}")
-            log = self.out / "logs" / f"misses_{place}.txt"
+            log = self.work / "logs" / f"misses_{place}.txt"
             processes.run(command, own, log, self.environment, self.say, output=file)
         told = ", ".join(missed) or "no goal was missed"
         self.note(stage, "done", self.clock.gone - begin, budget, told)
@@ -150,15 +155,16 @@ class Visit:
         """What the tests' report says; empty without one."""
         from xml.etree import ElementTree
 
-        file = self.out / "tests.xml"
+        file = self.work / "tests.xml"
         if not file.is_file():
             return ""
-        cases = list(ElementTree.parse(file).iter("testcase"))
+        if not (cases := list(ElementTree.parse(file).iter("testcase"))):
+            return ""
         bad = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
         skipped = sum(case.find("skipped") is not None for case in cases)
         names = [f"{case.get('classname')}.{case.get('name')}" for case in bad]
         found = {"passed": len(cases) - len(bad) - skipped, "skipped": skipped, "failed": names}
-        (self.out / "tests.json").write_text(json.dumps(found, indent=1) + "\n")
+        (self.work / "tests.json").write_text(json.dumps(found, indent=1) + "\n")
         return f"{found['passed']} passed, {skipped} skipped, {len(bad)} failed {', '.join(names[:5])}".strip()
 
     def note(self, stage: Stage, state: str, seconds: float, budget: float | None, told: str) -> None:
@@ -166,7 +172,7 @@ class Visit:
         self.say(f"{stage.name}: {state} after {seconds:.0f} s: {told}")
         self.done.append({"name": stage.name, "state": state, "seconds": seconds, "budget": budget, "told": told})
         about = {"minutes": self.clock.whole / 60, "seconds": self.clock.gone, "tiny": self.tiny}
-        self.prepare().write(self.out, self.done, about, self.experiments)
+        self.prepare().write(self.out, self.work / "profiles", self.done, about, self.experiments)
         self.pack()
 
     def prepare(self) -> Any:
@@ -185,12 +191,12 @@ class Visit:
         made = self.out / "records.zip.part"
         with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in ("outputs", "logs", "profiles"):
-                for file in sorted((self.out / name).rglob("*")):
+                for file in sorted((self.work / name).rglob("*")):
                     if file.is_file() and file.suffix in (".json", ".txt", ".png"):
-                        archive.write(file, file.relative_to(self.out))
-            for name in ("summary.md", "summary.json", "tests.json", "log.txt"):
-                if (self.out / name).is_file():
-                    archive.write(self.out / name, name)
+                        archive.write(file, file.relative_to(self.work))
+            for file in (*(self.out / name for name in FILES), self.work / "tests.json"):
+                if file.is_file():
+                    archive.write(file, file.name)
         made.replace(self.out / "records.zip")
 
 
@@ -209,13 +215,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, required=True, help="how long all of it may take")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where results go")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where all else goes; FOLDER of --out if omitted")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--tiny", action="store_true", help="a dry run: models of a few layers")
     parser.add_argument("--stages", metavar="A,B", help="these alone")
     parser.add_argument("--wheels", type=Path, metavar="WHEELS", help="packages for a machine without a network")
     given = parser.parse_args(words)
     stages = chosen(given.stages)
-    visit = Visit(given.minutes, given.out.resolve(), given.device, given.tiny)
+    out, work = given.out.resolve(), (given.work or given.out).resolve()
+    visit = Visit(given.minutes, out, work, given.device, given.tiny)
     if given.wheels is not None:
         visit.bring(given.wheels)
     if lacking := wheels.missing(visit.site):

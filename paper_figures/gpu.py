@@ -83,7 +83,7 @@ def draw(found: dict[str, list[Row]]) -> plt.Figure:
             look = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 4}
             ideals, speedups = [row["ideal"] for row in own], [row["loop_speedup"] for row in own]
             panel.plot(ideals, speedups, linestyle="", label=name.removeprefix("speed/"), **look)
-        panel.axline((1, 1), slope=1, color="0.6", linewidth=0.8, zorder=1)
+        panel.axline((1, 1), (2, 2), color="0.6", linewidth=0.8, zorder=1)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
         panel.set_title(f"batch {size}", loc="left")

@@ -66,18 +66,32 @@ def test_every_stage_is_an_experiment_that_can_be_prepared(check, monkeypatch, n
 def test_a_dry_run(check, tmp_path):
     """All that a visit does, on tiny networks; most of the time goes by while two processes load torch."""
     begin = time.monotonic()
-    words = ["--minutes", "2", "--out", str(tmp_path), "--tiny", "--device", "cpu", "--stages", "flux"]
+    words = [
+        "--minutes",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--work",
+        str(tmp_path / "work"),
+        "--tiny",
+        "--device",
+        "cpu",
+        "--stages",
+        "flux",
+    ]
     assert check.main(words) == 0
     assert time.monotonic() - begin < 1.1 * 120
-    assert told(tmp_path)["flux"] == "done"
-    summary = (tmp_path / "summary.md").read_text()
+    out = tmp_path / "out"
+    assert sorted(file.name for file in out.iterdir()) == ["log.txt", "records.zip", "summary.json", "summary.md"]
+    assert told(out)["flux"] == "done"
+    summary = (out / "summary.md").read_text()
     assert summary.startswith("# Dry run, not on a GPU")
     assert "| mixed resolution, batch 8 |" in summary and "Again: `postdiff bench speed/flux_blocks`" in summary
-    rows = {row["row"]: row for row in json.loads((tmp_path / "summary.json").read_text())["rows"] if row.get("time_s")}
+    rows = {row["row"]: row for row in json.loads((out / "summary.json").read_text())["rows"] if row.get("time_s")}
     assert rows["original_b1"]["official"].startswith("diffusers") and rows["original_b1"]["time_limit_s"] > 0
     assert rows["fora_b8"]["realised"] == pytest.approx(rows["fora_b8"]["loop_speedup"] / rows["fora_b8"]["ideal"])
     assert all(row["finite"] for row in rows.values()) and len(rows) == 8
-    kept = zipfile.ZipFile(tmp_path / "records.zip").namelist()
+    kept = zipfile.ZipFile(out / "records.zip").namelist()
     assert "outputs/records/speed/flux_blocks/fora_b8.speed.json" in kept and "summary.md" in kept
 
 
@@ -86,7 +100,7 @@ def test_the_minutes_are_kept(check, tmp_path, last):
     """A stage that ends early hands its time on; one that overruns is ended, even if it will not hear of it."""
     if last == "stubborn":
         last = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(100)"
-    visit = check.Visit(0.1, tmp_path, "cpu", tiny=True)
+    visit = check.Visit(0.1, tmp_path, tmp_path, "cpu", tiny=True)
     visit.prepare()  # torch is loaded while a stage loads it, which these do not
     visit.clock.begin = begin = time.monotonic()
     visit.go([stage(check, "early", "print('so')", least=2), stage(check, "late", last, share=1000.0)])
@@ -102,21 +116,21 @@ def test_the_minutes_are_kept(check, tmp_path, last):
 
 
 def test_stages_that_no_longer_fit_are_named(check, tmp_path):
-    visit = check.Visit(0.05, tmp_path, "cpu", tiny=False)
+    visit = check.Visit(0.05, tmp_path, tmp_path, "cpu", tiny=False)
     visit.go([stage(check, "long", "pass", least=100), stage(check, "short", "pass", least=0.1)])
     assert told(tmp_path) == {"long": "left out", "short": "done", "misses": "left out"}
     assert "needs 100 s of" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_stage_that_fails_says_why_and_the_others_go_on(check, tmp_path, monkeypatch):
-    visit = check.Visit(0.1, tmp_path, "cpu", tiny=True)
+    visit = check.Visit(0.1, tmp_path, tmp_path, "cpu", tiny=True)
     visit.go([stage(check, "bad", "raise SystemExit('no such thing')"), stage(check, "good", "pass")])
     assert told(tmp_path) == {"bad": "failed", "good": "done", "misses": "done"}
     assert visit.done[0]["told"] == "no such thing"
 
 
 def test_whatever_ends_it_nothing_earlier_is_lost(check, tmp_path, monkeypatch):
-    visit, run = check.Visit(1, tmp_path, "cpu", tiny=True), check.processes.run
+    visit, run = check.Visit(1, tmp_path, tmp_path, "cpu", tiny=True), check.processes.run
     left = tmp_path / "outputs" / "records" / "mine.json"
     left.parent.mkdir()
     code = f"open({str(left)!r}, 'w').write('[]')"
@@ -162,7 +176,7 @@ def test_shares_of_the_time(check):
 
 
 def test_tests_are_told_by_what_they_say(check, tmp_path):
-    visit = check.Visit(1, tmp_path, "cpu", tiny=True)
+    visit = check.Visit(1, tmp_path, tmp_path, "cpu", tiny=True)
     assert visit.tested() == ""
     cases = '<testcase classname="a" name="good"/><testcase classname="a" name="bad"><failure/></testcase>'
     skipped = '<testcase classname="a" name="later"><skipped/></testcase>'
@@ -235,7 +249,7 @@ def test_packages_that_are_missing_are_named(check, tmp_path, monkeypatch):
 
 def test_misses_are_profiled_and_told(check, tmp_path, monkeypatch):
     """The rows of one batch size beside their first, in the time that is left."""
-    visit = check.Visit(1, tmp_path, "cpu", tiny=True)
+    visit = check.Visit(1, tmp_path, tmp_path, "cpu", tiny=True)
     summary = visit.prepare()
     monkeypatch.setattr(summary, "missed", lambda names: {"speed/sd15_768": ["stacked_b8", "deepcache_b1", "mixed_b8"]})
     commands = []

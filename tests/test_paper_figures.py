@@ -289,9 +289,9 @@ def test_speed_on_a_gpu(script, capsys):
     ]
     assert lines[0][0] == "a GPU" and lines[2][0] == "**speed/sd15_768**"
     assert lines[3:] == [
-        ["original", "1.00x", "1.00x", "1.000", "1.00x", "1.00x", "1.000", "1.00x"],
-        ["deepcache", "2.00x", "-", "-", "-", "1.50x", "0.750", "1.50x"],
-        ["stacked", "4.00x", "2.00x", "0.500", "2.00x", "3.00x", "0.750", "3.00x"],
+        ["20 steps", "1.00x", "1.00x", "1.000", "1.00x", "1.00x", "1.000", "1.00x"],
+        ["DeepCache", "2.00x", "-", "-", "-", "1.50x", "0.750", "1.50x"],
+        ["PostDiff at its limit", "4.00x", "2.00x", "0.500", "2.00x", "3.00x", "0.750", "3.00x"],
     ]
 
 
@@ -307,7 +307,7 @@ def test_the_readmes_block_is_what_the_records_give(script, tmp_path, monkeypatc
     write_speed("original_b1", 8.0, 100, 1)
     module.main(["--write"])
     made = module.README.read_text()
-    assert "| original | 1.00x |" in made and module.UNMEASURED not in made
+    assert "| 20 steps | 1.00x |" in made and module.UNMEASURED not in made
     assert made.partition(module.BEGIN)[0] == readme.partition(module.BEGIN)[0]
     assert made.partition(module.END)[2] == readme.partition(module.END)[2]
 

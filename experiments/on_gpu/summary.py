@@ -46,18 +46,25 @@ def missed(experiments: Sequence[str]) -> dict[str, list[str]]:
     return {name: rows for name, rows in found.items() if rows}
 
 
-def write(folder: Path, stages: Sequence[dict[str, Any]], about: dict[str, Any], experiments: Sequence[str]) -> None:
+def write(
+    folder: Path,
+    profiles: Path,
+    stages: Sequence[dict[str, Any]],
+    about: dict[str, Any],
+    experiments: Sequence[str],
+) -> None:
     """Write `summary.md` and `summary.json`, over those of a stage ago.
 
     Args:
         folder: where they go.
+        profiles: folder of what `postdiff profile` has printed.
         stages: name, state, seconds and more of each so far.
         about: of the whole visit.
         experiments: whose records are told.
     """
     rows = measured(experiments)
     judged = verdicts(rows)
-    lost = _lost(folder / "profiles")
+    lost = _lost(profiles)
     content = {
         **about,
         "machine": _machine(rows),

@@ -76,7 +76,7 @@ def profile(experiment: Experiment) -> list[Profiled]:
                 f"row '{job.name}': inside compiled blocks no module can be timed; use network.compile=false"
             )
     limit, groups = limit_of(jobs), same_weights(jobs)
-    found = {}
+    found: dict[str, Profiled] = {}
     for place, group in enumerate(groups):
         with told(group, limit, len(groups) - place):
             found |= {one.job.name: one for one in _in_turns(group, limit.part(len(groups) - place))}
