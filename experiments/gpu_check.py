@@ -71,6 +71,7 @@ class Visit:
             "PYTHONPATH": os.pathsep.join(filter(None, [str(self.site), str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
             "HF_HUB_OFFLINE": "1",
+            **({"OMP_NUM_THREADS": "1"} if tiny else {}),  # threads of tiny tensors only wait for one another
         }
 
     def say(self, line: str) -> None:
@@ -130,12 +131,13 @@ class Visit:
     def explain(self, stage: Stage, budget: float) -> None:
         """Profile rows that missed their goals beside the first row of their batch size, the worst experiment first."""
         begin, missed = self.clock.gone, self.prepare().missed(self.experiments)
-        words = [word for one in STAGES if self.tiny and one.experiment in missed for word in one.tiny][:4]
         for place, (experiment, rows) in enumerate(missed.items()):
             left = budget - (self.clock.gone - begin)
             if left < stage.least:
                 break
             batch = rows[0].rpartition("_")[2]
+            tiny = next(one.tiny for one in STAGES if one.experiment == experiment) if self.tiny else ()
+            words = [word for word in tiny if not word.startswith("bench.")]
             named = [f"original_{batch}", *(row for row in rows[:3] if row.endswith(f"_{batch}"))]
             file = self.work / "profiles" / f"{experiment}.json"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,7 @@ class Visit:
             command = [
                 str(PARTS / "child.py"), f"{time.time() + own:.1f}", "profile", experiment,
                 "--rows", ",".join(dict.fromkeys(named)), "--format", "json",
-                f"device={self.device}", "bench.warmup=0", *words,
+                f"device={self.device}", "bench.warmup=0", "bench.repeats=3", *words,
             ]  # fmt: skip
             self.say(f"profile of {experiment}: {', '.join(named)}")
             log = self.work / "logs" / f"misses_{place}.txt"
