@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib import ticker
 from style import COLOURS, DOUBLE, MARKERS, program, save
 
 from postdiff import catalog
@@ -76,7 +77,7 @@ def _cells(row: Row | None) -> tuple[str, str, str]:
 
 def draw(found: dict[str, list[Row]]) -> plt.Figure:
     """The loop's speed-up over the ideal one, a panel for each batch size; on the line time falls as work does."""
-    drawn, axes = plt.subplots(1, len(BATCHES), figsize=(DOUBLE, 3.2), layout="constrained", sharey=True)
+    drawn, axes = plt.subplots(1, len(BATCHES), figsize=(DOUBLE, 3.2), layout="constrained", sharex=True, sharey=True)
     for size, panel in zip(BATCHES, axes, strict=True):
         for place, (name, rows) in enumerate(found.items()):
             own = [row for row in rows if row["time_batch_size"] == size and row["ideal"]]
@@ -86,10 +87,12 @@ def draw(found: dict[str, list[Row]]) -> plt.Figure:
         panel.axline((1, 1), (2, 2), color="0.6", linewidth=0.8, zorder=1)
         panel.set_xscale("log", base=2)
         panel.set_yscale("log", base=2)
+        for axis in (panel.xaxis, panel.yaxis):
+            axis.set_major_formatter(ticker.FormatStrFormatter("%gx"))
         panel.set_title(f"batch {size}", loc="left")
         panel.set_xlabel("ideal speed-up, by MACs")
     axes[0].set_ylabel("the loop's speed-up")
-    axes[0].legend(handletextpad=0.2)
+    axes[0].legend(handletextpad=0.2, loc="lower right")
     return drawn
 
 
