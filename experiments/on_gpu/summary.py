@@ -101,10 +101,9 @@ def _told(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: Sequ
     lines += ["", "## Goals", "", f"{sum(one.met for one in judged)} of {len(judged)} are met."]
     for one in judged:
         if not one.met:
-            why = (
-                "; ".join(lost.get((one.experiment, one.row), []))
-                or f"see `postdiff profile {one.experiment} --rows {one.row}`"
-            )
+            beside = ",".join(dict.fromkeys((f"original_{one.row.rpartition('_')[2]}", one.row)))
+            again = f"see `postdiff profile {one.experiment} --rows {beside}`"
+            why = "; ".join(lost.get((one.experiment, one.row), [])) or again
             lines.append(
                 f"- missed: {one.experiment}, {one.label}: {one.goal.told} {one.value:.3f}, "
                 f"not {one.goal.least:g}; {why}"
