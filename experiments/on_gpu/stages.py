@@ -88,7 +88,14 @@ STAGES = (
         tiny=(*_SD, "network.compile=false"),
     ),
     Stage("pixart", "PostDiff on a transformer", 1.2, 35, "speed/pixart_1024", tiny=_PIXART),
-    Stage("flux", "blocks of today's size, text and picture in one sequence", 0.8, 30, "speed/flux_blocks", tiny=_FLUX),
+    Stage(
+        "flux",
+        "blocks of today's size, text and picture in one sequence",
+        0.8,
+        30,
+        "speed/flux_blocks",
+        tiny=(*_FLUX, "steps=4"),
+    ),
     Stage(
         "sd15_512_50_steps",
         "many small steps",
