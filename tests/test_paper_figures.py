@@ -46,6 +46,17 @@ def write(name, row, saving=1.0, frechet=2.0, text=80.0, psnr=30.0, **changes):
     record(**made | changes).write(results.fresh_path(name, row))
 
 
+def write_speed(row, seconds, work, batch, device="cuda", name="speed/sd15_768"):
+    """A record of the times of a picture, and of its loop, which takes 9 tenths of them."""
+    time = {"median_s": seconds, "q25_s": seconds, "q75_s": seconds, "batch_size": batch, "session": "once"}
+    time |= {"rounds_s": [seconds] * 3, "loop_rounds_s": [0.9 * seconds] * 3, "loop": {"median_s": 0.9 * seconds}}
+    made = {"kind": "speed", "experiment": name, "row": row, "label": f"{row.rpartition('_')[0]}, batch {batch}"}
+    made |= {"checkpoint": "random:sd15", "latency": time, "metrics": {}, "macs": {"denoiser": {"all": work}}}
+    config = {"model": "sd15_768", "steps": 20, "methods": [], "device": device}
+    told = {"device": "a GPU" if device == "cuda" else "a CPU"}
+    record(**made, config=config, **told).write(results.fresh_path(name, row, "speed"))
+
+
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """`script(name)`: the module, which reads records from, and saves in, folders of this test."""
@@ -75,6 +86,8 @@ def every_record(tmp_path_factory):
                 saving, frechet = 20 / steps * (1 + 0.5 * len(methods)), 2 + 40 / steps + 0.1 * number
                 config = {"model": "emoji", "steps": steps, "methods": methods}
                 write(name, row.name, saving, frechet, 80 + steps / 10 - 0.1 * number, config=config)
+        write_speed("original_b1", 2.0, 100, 1)
+        write_speed("deepcache_b1", 1.0, 50, 1)
     return root
 
 
@@ -259,3 +272,51 @@ def test_another_record_is_drawn_by_its_name(script, every_record, tmp_path, mon
     for name in ("feature_change", "feature_pca", "key_selection"):
         script(name).main("mine")
         assert (tmp_path / "figures" / f"{name}_mine.png").is_file()
+
+
+def test_speed_on_a_gpu(script, capsys):
+    """Ideal 4 at half and at 3 quarters; what a CPU has timed is not told, a batch size that is missing is a dash."""
+    write_speed("original_b1", 8.0, 100, 1)
+    write_speed("stacked_b1", 4.0, 25, 1)
+    write_speed("original_b8", 6.0, 100, 8)
+    write_speed("stacked_b8", 2.0, 25, 8)
+    write_speed("deepcache_b8", 4.0, 50, 8)
+    write_speed("mixed_resolution_b1", 1.0, 50, 1, device="cpu")
+    write_speed("original", 1.0, 50, 1, device="cpu", name="speed/options")
+    module = script("gpu")
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in module.table(module.measured()).split("\n")
+    ]
+    assert lines[0][0] == "a GPU" and lines[2][0] == "**speed/sd15_768**"
+    assert lines[3:] == [
+        ["20 steps", "1.00x", "1.00x", "1.000", "1.00x", "1.00x", "1.000", "1.00x"],
+        ["DeepCache", "2.00x", "-", "-", "-", "1.50x", "0.750", "1.50x"],
+        ["PostDiff at its limit", "4.00x", "2.00x", "0.500", "2.00x", "3.00x", "0.750", "3.00x"],
+    ]
+
+
+def test_the_readmes_block_is_what_the_records_give(script, tmp_path, monkeypatch):
+    module = script("gpu")
+    readme = module.README.read_text()
+    assert readme.count(module.BEGIN) == readme.count(module.END) == 1
+    monkeypatch.setattr(module, "README", tmp_path / "README.md")
+    module.README.write_text(readme)
+    with pytest.raises(UsageError, match="no records of a GPU.*experiments/gpu_check.py"):
+        module.main(["--write"])
+    assert f"{module.BEGIN}\n{module.UNMEASURED}\n{module.END}" in module.README.read_text()
+    write_speed("original_b1", 8.0, 100, 1)
+    module.main(["--write"])
+    made = module.README.read_text()
+    assert "| 20 steps | 1.00x |" in made and module.UNMEASURED not in made
+    assert made.partition(module.BEGIN)[0] == readme.partition(module.BEGIN)[0]
+    assert made.partition(module.END)[2] == readme.partition(module.END)[2]
+
+
+def test_the_readme_says_what_the_committed_records_say(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("gpu")
+    readme = module.README.read_text()
+    assert module.written(readme, module.table(module.measured())) == readme
+    for name in (*SHARED, "gpu"):
+        sys.modules.pop(name, None)

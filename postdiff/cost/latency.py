@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from postdiff.cost.loop_clock import loop_clock
+from postdiff.cost.moments import wait
+from postdiff.cost.time_limit import TimeLimit
 from postdiff.engine.errors import UsageError
 
 __all__ = ["Latency", "Rounds", "Timed", "measure", "ratio", "seconds"]
@@ -79,6 +79,7 @@ def measure(
     warmup: int = 1,
     repeats: int = 5,
     progress: Callable[[], object] | None = None,
+    limit: TimeLimit | None = None,
 ) -> dict[str, Rounds]:
     """Time several calls in turn, round by round, so that drift of the machine falls on all of them alike.
 
@@ -89,39 +90,84 @@ def measure(
         warmup: untimed rounds first; a method must be warm itself, since it changes which kernels run.
         repeats: timed rounds, at least 1.
         progress: called after every single call, timed or not.
+        limit: no round begins that would not end in time, going by the slowest so far. Once the time is up no call
+            begins, and a round that lacks one does not count.
+
+    Returns:
+        The whole rounds, one at least.
 
     Raises:
         UsageError: `repeats` below 1 or `warmup` below 0.
+        TimeIsUp: not one whole round in time.
     """
     if repeats < 1 or warmup < 0:
         raise UsageError(f"latency needs repeats >= 1 and warmup >= 0, not {repeats} and {warmup}")
+    limit = limit or TimeLimit()
     found = {name: Rounds() for name in calls}
+    slowest = 0.0
     for turn in range(warmup + repeats):
-        for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
-            whole, loop = _once(calls[name])
-            if turn >= warmup:
+        if turn > warmup and slowest > limit.left:
+            break
+        begin = limit.gone
+        seen = _round(calls, turn, progress, limit, must=turn <= warmup, to_come=max(warmup - turn, 0))
+        if len(seen) < len(calls):
+            break
+        slowest = max(slowest, limit.gone - begin)
+        if turn >= warmup:
+            for name, (whole, loop) in seen.items():
                 found[name].whole.append(whole)
                 if loop is not None:
                     found[name].loop.append(loop)
-            if progress is not None:
-                progress()
     return found
 
 
+def _round(
+    calls: Mapping[str, Timed],
+    turn: int,
+    progress: Callable[[], object] | None,
+    limit: TimeLimit,
+    must: bool,
+    to_come: int,
+) -> dict[str, tuple[float, float | None]]:
+    """Seconds of each call and of its loop; fewer calls if the time is up.
+
+    Args:
+        calls: as for `measure`.
+        turn: number of the round.
+        progress: as for `measure`.
+        limit: when the time is up.
+        must: whether it has to end in time for anything to be measured.
+        to_come: as many further rounds have to, too.
+    """
+    seen: dict[str, tuple[float, float | None]] = {}
+    begin = limit.gone
+    for done, name in enumerate(list(calls) if turn % 2 == 0 else reversed(list(calls)), 1):
+        seen[name] = _once(calls[name])
+        if progress is not None:
+            progress()
+        to_do = len(calls) - done + to_come * len(calls)
+        if must and to_do:
+            limit.need((limit.gone - begin) / done * to_do)
+        elif to_do and limit.left < 0:
+            break
+    return seen
+
+
 def _once(call: Timed) -> tuple[float, float | None]:
+    pipe = call.loops[0][0] if call.loops else None
     with call.ready(), loop_clock(call.loops) as clock:
-        return seconds(call.run), clock.seconds
+        return seconds(call.run, pipe), clock.seconds
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """How long one call takes, all that it puts in a GPU's queue included."""
-    _synchronise()
+def seconds(call: Callable[[], object], pipe: Any = None) -> float:
+    """How long one call takes, all that it puts in a GPU's queue included.
+
+    Args:
+        call: what is timed.
+        pipe: the pipeline whose device does the work; None: the current one.
+    """
+    wait(pipe)
     begin = time.perf_counter()
     call()
-    _synchronise()
+    wait(pipe)
     return time.perf_counter() - begin
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

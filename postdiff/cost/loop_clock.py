@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import torch
-
+from postdiff.cost.moments import Moments, moments_of
 from postdiff.engine.intercept import intercept
 
 __all__ = ["LoopClock", "loop_clock"]
@@ -18,29 +17,34 @@ Pair = tuple[Any, Any]
 
 
 @dataclass
+class _Loop:
+    moments: Moments
+    first: Any
+    last: Any
+
+
+@dataclass
 class LoopClock:
-    """Seconds of the loops of one call.
+    """Seconds of the loops of one call. Nothing waits for a GPU at any step, but whoever reads them does."""
 
-    On a GPU the moments are events in its queue, so that nothing waits at every step. Read it when the call is over and
-    the device has been waited for.
-    """
+    _loops: list[_Loop] = field(default_factory=list)
 
-    _loops: list[list[Any]] = field(default_factory=list)  # of each loop, its first and its last moment
-
-    def begin(self) -> None:
+    def begin(self, moments: Moments) -> None:
         """A loop begins now."""
-        moment = _moment()
-        self._loops.append([moment, moment])
+        moment = moments.now()
+        self._loops.append(_Loop(moments, moment, moment))
 
     def step(self) -> None:
         """A solver step is over now."""
         if self._loops:
-            self._loops[-1][1] = _moment()
+            self._loops[-1].last = self._loops[-1].moments.now()
 
     @property
     def seconds(self) -> float | None:
         """All loops together; None if there was none."""
-        return sum(_between(first, last) for first, last in self._loops) if self._loops else None
+        for loop in self._loops:
+            loop.moments.wait()
+        return sum(loop.moments.seconds(loop.first, loop.last) for loop in self._loops) if self._loops else None
 
 
 @contextmanager
@@ -55,7 +59,7 @@ def loop_clock(loops: Iterable[Pair]) -> Iterator[LoopClock]:
     clock = LoopClock()
     with ExitStack() as stack:
         for pipe, scheduler in loops:
-            stack.enter_context(intercept(pipe, "progress_bar", _before(clock.begin)))
+            stack.enter_context(intercept(pipe, "progress_bar", _before(partial(clock.begin, moments_of(pipe)))))
             stack.enter_context(intercept(scheduler, "step", _after(clock.step)))
         yield clock
 
@@ -76,15 +80,3 @@ def _after(tell: Callable[[], None]) -> Callable[..., Any]:
         return result
 
     return around
-
-
-def _moment() -> Any:
-    if torch.cuda.is_initialized():
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-    return time.perf_counter()
-
-
-def _between(first: Any, last: Any) -> float:
-    return first.elapsed_time(last) / 1e3 if isinstance(first, torch.cuda.Event) else last - first

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
-import torch
-
+from postdiff.cost.moments import CpuMoments, Moments
 from postdiff.cost.tally import Cell
 
 __all__ = ["BEFORE", "DRIVER", "OUTSIDE", "PIPELINE", "SOLVER", "Stopwatch", "TimeProfile", "middle"]
@@ -25,30 +24,39 @@ Place = tuple[str, str]  # part and group
 class Stopwatch:
     """Charges the time since the last boundary to the place that it was spent in.
 
+    Boundaries are noted down and worked out in the end, so that on a GPU nothing waits at any of them: a place is
+    charged what the GPU did for it, and what it idled while the CPU was still there. What the CPU does while the GPU is
+    busy costs nothing, and shows nowhere.
+
     Args:
-        now: seconds; `time.perf_counter`, or `time.process_time` on a machine that others use.
-        synchronised: wait for the GPU at every boundary, so that its work falls where it was asked for. That slows the
-            whole down, since CPU and GPU no longer work side by side.
+        moments: the clock.
 
     Attributes:
         step: the cell's step; whoever watches the solver moves it on.
     """
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter, synchronised: bool = False) -> None:
-        self._now, self._synchronised = now, synchronised
+    def __init__(self, moments: Moments | None = None) -> None:
+        self._moments: Moments = CpuMoments() if moments is None else moments
         self.step = BEFORE
         self._places: list[Place] = [(OUTSIDE, PIPELINE)]
-        self._cells: defaultdict[Cell, float] = defaultdict(float)
-        self._begin = self._last = 0.0
+        self._charged: list[tuple[Cell, Any]] = []  # each with the moment that ends it
+        self._begin: Any = None
 
     def start(self) -> None:
         """From here on time is charged."""
-        self._begin = self._last = self._time()
+        self._moments.wait()
+        self._begin = self._moments.now()
 
     def stop(self) -> TimeProfile:
         """The last boundary; returns what has been charged."""
         self._charge()
-        return TimeProfile(dict(self._cells), max(self.step, 0), self._last - self._begin)
+        self._moments.wait()
+        cells: defaultdict[Cell, float] = defaultdict(float)
+        last = self._begin
+        for cell, moment in self._charged:
+            cells[cell] += self._moments.seconds(last, moment)
+            last = moment
+        return TimeProfile(dict(cells), max(self.step, 0), self._moments.seconds(self._begin, last))
 
     @property
     def place(self) -> Place:
@@ -84,14 +92,8 @@ class Stopwatch:
         self.step += 1
 
     def _charge(self) -> None:
-        now, (part, group) = self._time(), self._places[-1]
-        self._cells[part, self.step, group] += now - self._last
-        self._last = now
-
-    def _time(self) -> float:
-        if self._synchronised:
-            torch.cuda.synchronize()
-        return self._now()
+        part, group = self._places[-1]
+        self._charged.append(((part, self.step, group), self._moments.now()))
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,21 @@ that a method replays never reaches it, so no time is charged to its group. The 
 methods put before a module's `forward`; between the two time is charged to "driver". The outermost ones are forward
 hooks of torch, since the driver enters its wrappers inside the call and whatever is entered before stands inside them.
 
-Each boundary costs a microsecond or two, and on a GPU it waits for the device: compare shares, and take the time of
-a whole call from `postdiff.cost.latency`.
+Each boundary costs a microsecond or two, on a GPU an event in its queue: compare shares, and take the time of a whole
+call from `postdiff.cost.latency`.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from torch import nn
 
 from postdiff.cost.groups import grouped
 from postdiff.cost.macs import components
+from postdiff.cost.moments import Moments, moments_of
 from postdiff.cost.stopwatch import BEFORE, DRIVER, OUTSIDE, SOLVER, Stopwatch, TimeProfile
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept, layers
@@ -57,7 +56,7 @@ def watch(
     pipe: Any,
     call: Callable[[], object],
     touched: Sequence[nn.Module],
-    now: Callable[[], float] = time.perf_counter,
+    moments: Moments | None = None,
 ) -> TimeProfile:
     """Run `call` once under the stopwatch. It must be warm, and `pipe.scheduler` the one that it uses.
 
@@ -65,10 +64,9 @@ def watch(
         pipe: as for `touched`.
         call: as for `touched`.
         touched: what `touched` has found.
-        now: as for `Stopwatch`.
+        moments: the clock; that of the pipeline's device, if omitted.
     """
-    on_gpu = any(parameter.is_cuda for network in _denoisers(pipe) for parameter in network.parameters())
-    clock = Stopwatch(now, synchronised=on_gpu and torch.cuda.is_available())
+    clock = Stopwatch(moments or moments_of(pipe))
     with ExitStack() as stack:
         for stage, one in getattr(pipe, "pipes", {"": pipe}).items():
             _watch_pipeline(clock, one, f":{stage}" if stage else "", set(touched), stack)

@@ -2,11 +2,15 @@
 
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from postdiff.cost import latency, loop_clock
+from postdiff.cost import latency
 from postdiff.cost.latency import Latency, Rounds, Timed, measure, ratio
+from postdiff.cost.moments import CpuMoments, CudaMoments, moments_of
+from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.engine.errors import UsageError
 from tests.support.snapshot import snapshot
 from tests.support.tiny import STEPS, build
@@ -25,8 +29,7 @@ def test_calls_are_interleaved_after_warm_up():
 def clock(monkeypatch):
     """A clock of our own, which only the calls move on."""
     now = [0.0]
-    for module in (latency, loop_clock):
-        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
     return now
 
 
@@ -75,6 +78,58 @@ def test_the_loop_of_a_call(clock):
         del pipe.check_inputs, pipe.unet.forward, pipe.scheduler.step
     assert found["a"] == Rounds([10.0 + 4 * STEPS] * 2, [4.0 * STEPS] * 2)
     assert snapshot(pipe) == before
+
+
+def lasting(clock, *seconds):
+    """A call that lasts so long, each time in turn, and the last one for ever after."""
+    to_come = list(seconds)
+
+    def call():
+        clock[0] += to_come.pop(0) if len(to_come) > 1 else to_come[0]
+
+    return Timed(call)
+
+
+def test_rounds_end_when_the_time_is_up(clock):
+    calls = {"a": lasting(clock, 1.0), "b": lasting(clock, 1.0)}
+    found = measure(calls, warmup=1, repeats=50, limit=TimeLimit(9))
+    assert found == {name: Rounds([1.0] * 3) for name in "ab"}
+    assert clock[0] == 8, "a fourth round would have ended at 10 s"
+
+
+def test_a_round_that_is_not_whole_does_not_count(clock):
+    """Forwards, backwards, forwards; in the third round `a` takes all the time that is left, and more."""
+    calls = {"a": lasting(clock, 1.0, 1.0, 5.0), "b": lasting(clock, 1.0)}
+    found = measure(calls, warmup=0, repeats=50, limit=TimeLimit(7))
+    assert found == {name: Rounds([1.0] * 2) for name in "ab"}
+    assert clock[0] == 9, "nothing begins once the time is up"
+
+
+def test_a_round_that_ends_late_is_whole(clock):
+    calls = {"a": lasting(clock, 1.0), "b": lasting(clock, 1.0, 1.0, 5.0)}
+    assert measure(calls, warmup=0, repeats=3, limit=TimeLimit(6.5))["b"].whole == [1.0, 1.0, 5.0]
+
+
+@pytest.mark.parametrize(("warmup", "enough"), [(0, 10), (1, 20)])
+def test_without_one_round_it_says_what_would_do(clock, warmup, enough):
+    clock[0] = 100
+    calls = {"a": lasting(clock, 4.0), "b": lasting(clock, 4.0)}
+    with pytest.raises(TimeIsUp, match=f"nothing was measured: one round does not end in 5 s; {enough} s would do"):
+        measure(calls, warmup=warmup, limit=TimeLimit(5))
+    assert clock[0] == 104, "it is seen after the first call"
+
+
+def test_parts_of_a_limit_go_by_what_is_left(clock):
+    limit = TimeLimit(12)
+    first = limit.part(3)
+    clock[0] += 2  # it did not need its four seconds
+    assert (first.left, limit.part(2).left, TimeLimit().part(2).left) == (2, 5, float("inf"))
+
+
+def test_moments_belong_to_the_pipelines_device():
+    on_gpu = moments_of(SimpleNamespace(device=torch.device("cuda:1")))
+    assert isinstance(on_gpu, CudaMoments) and on_gpu.device == torch.device("cuda:1")
+    assert isinstance(moments_of(build("sd").pipe), CpuMoments)
 
 
 def test_a_real_clock_runs():

@@ -8,6 +8,7 @@ import torch
 from postdiff import accelerate
 from postdiff.cost import macs
 from postdiff.cost.groups import GROUPS
+from postdiff.cost.moments import CpuMoments, CudaMoments
 from postdiff.cost.stopwatch import BEFORE, DRIVER, OUTSIDE, PIPELINE, SOLVER, Stopwatch, TimeProfile, middle
 from postdiff.cost.time_profile import touched, watch
 from postdiff.engine.errors import UsageError
@@ -24,9 +25,11 @@ def left_behind(pipe):
     return kept, [len(getattr(module, name)) for module in modules for name in hooks]
 
 
-def ticking():
+class Ticking(CpuMoments):
     """A clock on which every boundary comes a second after the last."""
-    return itertools.count().__next__
+
+    def __init__(self):
+        self.now = itertools.count().__next__
 
 
 def profiled(one, methods, **clock):
@@ -39,7 +42,7 @@ def profiled(one, methods, **clock):
 
 
 def test_time_goes_to_the_place_it_is_spent_in():
-    clock = Stopwatch(ticking())
+    clock = Stopwatch(Ticking())
     clock.start()
     with clock.within(("denoiser", DRIVER)):
         with clock.within(("denoiser", "other")):
@@ -57,6 +60,35 @@ def test_time_goes_to_the_place_it_is_spent_in():
     assert (found.wall_s, found.steps) == (6, 0)
     assert found.seconds("denoiser") == 4
     assert found.seconds(step=0, group=DRIVER) == 1
+
+
+def test_on_a_gpu_nothing_waits_between_start_and_stop(monkeypatch):
+    """Events of a queue that does each thing a second after the last; the CPU waits twice."""
+    waited, now = [], itertools.count()
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            assert stream == "stream of cuda:1"
+            self.at = next(now)
+
+        def elapsed_time(self, other):
+            assert len(waited) == 2, "not yet known"
+            return 1e3 * (other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    clock = Stopwatch(CudaMoments(torch.device("cuda:1")))
+    clock.start()
+    with clock.within(("denoiser", "other")):
+        clock.next_step()
+    assert len(waited) == 1
+    found = clock.stop()
+    assert list(found.cells.values()) == [1, 1, 1, 1] and found.wall_s == 4
+    assert waited == [torch.device("cuda:1")] * 2
 
 
 def test_middle_of_several_calls():
@@ -92,7 +124,7 @@ def test_replayed_modules_take_no_time(small):
     methods = [DeepCache(interval=2), CrossAttentionCache(gate=4)]
     work = macs.tally(one.pipe, lambda: one.call(accelerate(one.pipe, methods)))
     # On a clock that counts boundaries a group that is not entered has no cell at all.
-    found = profiled(one, methods, now=ticking())
+    found = profiled(one, methods, moments=Ticking())
     idle = 0
     for step in range(STEPS):
         for group in GROUPS:

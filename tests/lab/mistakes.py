@@ -152,6 +152,7 @@ OUT_OF_RANGE = (
     *(("strength", value) for value in ("0", "-0.5", "1.01", ".inf")),
     *(("seeds", value) for value in ("[-1]", "[1, 1]", f"[{2**63}]", "[]", f"[0, {HUGE}]")),
     *(("bench.repeats", "-1"), ("bench.repeats", "1000000000"), ("bench.warmup", "-1"), ("bench.batch_size", "0")),
+    *(("bench.seconds", "0"), ("bench.seconds", "-3"), ("bench.seconds", "soon")),
     *(("bootstrap", "-1"), ("bootstrap", "1000000000"), ("mirror.pictures", "-1"), ("mirror.timeout", "0")),
     *(("trainer.devices", "0"), ("trainer.devices", "100000"), ("trainer.num_nodes", "0"), ("mirror.timeout", ".inf")),
     *(("dtype", value) for value in ("float64", "float", "int8", "Float32", "float32x")),

@@ -15,7 +15,7 @@ from postdiff.lab.files import folders
 from postdiff.lab.inputs import data, data_cards
 from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard
 from postdiff.lab.listing import listing
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import models, random_weights
 from postdiff.lab.settings import schedulers
 from postdiff.lab.storage import grid
 from postdiff.lab.storage.pictures import PictureFolder
@@ -70,7 +70,13 @@ def test_shipped_data_cards(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", catalog.names("models"))
 def test_shipped_model_cards(name):
     found = models.card(name)
-    assert found.summary and models.checkpoint(found)
+    assert found.summary
+    if found.stages or found.weights_given:
+        assert models.checkpoint(found)
+        return
+    with pytest.raises(UsageError, match="no weights; use weights=random"):
+        models.checkpoint(found)
+    assert random_weights.pipeline_class(found).__name__ == found.pipeline
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Other code beside ours: the same pictures, everything as before, and its times in record and table."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,14 @@ import torch
 
 from postdiff import accelerate
 from postdiff.cli import main
+from postdiff.cost import latency
+from postdiff.cost.time_limit import TimeIsUp
 from postdiff.engine.errors import UsageError
+from postdiff.lab.macs import work
+from postdiff.lab.records.figures import flat_rows
+from postdiff.lab.records.results import Record
+from postdiff.lab.settings import experiment
+from postdiff.lab.settings.config import BenchConfig
 from postdiff.lab.timing import peers
 from postdiff.methods import FORA, DeepCache, PyramidAttentionBroadcast, ToMe
 from tests.support.snapshot import snapshot
@@ -83,3 +91,79 @@ def test_bench_from_the_command_line(outputs, capsys):
     assert main(["bench", *words[1:]]) == 0
     table = capsys.readouterr().out
     assert "of ideal" in table and "beside" not in table
+
+
+@pytest.fixture
+def two_sizes(outputs, monkeypatch):
+    """Words that time two settings of a tiny SD V1.5 with random weights, each at two batch sizes."""
+    monkeypatch.setenv("POSTDIFF_PATH", str(Path(__file__).parents[2] / "experiments" / "on_gpu" / "tiny"))
+    rows = [f"{name}_b{batch}" for name in ("original", "deepcache") for batch in (1, 8)]
+    tiny = ("model=tiny_sd15", "dtype=float32", "height=32", "width=32", "steps=2", "bench.official=false")
+    return ["bench", "speed/sd15_768", "--rows", ",".join(rows), *tiny, "bench.warmup=0", "bench.repeats=2"]
+
+
+def kept(outputs, row):
+    return Record.read(outputs / "records" / "speed" / "sd15_768" / f"{row}.speed.json")
+
+
+def test_batch_sizes_are_timed_one_after_the_other(outputs, two_sizes, command, monkeypatch):
+    """Nobody compares them; their work is counted once."""
+    rounds, counted = [], []
+    measure, count = latency.measure, work.count
+    monkeypatch.setattr(latency, "measure", lambda calls, **how: rounds.append(list(calls)) or measure(calls, **how))
+    monkeypatch.setattr(work, "count", lambda job, *more: counted.append(job.name) or count(job, *more))
+    assert command(*two_sizes)[0] == 0
+    assert rounds == [["original_b1", "deepcache_b1"], ["original_b8", "deepcache_b8"]]
+    assert counted == ["original_b1", "deepcache_b1"]
+    assert kept(outputs, "deepcache_b8").macs == kept(outputs, "deepcache_b1").macs
+    rows = flat_rows(experiment.load("speed/sd15_768"), ("speed",))
+    assert [row["speedup"] > 0 for row in rows if row.get("time_s")] == [True] * 4
+    assert not any("not timed together" in row["notes"] for row in rows)
+
+
+def test_what_is_measured_in_time_is_kept_and_marked(outputs, two_sizes, command):
+    code, table, _ = command(*two_sizes, "bench.seconds=100")
+    assert code == 0 and "| Rounds" in table.replace("Rounds", "| Rounds", 1)
+    assert "rounds: as many as were whole in 100 s for all rows" in table
+    record = kept(outputs, "original_b8")
+    assert (record.latency["seconds"], record.latency["repeats"], record.n_asked, record.n_done) == (100, 2, 2, 2)
+    assert record.latency["finite"] is True
+
+
+def test_a_batch_size_that_takes_too_long_leaves_the_others(outputs, two_sizes, command, monkeypatch):
+    measure = latency.measure
+
+    def timed(calls, **how):
+        if "original_b1" in calls:
+            raise TimeIsUp(3.0, 40)
+        return measure(calls, **how)
+
+    monkeypatch.setattr(latency, "measure", timed)
+    code, _, err = command(*two_sizes, "bench.seconds=100")
+    [line] = [line for line in err.splitlines() if line.startswith("postdiff: error")]
+    assert code == 2 and "row 'original_b1' and the 1 in turns with it: nothing was measured" in line
+    assert "one round does not end in 3 s; use bench.seconds=" in line
+    assert int(line.partition("bench.seconds=")[2].partition(",")[0]) in (80, 81, 82), "40 s for each batch size"
+    assert not (outputs / "records/speed/sd15_768/original_b1.speed.json").exists()
+    assert kept(outputs, "original_b8").full
+
+
+@pytest.mark.parametrize("verb", ["bench", "profile"])
+def test_too_little_time_is_told_in_one_line(outputs, two_sizes, refused, verb):
+    line = refused(verb, *two_sizes[1:], "bench.seconds=0.001")
+    assert "nothing was measured, since one round does not end in 0.0" in line and "fewer --rows" in line
+    assert not (outputs / "records").exists()
+
+
+def test_a_time_limit_belongs_to_the_identity_only_where_there_is_one():
+    assert BenchConfig().described() == {"repeats": 5, "warmup": 1, "batch_size": 1}
+    assert BenchConfig(seconds=3.0).described()["seconds"] == 3.0
+
+
+def test_pictures_that_are_no_numbers_are_timed_and_named(outputs, two_sizes, command, monkeypatch):
+    from postdiff.lab.timing import speed
+
+    monkeypatch.setattr(speed, "_pictures", lambda made: torch.full((1,), float("nan")))
+    code, table, _ = command(*two_sizes)
+    assert code == 0 and "pictures hold NaN or infinity, which does not change the time of: 20 steps, batch 1" in table
+    assert kept(outputs, "original_b1").latency["finite"] is False

@@ -15,9 +15,18 @@ import postdiff
 from postdiff.engine.errors import UsageError
 from postdiff.lab.settings.resolving import check_device
 
-__all__ = ["device_name", "environment", "git", "resolve_device", "versions"]
+__all__ = ["device_name", "environment", "git", "nvidia_smi", "resolve_device", "versions"]
 
 PACKAGE = Path(postdiff.__file__).parent
+# Ours and theirs: MHz and watts.
+SMI = {
+    "driver": "driver_version",
+    "clock_mhz": "clocks.sm",
+    "most_clock_mhz": "clocks.max.sm",
+    "memory_clock_mhz": "clocks.mem",
+    "power_limit_w": "power.limit",
+    "power_w": "power.draw",
+}
 
 
 @functools.cache
@@ -76,7 +85,10 @@ def device_name(device: str) -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """What times depend on beside versions and device: driver, libraries, and which attention kernels are allowed."""
+    """What times depend on beside versions and device: driver, libraries, which attention kernels are allowed, clocks.
+
+    Clocks and power are as they are now, right after the timing if it is asked for then; nothing is ever set.
+    """
     if not device.startswith("cuda"):
         return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability()}
     allowed = {
@@ -86,7 +98,7 @@ def environment(device: str) -> dict[str, Any]:
         "math": torch.backends.cuda.math_sdp_enabled(),
     }
     return {
-        "driver": _driver(),
+        **nvidia_smi(device),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
@@ -94,13 +106,30 @@ def environment(device: str) -> dict[str, Any]:
     }
 
 
-def _driver() -> str | None:
-    words = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def nvidia_smi(device: str) -> dict[str, Any]:
+    """What NVIDIA's own tool says of a GPU by the names of `SMI`; what it does not know, or all if it is absent, lacks.
+
+    Args:
+        device: "cuda" or "cuda:N".
+    """
+    words = ["nvidia-smi", f"--id={_smi_id(device)}", f"--query-gpu={','.join(SMI.values())}"]
     try:
-        done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
+        done = subprocess.run(
+            [*words, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=30
+        )
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.splitlines()[0].strip() if done.stdout.strip() else None
+        return {}
+    values = [value.strip() for value in done.stdout.partition("\n")[0].split(",")]
+    if len(values) != len(SMI):
+        return {}
+    told = {name: value for name, value in zip(SMI, values, strict=True) if value and value[0] not in "[N"}
+    return {name: value if name == "driver" else float(value) for name, value in told.items()}
+
+
+def _smi_id(device: str) -> str:
+    """The tool counts all GPUs of the machine, and torch those that it is shown: only the UUID is the same to both."""
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return device.partition(":")[2] or "0" if uuid is None else f"GPU-{uuid}"
 
 
 def _cpu() -> str:

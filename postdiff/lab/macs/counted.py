@@ -104,7 +104,7 @@ def _run(
 ) -> tuple[Tally, Seen]:
     if card.structure is None:
         raise UsageError(f"{who} names no structure to count; give its card one")
-    scheduler = schedulers.layered(schedulers.stand_in(), *solvers)
+    scheduler = schedulers.layered(schedulers.stand_in(card.scheduler), *solvers)
     if card.structure not in twins:
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]

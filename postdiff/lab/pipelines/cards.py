@@ -54,6 +54,11 @@ class PipelineCard(Adapters, Source):
     guidance_scale: float | None = ranges.guidance()
     structure: str | None = None
 
+    @property
+    def weights_given(self) -> bool:
+        """Whether it names weights; a card of a structure alone serves `weights=random` and the counting of MACs."""
+        return self.folder is not None or self.hub is not None
+
 
 @dataclass
 class StageCard(PipelineCard):
@@ -147,7 +152,8 @@ def parts(model: PipelineCard) -> dict[str, Source]:
 
 
 def _check(found: PipelineCard, where: str) -> None:
-    sources.check(found, f"{where}: give")
+    if found.weights_given or found.structure is None:
+        sources.check(found, f"{where}: give")
     for key, source in parts(found).items():
         sources.check(source, f"{where}: give '{key}'")
         if found.pipeline is None:

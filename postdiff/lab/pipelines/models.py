@@ -47,9 +47,12 @@ def checkpoint(model: ModelCard) -> str:
     hub that were changed by hand follow after "~". Of a cascade it is "stage=identity;stage=identity".
 
     Raises:
-        UsageError: the folder is no pipeline, holds weights in pickle format only, or the hub cannot be asked.
+        UsageError: the folder is no pipeline, holds weights in pickle format only, or the hub cannot be asked; or there
+            are no weights.
     """
     if not model.stages:
+        if not model.weights_given:
+            raise UsageError("the model card names a structure alone and no weights; use weights=random")
         return _checkpoint(model)
     found = []
     for name, stage in model.stages.items():

@@ -104,7 +104,7 @@ def load(card: PipelineCard, dtype: str, device: str, seed: int = 0) -> Any:
             modules["vae"] = vae
     for module in modules.values():
         fill(module, getattr(torch, dtype), device, seed)
-    return structure.assembled(modules, schedulers.stand_in())
+    return structure.assembled(modules, schedulers.stand_in(card.scheduler))
 
 
 def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str, Any]:

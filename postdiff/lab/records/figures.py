@@ -55,7 +55,9 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
         other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
-        figures["notes"] = "; ".join([*_notes(own, first), *unlike.get(row.name, []), *about])
+        figures["notes"] = "; ".join(
+            [*_notes(own, first, first_of.timed_alike(own)), *unlike.get(row.name, []), *about]
+        )
         for name, value in ({} if other_model else row.reported).items():
             ours = figures.get(name)
             figures[f"reported_{name}"] = value
@@ -157,7 +159,7 @@ def _quarters(record: Record) -> Row:
     return figures
 
 
-def _notes(own: dict[str, Record], first: dict[str, Record]) -> list[str]:
+def _notes(own: dict[str, Record], first: dict[str, Record], timed_first: Record | None) -> list[str]:
     quality, baseline = own.get("quality"), first.get("quality")
     if quality is None:
         return ["speed alone" if "speed" in own else "no record"]
@@ -172,7 +174,7 @@ def _notes(own: dict[str, Record], first: dict[str, Record]) -> list[str]:
         notes.append("mixed devices")
     if baseline and (quality.prompts, quality.seeds) != (baseline.prompts, baseline.seeds):
         notes.append("other prompts or seeds than the first row")
-    if "speed" in own and "speed" in first and own["speed"].latency["session"] != first["speed"].latency["session"]:
+    if timed_first is not None and own["speed"].latency["session"] != timed_first.latency["session"]:
         notes.append("not timed together with the first row")
     return notes
 

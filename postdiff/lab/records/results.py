@@ -74,6 +74,9 @@ class _Latency(_LatencyAlways, total=False):
     rounds_s: list[float]
     loop_rounds_s: list[float]
     peak_memory_mb: float
+    repeats: int
+    seconds: float
+    finite: bool
     official: _Official
 
 
@@ -122,7 +125,8 @@ class Record:
         counts: network calls, cache hits and misses of one pipeline call.
         latency: median_s, q25_s, q75_s a picture, the same of its denoising loop under "loop" and of other code for the
             same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
-            (rows timed together), every round, peak_memory_mb of a call, and the environment.
+            (rows timed together), every round, peak_memory_mb of a call, whether its pictures are finite, and the
+            environment. Under a time limit its seconds, and repeats is how many rounds were whole by then.
         figures: SHA-256 of the CSV file beside it, which holds the figures of the single pictures; None of times.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.

@@ -16,7 +16,8 @@ def speed_figures(record: Record | None, first: Record | None) -> dict[str, Any]
     Keys: time_s, time_q25_s, time_q75_s (a picture), loop_s (of it, the denoising loop), pictures_per_s, speedup and
     loop_speedup over `first`, each with `_q25` and `_q75` over rounds, ideal (the ratio of the denoiser's MACs, both
     attention products counted), realised (the loop's speed-up, or where the loop was not timed apart the whole call's,
-    over ideal), time_batch_size, peak_memory_mb (10^6 bytes, a call), time_device, random_weights, and where other code
+    over ideal), time_batch_size, time_rounds, time_limit_s (null without `bench.seconds`), peak_memory_mb (10^6 bytes,
+    a call), time_device, random_weights, finite (whether its pictures are numbers throughout), and where other code
     was timed official (its name), official_time_s, official_ratio (its time over ours) with `_q25` and `_q75`,
     official_loop_ratio and official_difference (largest difference between the pictures of both).
 
@@ -35,9 +36,12 @@ def speed_figures(record: Record | None, first: Record | None) -> dict[str, Any]
         "loop_s": time.get("loop", {}).get("median_s"),  # records of older runs have none, and no rounds
         "pictures_per_s": 1 / time["median_s"],
         "time_batch_size": time["batch_size"],
+        "time_rounds": time.get("repeats"),
+        "time_limit_s": time.get("seconds"),
         "peak_memory_mb": time.get("peak_memory_mb"),
         "time_device": record.device,
         "random_weights": record.checkpoint.startswith("random:"),
+        "finite": time.get("finite"),
         "speedup": None,
     }
     if first is not None and first.latency.get("session") == time["session"]:

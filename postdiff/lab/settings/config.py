@@ -36,9 +36,11 @@ class BenchConfig:
     """How speed is measured; repeats 0 leaves it out.
 
     Attributes:
-        repeats: timed rounds over all rows.
+        repeats: timed rounds over all rows, at most.
         warmup: untimed rounds first.
         batch_size: pictures a call.
+        seconds: how long it may take from the building of the networks on; rounds that would not be whole by then are
+            left out. It holds for all rows together; null means as long as it takes.
         official: time the code of others in the same rounds, where it does the same work: the bare pipeline beside a
             row without methods, and the packages of methods' authors.
     """
@@ -46,11 +48,16 @@ class BenchConfig:
     repeats: int = whole(5, 0, 10_000)
     warmup: int = whole(1, 0, 10_000)
     batch_size: int = whole(1, 1, 100_000)
+    seconds: float | None = real(None, lambda seconds: 0 < seconds <= 86400, "seconds above 0, at most a day")
     official: bool = False
 
     def described(self) -> dict[str, Any]:
-        """As it belongs to an identity; `official` changes nothing in a row's own times."""
-        return {"repeats": self.repeats, "warmup": self.warmup, "batch_size": self.batch_size}
+        """As it belongs to an identity, without `official`, which changes nothing in a row's own times.
+
+        Where there is no time limit it is not told, so that older ids stay true.
+        """
+        limit = {} if self.seconds is None else {"seconds": self.seconds}
+        return {"repeats": self.repeats, "warmup": self.warmup, "batch_size": self.batch_size, **limit}
 
 
 @dataclass

@@ -31,6 +31,7 @@ SCHEDULERS = {
     "unipc": "UniPCMultistepScheduler",
 }
 
+FLOWS = "flow_match_euler"
 SPACINGS = ("linspace", "leading", "trailing")
 MOST = 100_000  # of any whole number among the options
 # Ranges that no scheduler checks itself; some go on in silence, others take all memory.
@@ -214,8 +215,14 @@ def layered(present: Any, *solvers: Solver) -> Any:
     return present
 
 
-def stand_in() -> Any:
-    """The solver that cards and runs are laid over where there is no folder to read the model's own from."""
+def stand_in(own: Solver | None = None) -> Any:
+    """The solver that cards and runs are laid over where there is no folder to read the model's own from.
+
+    Args:
+        own: the model card's; where it is one of flows the model is.
+    """
     import diffusers
 
+    if own is not None and own.name == FLOWS:
+        return diffusers.FlowMatchEulerDiscreteScheduler()
     return diffusers.DPMSolverMultistepScheduler(steps_offset=1)

@@ -126,7 +126,7 @@ def _mean(run: list[Row]) -> Row:
 def _about(rows: Sequence[Profiled]) -> list[str]:
     device, pictures = rows[0].job.config.device, rows[0].pictures
     slower = max(one.time.wall_s / one.bare_s for one in rows)
-    waiting = ", which wait for the GPU at each boundary," if device.startswith("cuda") else ""
+    waiting = ", which are events in the GPU's queue," if device.startswith("cuda") else ""
     calls = f"{len(rows[0].times)} calls with {pictures} picture{'s' if pictures > 1 else ''} each"
     return [
         f"median of {calls}, on {provenance.device_name(device)}",

@@ -15,6 +15,7 @@ from postdiff.cost import macs
 from postdiff.cost.latency import seconds
 from postdiff.cost.stopwatch import BEFORE, TimeProfile, middle
 from postdiff.cost.tally import Cell, Tally
+from postdiff.cost.time_limit import TimeLimit
 from postdiff.cost.time_profile import touched, watch
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import provenance
@@ -24,6 +25,7 @@ from postdiff.lab.job import Job, prepare, same_weights
 from postdiff.lab.progress import bar
 from postdiff.lab.records import recording
 from postdiff.lab.settings.experiment import Experiment
+from postdiff.lab.timing.turns import limit_of, told
 
 __all__ = ["Profiled", "profile", "write"]
 
@@ -61,7 +63,8 @@ def profile(experiment: Experiment) -> list[Profiled]:
     """Profile all rows whose `bench.repeats` is not 0; rows on the same weights in turns, so that drift hits all alike.
 
     Raises:
-        UsageError: a mistake in the experiment, nothing to time, or a network that is compiled.
+        UsageError: a mistake in the experiment, nothing to time, a network that is compiled, or not one whole round in
+            `bench.seconds`.
     """
     folders.writable_outputs()
     jobs = [job for job in prepare(experiment) if job.config.bench.repeats]
@@ -72,7 +75,11 @@ def profile(experiment: Experiment) -> list[Profiled]:
             raise UsageError(
                 f"row '{job.name}': inside compiled blocks no module can be timed; use network.compile=false"
             )
-    found = {one.job.name: one for group in same_weights(jobs) for one in _in_turns(group)}
+    limit, groups = limit_of(jobs), same_weights(jobs)
+    found: dict[str, Profiled] = {}
+    for place, group in enumerate(groups):
+        with told(group, limit, len(groups) - place):
+            found |= {one.job.name: one for one in _in_turns(group, limit.part(len(groups) - place))}
     return [found[job.name] for job in jobs]
 
 
@@ -95,7 +102,7 @@ def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _in_turns(jobs: Sequence[Job]) -> list[Profiled]:
+def _in_turns(jobs: Sequence[Job], limit: TimeLimit) -> list[Profiled]:
     repeats = max(job.config.bench.repeats for job in jobs)
     warmup = max(job.config.bench.warmup for job in jobs)
     # A pipeline is shared, and a call hands it the row's own scheduler: right before a row is counted or watched, it is
@@ -110,9 +117,12 @@ def _in_turns(jobs: Sequence[Job]) -> list[Profiled]:
             rows.append(Profiled(job, size, _cells(macs.tally(sampler.pipe, call))))
             calls.append((sampler.pipe, call, modules))
             shown.update(2)
+            limit.need(limit.gone / len(rows) * (len(jobs) - len(rows)))
         for turn in range(warmup + repeats):
+            if turn > warmup and limit.left < 0:
+                break
             for row, (pipe, call, modules) in zip(rows, calls, strict=True):
-                spent = seconds(call)
+                spent = seconds(call, pipe)
                 if turn >= warmup:
                     row.bare.append(spent)
                     row.times.append(watch(pipe, call, modules))

@@ -17,9 +17,10 @@ from torch import Tensor
 from postdiff.cost import latency
 from postdiff.cost.latency import Latency, Rounds, Timed
 from postdiff.cost.memory import peak_memory
+from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.lab.devices import provenance
 from postdiff.lab.drawing.sampling import Pipelines, Sampler
-from postdiff.lab.job import Job, same_weights
+from postdiff.lab.job import Job
 from postdiff.lab.macs import work
 from postdiff.lab.mirrors import mirror
 from postdiff.lab.progress import bar
@@ -27,16 +28,25 @@ from postdiff.lab.records import recording, results
 from postdiff.lab.records.results import Record
 from postdiff.lab.timing import peers
 from postdiff.lab.timing.peers import Peer
+from postdiff.lab.timing.turns import compared, limit_of, told
 
 __all__ = ["measure"]
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Peak memory of a call in bytes, its work, and how far its pictures are from the peer's at most: 0 if alike."""
+    """What a call shows beside its time.
+
+    Attributes:
+        peak: its most memory in bytes.
+        spent: its work.
+        finite: whether its pictures are numbers throughout.
+        difference: how far they are from the peer's at most: 0 if alike.
+    """
 
     peak: int
     spent: work.Work
+    finite: bool
     difference: float | None
 
 
@@ -55,43 +65,63 @@ class _Row:
     def theirs(self) -> Any:
         return self.sampler.call(self.batch, self.sampler.pipe)
 
-    def look(self) -> _Seen:
+    def look(self, counts: dict[str, work.Work]) -> _Seen:
         """What is measured beside time, in as few calls as can be: a call may last minutes.
 
         They come first, and so warm the row up as well.
+
+        Args:
+            counts: {id of settings and samples: their work}, which this adds to: it does not depend on the batch size.
         """
         job, made, counted = self.job, [], []
-        device, spent = job.config.device, work.known(recording.last(job))
+        device, spent = job.config.device, counts.get(job.drawn_id) or work.known(recording.last(job))
         if spent is not None or len(self.batch) > 1 or work.adaptive(job):
             peak = peak_memory(lambda: made.append(self.ours()), device)
             spent = spent or work.count(job, self.sampler)
         else:
             peak = peak_memory(lambda: counted.append(work.count(job, self.sampler, made.append)), device)
             [spent] = counted
+        counts[job.drawn_id] = spent
+        ours = _pictures(made[0])
+        finite = bool(ours.isfinite().all())
         if self.peer is None:
-            return _Seen(peak, spent, None)
+            return _Seen(peak, spent, finite, None)
         with self.peer.ready():
             theirs = _pictures(self.theirs())
-        return _Seen(peak, spent, float((_pictures(made[0]) - theirs).abs().max()))
+        return _Seen(peak, spent, finite, float((ours - theirs).abs().max()))
 
 
 def measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
     """Time all jobs whose `bench.repeats` is not 0, measure peak memory and MACs of one more call each, write records.
 
-    Rows on the same weights run in turns, also in several dtypes or with several network options, for each of which a
-    pipeline is held; rows on other weights, or offloaded otherwise, follow, since two models may not fit in memory.
+    Rows on the same weights and of one batch size run in turns, also in several dtypes or with several network options,
+    for each of which a pipeline is held; rows on other weights, or offloaded otherwise, follow, since two models may
+    not fit in memory. With `bench.seconds` each such group gets its part of the time, and its records are there when it
+    is done.
 
     Raises:
         UsageError: methods do not fit, or an official package is wanted and missing.
+        TimeIsUp: a group does not get through one round in its time. Those after it are measured all the same.
     """
-    records = []
-    for group in same_weights([job for job in jobs if job.config.bench.repeats]):
-        records += _measure(group, pipelines)
+    timed = [job for job in jobs if job.config.bench.repeats]
+    limit, groups = limit_of(timed), compared(timed)
+    started, counts = recording.now(), dict[str, work.Work]()
+    records, short = list[Record](), list[TimeIsUp]()
+    for place, group in enumerate(groups):
+        to_come = len(groups) - place
+        try:
+            with told(group, limit, to_come):
+                records += _measure(group, pipelines, started, limit.part(to_come), counts)
+        except TimeIsUp as error:
+            short.append(error)
+    if short:
+        raise short[0]
     return records
 
 
-def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
-    started = recording.now()
+def _measure(
+    jobs: Sequence[Job], pipelines: Pipelines, started: str, limit: TimeLimit, counts: dict[str, work.Work]
+) -> list[Record]:
     repeats = max(job.config.bench.repeats for job in jobs)
     warmup = max(job.config.bench.warmup for job in jobs)
     rows = _rows(jobs, pipelines)
@@ -101,12 +131,15 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
         calls[row.job.name] = Timed(row.ours, loops=loops)
         if row.peer is not None:
             calls[_beside(row.job)] = Timed(row.theirs, row.peer.ready, loops)
-    seen = {}
+    seen: dict[str, _Seen] = {}
     with bar("speed", len(calls) * (warmup + repeats) + len(rows), "call") as shown:
-        for row in rows:
-            seen[row.job.name] = row.look()
+        begin = limit.gone
+        for done, row in enumerate(rows, 1):
+            seen[row.job.name] = row.look(counts)
             shown.update()
-        found = latency.measure(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update())
+            limit.need((limit.gone - begin) / done * (len(rows) - done))
+        found = latency.measure(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update(), limit=limit)
+    environment = provenance.environment(jobs[0].config.device)  # with clocks as the last round leaves them
     session = f"{started} {provenance.device_name(jobs[0].config.device)}"
     records = []
     for row in rows:
@@ -116,6 +149,8 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
             **_seconds(own.whole, size),
             **({"loop": _seconds(own.loop, size)} if own.loop else {}),
             "repeats": len(own.whole),
+            **({} if row.job.config.bench.seconds is None else {"seconds": row.job.config.bench.seconds}),
+            "finite": seen[name].finite,
             "warmup": warmup,
             "batch_size": size,
             "peak_memory_mb": seen[name].peak / 1e6,  # of a call, not of a picture
@@ -130,12 +165,12 @@ def _measure(jobs: Sequence[Job], pipelines: Pipelines) -> list[Record]:
             kind="speed",
             run_id=row.job.speed_id,
             started=started,
-            n_asked=repeats,
+            n_asked=len(own.whole) if row.job.config.bench.seconds else repeats,  # as many as ended in time
             n_done=len(own.whole),
             macs=seen[name].spent.macs,
             macs_spread=seen[name].spent.spread,
             counts=seen[name].spent.counts,
-            latency=figures | {"environment": provenance.environment(row.job.config.device)},
+            latency=figures | {"environment": environment},
         )
         record.write(results.fresh_path(row.job.experiment, name, "speed"))
         records.append(record)

@@ -30,6 +30,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     columns = [Column("Row", lambda row: row["label"])]
     if len({row["time_batch_size"] for row in rows}) > 1:
         columns.append(Column("Batch", plain("time_batch_size", 0)))
+    if "time_limit_s" in present:
+        columns.append(Column("Rounds", plain("time_rounds", 0)))
     columns += [Column("Steps", plain("steps", 0)), Column("Time (s) ↓", _quartiles("time_s", "time_q{}_s", 4))]
     columns.append(Column("img/s ↑", plain("pictures_per_s", 2)))
     if "speedup" in present:
@@ -71,6 +73,10 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
         "ideal: the speed-up if time fell as the denoiser's MACs do, all products of attention counted; of ideal: the "
         "share of it that the loop reaches",
     ]
+    if limits := sorted({row["time_limit_s"] for row in rows if row.get("time_limit_s")}):
+        lines.append(f"rounds: as many as were whole in {' or '.join(f'{limit:g}' for limit in limits)} s for all rows")
+    if unsound := [row["label"] for row in rows if row.get("finite") is False]:
+        lines.append(f"pictures hold NaN or infinity, which does not change the time of: {', '.join(unsound)}")
     if any(row.get("official_ratio") for row in rows):
         lines.append(
             "theirs / ours: time of the code named beside over ours, round by round, whole call and loop; above 1 ours "
