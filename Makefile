@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test lint install second-device clean
 
 demo: install
 	$(BIN)/postdiff run
@@ -25,5 +25,17 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[test]"
 	touch $@
 
+# Every method by XLA on the CPU against torch: writes docs/second_device.md. In an environment of its own, for
+# torch_xla is built for one torch; --fresh does again what has been done, see experiments/second_device.py.
+SECOND ?= .venv-second
+second-device: $(SECOND)/.installed
+	$(SECOND)/bin/python -m experiments.second_device $(WORDS)
+
+$(SECOND)/.installed: pyproject.toml constraints.txt
+	test -x $(SECOND)/bin/python || $(PYTHON) -m venv $(SECOND)
+	grep -Ev '^(torch|nvidia|triton|cuda)' constraints.txt > $(SECOND)/constraints.txt
+	$(SECOND)/bin/python -m pip install --quiet -c $(SECOND)/constraints.txt torch==2.9.0 torch_xla==2.9.0 -e .
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(SECOND) dist .pytest_cache .ruff_cache .mypy_cache

@@ -34,5 +34,5 @@ def continued(small: Tensor, fresh: Tensor) -> Tensor:
 
 def _blocks(low: int, full: int, device: torch.device) -> Tensor:
     """(low, full): 1 where a pixel of the full side comes from one of the low side, else 0."""
-    sources = resize(torch.arange(float(low)).expand(1, 1, 1, low), (1, full)).flatten().long()
-    return torch.nn.functional.one_hot(sources, low).T.float().to(device)
+    sources = resize(torch.arange(float(low), device=device).expand(1, 1, 1, low), (1, full)).flatten().long()
+    return torch.nn.functional.one_hot(sources, low).T.float()

@@ -51,13 +51,13 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
     Raises:
         UsageError: levels of a kind that is not known here, or steps that would fall together at the lowest one.
     """
-    old = torch.tensor(ratios(scheduler, scheduler.timesteps), dtype=torch.float64)
-    factor = torch.tensor(factors, dtype=torch.float64)
+    old = torch.tensor(ratios(scheduler, scheduler.timesteps), dtype=torch.float64, device="cpu")
+    factor = torch.tensor(factors, dtype=torch.float64, device="cpu")
     changed = factor != 1
     changed[0] = False
     if not changed.any():
         return
-    sigmas = scheduler.sigmas[: len(old)].double().cpu()
+    sigmas = scheduler.sigmas[: len(old)].cpu().double()
     if torch.allclose(sigmas, old, rtol=1e-3) and (scheduler.timesteps < 0).any():  # EDM: a quarter of the logarithm
         new = levels = old * factor
         times = levels.log() / 4
@@ -66,7 +66,7 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
         new = levels
     elif torch.allclose(sigmas / (1 - sigmas), old, rtol=1e-3):  # a flow: sigma = noise / (signal + noise)
         levels = 1 / (1 + 1 / (old * factor))  # also where there is no signal at all
-        times, new = scheduler.timesteps.double().cpu() * levels / sigmas, old * factor
+        times, new = scheduler.timesteps.cpu().double() * levels / sigmas, old * factor
     else:
         raise _refused(scheduler, "measures its noise levels in a way that is not known here")
     new = torch.where(changed, new, old)
@@ -82,12 +82,13 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
 
 def _on_table(scheduler: Any, wanted: Tensor) -> tuple[Tensor, Tensor]:
     """(timesteps, ratios) of the training schedule nearest to the ratios wanted; between its steps by logarithm."""
-    kept = scheduler.alphas_cumprod.double().cpu()
+    kept = scheduler.alphas_cumprod.cpu().double()
     table = ((1 - kept) / kept).sqrt().log()
-    times = _interpolated(wanted.log(), table, torch.arange(len(table), dtype=torch.float64))
+    places = torch.arange(len(table), dtype=torch.float64, device="cpu")
+    times = _interpolated(wanted.log(), table, places)
     if not scheduler.timesteps.is_floating_point():
         times = times.round()
-    return times, _interpolated(times, torch.arange(len(table), dtype=torch.float64), table).exp()
+    return times, _interpolated(times, places, table).exp()
 
 
 def _interpolated(at: Tensor, known: Tensor, values: Tensor) -> Tensor:

@@ -95,9 +95,40 @@ def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Ten
     Raises:
         UsageError: a parametrisation that is not known here, or no noise levels.
     """
-    exact = torch.promote_types(sample.dtype, torch.float32)
-    noisy, prediction = sample.to(exact), prediction[:, : sample.shape[1]].to(exact)
-    alpha, sigma = (value.to(exact) for value in level(scheduler, timestep))
+    return _clean(scheduler, prediction, timestep, _exact(sample)).to(sample.dtype)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A noisy sample taken apart, `x = alpha * x0 + sigma * noise`; alpha and sigma are scalars."""
+
+    x0: Tensor
+    noise: Tensor
+    alpha: Tensor
+    sigma: Tensor
+
+
+def estimate(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor) -> Estimate:
+    """Take `sample` apart by the network's prediction; arguments as those of `predict_x0`.
+
+    A prediction with fewer rows than the sample stands for all of its copies (DiT steps both guidance halves). Of low
+    noise, which is a small difference too, only the result is rounded to the type of `sample`.
+    """
+    prediction = prediction.repeat(len(sample) // len(prediction), *[1] * (sample.ndim - 1))
+    noisy = _exact(sample)
+    x0 = _clean(scheduler, prediction, timestep, noisy)
+    alpha, sigma = level(scheduler, timestep)
+    return Estimate(x0.to(sample.dtype), ((noisy - alpha * x0) / sigma).to(sample.dtype), alpha, sigma)
+
+
+def _exact(sample: Tensor) -> Tensor:
+    return sample.to(torch.promote_types(sample.dtype, torch.float32))
+
+
+def _clean(scheduler: Any, prediction: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
+    """`predict_x0` in the type of `noisy`."""
+    prediction = prediction[:, : noisy.shape[1]].to(noisy.dtype)
+    alpha, sigma = (value.to(noisy.dtype) for value in level(scheduler, timestep))
     kind = _kind(scheduler)
     if hasattr(scheduler, "precondition_outputs"):
         x0 = scheduler.precondition_outputs(noisy, prediction, sigma)
@@ -116,28 +147,7 @@ def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Ten
     if hasattr(scheduler, "get_scalings_for_boundary_condition_discrete"):
         skip, out = scheduler.get_scalings_for_boundary_condition_discrete(timestep.flatten()[0])
         x0 = out * x0 + skip * noisy
-    return x0.to(sample.dtype)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A noisy sample taken apart, `x = alpha * x0 + sigma * noise`; alpha and sigma are scalars."""
-
-    x0: Tensor
-    noise: Tensor
-    alpha: Tensor
-    sigma: Tensor
-
-
-def estimate(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor) -> Estimate:
-    """Take `sample` apart by the network's prediction; arguments as those of `predict_x0`.
-
-    A prediction with fewer rows than the sample stands for all of its copies (DiT steps both guidance halves).
-    """
-    prediction = prediction.repeat(len(sample) // len(prediction), *[1] * (sample.ndim - 1))
-    x0 = predict_x0(scheduler, prediction, timestep, sample)
-    alpha, sigma = level(scheduler, timestep)
-    return Estimate(x0, (sample - alpha * x0) / sigma, alpha, sigma)
+    return x0
 
 
 def _level(scheduler: Any, timestep: Tensor, place: int | None, halfway: bool) -> tuple[Tensor, Tensor]:
@@ -145,8 +155,9 @@ def _level(scheduler: Any, timestep: Tensor, place: int | None, halfway: bool) -
 
     `halfway`: in the second network call of a second-order step.
     """
+    # A copy: asked for noise, schedulers move their tables to the device of what they are given.
+    scheduler = copy.copy(scheduler)
     if place is not None:
-        scheduler = copy.copy(scheduler)
         scheduler._step_index = scheduler._begin_index = place
     mix, one = _mixer(scheduler), torch.ones(1, 1, 1, 1, device=timestep.device)
     try:

@@ -100,5 +100,6 @@ def put_together(tensors: list[Tensor], form: Form) -> Any:
 def same_memory(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape are the same numbers in the same place, which nobody has parted by writing."""
     # Not `data_ptr()`: whoever asks for that may write, so it ends the sharing.
-    address = getattr(torch._C, "_data_address", None)
-    return address is not None and address(one) == address(other) and one.stride() == other.stride()
+    # On some devices it lies where torch gives no address.
+    address = getattr(torch._C, "_data_address", lambda tensor: 0)
+    return one is other or (address(one) == address(other) != 0 and one.stride() == other.stride())

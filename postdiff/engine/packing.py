@@ -79,8 +79,9 @@ def fitted(kwargs: dict[str, Any], size: Size) -> dict[str, Any]:
     height, width = (side // SIDE for side in size)
     changed = dict(kwargs)
     if (ids := kwargs.get("img_ids")) is not None:
-        down, across = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        places = torch.stack([torch.zeros_like(down), down, across], -1).reshape(-1, 3).to(ids)
+        sides = (torch.arange(side, device=ids.device) for side in (height, width))
+        down, across = torch.meshgrid(*sides, indexing="ij")
+        places = torch.stack([torch.zeros_like(down), down, across], -1).reshape(-1, 3).to(ids.dtype)
         changed["img_ids"] = places.expand(*ids.shape[:-2], -1, -1)
     if (shapes := kwargs.get("img_shapes")) is not None:
         changed["img_shapes"] = [[(frames, height, width)] for [(frames, _, _)] in shapes]

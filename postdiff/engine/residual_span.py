@@ -85,7 +85,7 @@ class ResidualSpan:
         self._forms: dict[int, tuple[str | None, ...]] = {}
         self._input: Streams = {}
         self._begun = -1  # the call of the network in which the first block ran last
-        self._replayed = torch.zeros(0, dtype=torch.bool)
+        self._replayed = torch.zeros(0, dtype=torch.bool, device="cpu")
 
     def attach(self) -> Iterator[AbstractContextManager[None]]:
         """Contexts to hold open during the call."""

@@ -92,7 +92,8 @@ def _first(given: Any) -> Tensor:
 def _same_time(told: Tensor, step: Tensor) -> bool:
     if told.device == step.device and told.dtype == step.dtype and same_memory(told, step):
         return True  # looking at the numbers would wait for a GPU
-    return bool(torch.isclose(told.double(), step.to(told.device).double()))
+    step = step.to(told) if told.is_floating_point() else step.to(told.device)  # in half precision times are rounded
+    return bool(torch.isclose(told.float(), step.float()))
 
 
 def _timesteps(given: Any, rows: int, span: int, state: State) -> Tensor:

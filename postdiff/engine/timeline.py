@@ -97,7 +97,7 @@ class Timeline:
 
     def _numbers(self) -> list[float]:
         if self._values is None:
-            self._values = [] if self.all.is_meta else self.all.double().tolist()
+            self._values = [] if self.all.is_meta else self.all.tolist()
         return self._values
 
     def _in_storage(self, timestep: Any) -> int | None:

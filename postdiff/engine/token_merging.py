@@ -74,12 +74,12 @@ def _partition(
     """Indices of sources and of destinations; made on the CPU, where a seed means one thing on every device."""
     (height, width), (tall, wide) = grid, cell
     cells = (height // tall, width // wide)
-    inside = torch.zeros(cells, dtype=torch.long)
+    inside = torch.zeros(cells, dtype=torch.long, device="cpu")
     if generator is not None:
-        inside = torch.randint(tall * wide, cells, generator=generator)
-    down = torch.arange(cells[0])[:, None] * tall + inside // wide
-    across = torch.arange(cells[1]) * wide + inside % wide
-    rank = torch.zeros(height * width, dtype=torch.long)
+        inside = torch.randint(tall * wide, cells, generator=generator, device="cpu")
+    down = torch.arange(cells[0], device="cpu")[:, None] * tall + inside // wide
+    across = torch.arange(cells[1], device="cpu") * wide + inside % wide
+    rank = torch.zeros(height * width, dtype=torch.long, device="cpu")
     rank[(down * width + across).flatten()] = -1
     # Sorted as tomesd sorts it, not stably: tokens are then summed in the same order, which makes the last bit equal.
     order = rank.argsort()

@@ -54,12 +54,12 @@ class FirstBlockCache(Method):
 
         def decide(branch: str, place: int, known: bool) -> Tensor:
             if state.network_call not in now:
-                return torch.zeros(state.samples, dtype=torch.bool)
+                return torch.zeros(state.samples, dtype=torch.bool, device="cpu")
             found, key = now[state.network_call].chunk(len(state.branches))[place], (state.size, branch)
             refuse_meta(found, "FirstBlockCache")
             if not known:
                 residuals[key] = found
-                return torch.zeros(len(found), dtype=torch.bool)
+                return torch.zeros(len(found), dtype=torch.bool, device="cpu")
             before = residuals[key]
             change = (found - before).abs().flatten(1).mean(1) / before.abs().flatten(1).mean(1)
             replay = change <= self.threshold

@@ -67,7 +67,7 @@ class MagCache(Method):
                 error, passed = error + abs(1 - product), passed + 1
                 replay = error <= self.threshold and passed <= self.most
                 sums[key] = (product, error, passed) if replay else (1.0, 0.0, 0)
-            return torch.full((state.samples,), replay)
+            return torch.full((state.samples,), replay, device="cpu")
 
         yield from ResidualSpan("mag_cache", stacked_blocks(network, "MagCache"), state, decide).attach()
 

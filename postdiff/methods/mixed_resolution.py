@@ -162,7 +162,8 @@ class MixedResolution(Method):
             x0 = resize(low.x0, large, self.upsampling)
         alpha, sigma = low.alpha, low.sigma
         if self.renoise == "next":
-            alpha, sigma = noise_levels.level(scheduler, state.timesteps[state.index + 1])
+            then = state.timesteps[state.index + 1].to(x0.device)
+            alpha, sigma = noise_levels.level(scheduler, then)
         noise = self._noise(low, x0, state)
         if self.history == "reset":
             history.reset(scheduler)

@@ -120,4 +120,4 @@ class NoiseInjection(Method):
     def _scale(self, timestep: Any, latents: Tensor, state: State) -> Tensor:
         """The standard deviation of latents at this time if the pictures' own is 1."""
         alpha, sigma = noise_levels.level(state.scheduler, torch.as_tensor(timestep, device=latents.device))
-        return (alpha**2 + sigma**2).sqrt().to(latents.dtype)
+        return (alpha**2 + sigma**2).sqrt()

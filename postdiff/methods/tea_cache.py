@@ -80,10 +80,10 @@ class TeaCache(Method):
             found, key = now[0].chunk(len(state.branches))[place], (state.size, branch)
             past, before[key] = before.get(key), found
             if past is None or not known or state.index + 1 == state.steps:
-                sums[key] = torch.zeros(len(found), dtype=torch.float64)
-                return torch.zeros(len(found), dtype=torch.bool)
+                sums[key] = torch.zeros(len(found), dtype=torch.float64, device="cpu")
+                return torch.zeros(len(found), dtype=torch.bool, device="cpu")
             change = (found - past).abs().flatten(1).mean(1) / past.abs().flatten(1).mean(1)
-            total = sums[key] + self._expected(change.double().cpu())
+            total = sums[key] + self._expected(change.cpu().double())
             replay = total < self.threshold
             sums[key] = torch.where(replay, total, 0)
             return replay

@@ -181,3 +181,19 @@ def test_times_follow_the_sample():
     sample = torch.empty(2, 4, 8, 8, device="meta")
     predict_span(forward, sample, {"timestep": torch.tensor(30)}, state, 3)
     assert told["timestep"].device == sample.device and told["timestep"].shape == (6,)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_times_may_be_told_in_half_precision(dtype):
+    """A pipeline that hands its network rounded times still hands it its scheduler's."""
+    state = State(family=Family("unet"), scheduler=None, timesteps=torch.tensor([4937, 3613, 1301]), steps=3)
+    state.branches, state.first_rows = ("cond",), torch.zeros(1, 4, 8, 8)
+    told = []
+    rounded = state.timesteps.to(dtype)
+
+    def forward(sample, kwargs):
+        told.append(kwargs["timestep"])
+        return sample
+
+    predict_span(forward, torch.zeros(1, 4, 8, 8), {"timestep": rounded[0].clone()}, state, 3)
+    assert torch.equal(told[0], rounded)
