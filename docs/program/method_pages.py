@@ -22,7 +22,8 @@ __all__ = ["main", "page", "pages", "titles"]
 
 DOCS = Path(__file__).parents[1]
 MADE = "<!-- made by docs/program/method_pages.py -->"
-STACKS = ("postdiff", "faster_diffusion")
+# {preset: what it works on} of the papers' own stacks.
+STACKS = {"postdiff": "U-Nets with cross-attention", "faster_diffusion": "U-Nets, DiT and PixArt"}
 
 
 def pages() -> dict[str, str]:
@@ -45,8 +46,9 @@ def overview() -> str:
         lines.append(f"| [{cls.__name__}]({name}.md) | {_cell(_summary(cls))} | {_cell(where)} |")
     lines += ["", "[Which methods run together](../composition.md) says what may stand in one stack.", ""]
     lines += ["## Stacks", "", "A preset names methods with their options. Two presets are a paper's whole stack.", ""]
-    for name in STACKS:
-        lines += [f"### `{name}`", "", f"{presets.preset(name).reference}.", "", *_preset(name), ""]
+    for name, where in STACKS.items():
+        about = f"{presets.preset(name).reference}. It works on {where}."
+        lines += [f"### `{name}`", "", about, "", *_preset(name), ""]
     lines += ["## Moments of a run", "", MOMENTS, "", MADE, ""]
     return "\n".join(lines)
 
