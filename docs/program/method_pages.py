@@ -74,8 +74,10 @@ def page(name: str) -> str:
     lines += ["## Presets", "", *_presets(name)]
     if "Reference" in told:
         lines += ["## Reference", "", told["Reference"], ""]
-    if "Oracle" in told:
-        lines += ["## Checked against", "", told["Oracle"], ""]
+    tests = [test for each in _with(name).values() if len(each.methods) == 1 for test in each.oracle]
+    if "Oracle" in told or tests:
+        lines += ["## Checked against", "", told.get("Oracle", ""), ""]
+        lines += [*(f"- `{test}`" for test in dict.fromkeys(tests)), ""]
     if pictures := _pictures().get(name):
         lines += ["## Pictures", ""]
         for file, about in pictures.items():
@@ -153,11 +155,20 @@ def _default(option: Field[Any]) -> Any:
     return "none, must be given" if option.default is MISSING else option.default
 
 
+def _with(name: str) -> dict[str, presets.Preset]:
+    """{name of a preset: the preset} of all whose stack holds a method."""
+    known = {each: presets.preset(each) for each in catalog.names("methods")}
+    return {
+        each: one
+        for each, one in known.items()
+        if any(name in spec for spec in one.methods if not isinstance(spec, str))
+    }
+
+
 def _presets(name: str) -> list[str]:
     lines: list[str] = []
-    for each in catalog.names("methods"):
-        if name in (next(iter(spec)) for spec in presets.preset(each).methods if not isinstance(spec, str)):
-            lines += [f"`{each}`, {presets.preset(each).label}:", "", *_preset(each), ""]
+    for each, one in _with(name).items():
+        lines += [f"`{each}`, {one.label}:", "", *_preset(each), ""]
     return lines or ["None ships.", ""]
 
 

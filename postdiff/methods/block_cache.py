@@ -41,7 +41,7 @@ class BlockCache(Method):
         U-Nets.
 
     Oracle:
-        A slow reference that computes everything and overwrites it (tests/methods/test_slow_references.py).
+        A slow reference that computes everything and overwrites it.
 
     Reference:
         Wimbauer et al., "Cache Me if You Can: Accelerating Diffusion Models through Block Caching", CVPR 2024,

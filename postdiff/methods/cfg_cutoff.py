@@ -31,7 +31,7 @@ class CFGCutoff(Method):
         Every run with guidance.
 
     Oracle:
-        A loop written over network and solver; gate 0 equals a guidance scale of 1 (tests/methods/test_cfg_cutoff.py).
+        A loop written over network and solver; gate 0 equals a guidance scale of 1.
 
     Reference:
         Zhang et al., "Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models" (T-GATE),

@@ -47,7 +47,7 @@ class CrossAttentionCache(Method):
         Networks with separate cross-attention, with or without guidance.
 
     Oracle:
-        A slow loop that computes everything and overwrites it (tests/methods/test_cross_attention_cache.py).
+        A slow loop that computes everything and overwrites it.
 
     Reference:
         Du, Fu, Wang et al., arXiv:2508.06160, hybrid module caching; Zhang et al. (T-GATE), arXiv:2404.02747.

@@ -49,7 +49,7 @@ class DeepCache(Method):
         U-Nets.
 
     Oracle:
-        The authors' package DeepCache 0.1.1, bit for bit, branches 0 to 5 (tests/methods/test_deepcache.py).
+        The authors' package DeepCache 0.1.1, bit for bit, branches 0 to 5.
 
     Reference:
         Ma, Fang, Wang, "DeepCache: Accelerating Diffusion Models for Free", CVPR 2024, arXiv:2312.00858, Sec. 3.

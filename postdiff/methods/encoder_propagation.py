@@ -55,8 +55,7 @@ class EncoderPropagation(Method):
         U-Nets, with ControlNet too, DiT and PixArt.
 
     Oracle:
-        A loop written over the parts of a U-Net for sequential decoding; parallel decoding equals it within 1e-5
-        (tests/methods/test_encoder_propagation.py, test_parallel_decoding.py).
+        A loop written over the parts of a U-Net for sequential decoding; parallel decoding equals it within 1e-5.
 
     Reference:
         Li et al., "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", NeurIPS

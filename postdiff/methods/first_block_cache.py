@@ -38,7 +38,7 @@ class FirstBlockCache(Method):
         Transformers with a chain of blocks.
 
     Oracle:
-        The hook of diffusers, bit for bit where it runs (tests/methods/test_against_diffusers.py).
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         ParaAttention's First Block Cache (C. Cheng), as in `diffusers.hooks.first_block_cache`, which decides for the

@@ -35,7 +35,7 @@ class FORA(Method):
         Transformer blocks, in U-Nets too.
 
     Oracle:
-        A slow reference that computes everything and overwrites it (tests/methods/test_slow_references.py).
+        A slow reference that computes everything and overwrites it.
 
     Reference:
         Selvaraju et al., "FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", arXiv:2407.01425.

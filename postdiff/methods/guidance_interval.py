@@ -34,7 +34,7 @@ class GuidanceInterval(Method):
         Every run with guidance.
 
     Oracle:
-        A slow reference with the interval written out (tests/methods/test_slow_references.py).
+        A slow reference with the interval written out.
 
     Reference:
         Kynkaanniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in

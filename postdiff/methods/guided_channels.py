@@ -35,7 +35,7 @@ class GuidedChannels(Method):
         Every run with guidance that sends both branches in one call, on models with more channels than are guided.
 
     Oracle:
-        The formula of DiT's original code (tests/methods/test_guided_channels.py).
+        The formula of DiT's original code.
 
     Reference:
         Peebles, Xie, "Scalable Diffusion Models with Transformers", ICCV 2023, arXiv:2212.09748, released code.

@@ -41,7 +41,7 @@ class MagCache(Method):
         Transformers with a chain of blocks.
 
     Oracle:
-        The hook of diffusers, bit for bit where it runs (tests/methods/test_against_diffusers.py).
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", NeurIPS 2025, arXiv:2506.09045.

@@ -69,8 +69,7 @@ class MixedResolution(Method):
 
     Oracle:
         A native run at the low size for the low phase, bit for bit for deterministic solvers, and loops written over
-        network and solver for the whole run (tests/methods/test_mixed_resolution.py, test_mixed_stages.py,
-        test_mixed_axes.py).
+        network and solver for the whole run.
 
     Reference:
         Du, Fu, Wang et al., "Fewer Denoising Steps or Cheaper Per-Step Inference", ICCV 2025, arXiv:2508.06160,

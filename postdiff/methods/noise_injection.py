@@ -45,7 +45,7 @@ class NoiseInjection(Method):
         Every family, with solvers whose timesteps are those of training.
 
     Oracle:
-        Loops that add it by hand, before and after the solver's step (tests/methods/test_noise_injection.py).
+        Loops that add it by hand, before and after the solver's step.
 
     Reference:
         Li et al., "Faster Diffusion", NeurIPS 2024, arXiv:2312.09608, Sec. 3.3 and App. E.

@@ -39,7 +39,7 @@ class PyramidAttentionBroadcast(Method):
         Transformer blocks, in U-Nets too.
 
     Oracle:
-        The hook of diffusers, bit for bit where it runs (tests/methods/test_against_diffusers.py).
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         Zhao et al., "Real-Time Video Generation with Pyramid Attention Broadcast", ICLR 2025, arXiv:2408.12588; the

@@ -41,8 +41,7 @@ class TaylorSeer(Method):
         Transformer blocks, in U-Nets too.
 
     Oracle:
-        The hook of diffusers, bit for bit where it runs, and a slow reference (tests/methods/test_against_diffusers.py,
-        test_slow_references.py).
+        The hook of diffusers, bit for bit where it runs, and a slow reference.
 
     Reference:
         Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", ICCV 2025,

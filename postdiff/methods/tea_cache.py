@@ -55,7 +55,7 @@ class TeaCache(Method):
         Transformers with a chain of blocks.
 
     Oracle:
-        A slow reference with the sum written out (tests/methods/test_slow_references.py).
+        A slow reference with the sum written out.
 
     Reference:
         Liu et al., "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", CVPR 2025,

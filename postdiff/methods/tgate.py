@@ -47,8 +47,7 @@ class TGATE(Method):
         Networks with separate cross-attention, both guidance branches in one call.
 
     Oracle:
-        A slow reference written from the authors' step table, and their published MACs within 0.1 %
-        (tests/methods/test_tgate.py, tests/cost/test_tgate_macs.py).
+        A slow reference written from the authors' step table, and their published MACs within 0.1 %.
 
     Reference:
         Zhang et al., "Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models" (version 1);

@@ -41,7 +41,7 @@ class ToDo(Method):
         U-Nets.
 
     Oracle:
-        The formula written out (tests/methods/test_todo.py).
+        The formula written out.
 
     Reference:
         Smith, Saxena, Saha, "ToDo: Token Downsampling for Efficient Generation of High-Resolution Images",

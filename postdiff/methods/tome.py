@@ -50,7 +50,7 @@ class ToMe(Method):
         U-Nets, DiT and PixArt.
 
     Oracle:
-        The authors' package tomesd 0.1.3, bit for bit (tests/methods/test_tome.py).
+        The authors' package tomesd 0.1.3, bit for bit.
 
     Reference:
         Bolya, Hoffman, "Token Merging for Fast Stable Diffusion", CVPR Workshops 2023, arXiv:2303.17604, Sec. 4.
