@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint install second-device clean
+.PHONY: demo test lint docs install second-device clean
 
 demo: install
 	$(BIN)/postdiff run
@@ -17,6 +17,11 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages of methods in docs/methods, and all pages as a site in `site`.
+docs: install
+	$(BIN)/python docs/program/method_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 install: $(INSTALLED)
 
@@ -38,4 +43,4 @@ $(SECOND)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SECOND) dist .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(SECOND) dist site .pytest_cache .ruff_cache .mypy_cache

@@ -1,6 +1,6 @@
 """Which methods run together: every pair of presets of one method, in both orders, on a U-Net and on a transformer.
 
-    python experiments/composition.py            # prints the table of the README
+    python experiments/composition.py            # prints the table of docs/composition.md
     python experiments/composition.py --write    # puts it there
 
 The U-Net is the shipped model's, the transformer a tiny PixArt with random weights. A pair "runs" if the picture is
@@ -31,7 +31,7 @@ from postdiff.lab import quiet
 from postdiff.lab.pipelines import models
 from postdiff.presets import build_methods, preset
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "composition.md"
 BEGIN, END = "<!-- pairs: made by experiments/composition.py -->", "<!-- end of pairs -->"
 STEPS = 8
 SIGNS = {"runs": "+", "order": "!", "refused": "x", "alone": "-"}
@@ -115,16 +115,16 @@ def _own() -> torch.Generator:
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/composition.md")
     given = parser.parse_args(words)
     quiet.quiet()
     table = render()
     if not given.write:
         print(table)
         return 0
-    before, _, rest = README.read_text().partition(BEGIN)
+    before, _, rest = PAGE.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
     return 0
 
 

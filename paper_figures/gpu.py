@@ -1,6 +1,6 @@
 """Speed on a GPU, from whatever records of one there are: `python paper_figures/gpu.py`.
 
-With `--write` the README's table "on a GPU" is made as well; without records it says so.
+With `--write` the table "on a GPU" of docs/speed.md is made as well; without records it says so.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from postdiff.lab.records import results
 from postdiff.lab.records.figures import Row, flat_rows
 from postdiff.lab.settings.experiment import load
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- gpu: made by paper_figures/gpu.py -->", "<!-- end of gpu -->"
 UNMEASURED = "Unmeasured: there are no records of a GPU yet."
 BATCHES = (1, 8)
@@ -54,7 +54,7 @@ def settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[int, Row]]]:
 
 
 def table(found: dict[str, list[Row]]) -> str:
-    """The README's table in Markdown, or one line that says that there is nothing to tell."""
+    """The table in Markdown, or one line that says that there is nothing to tell."""
     if not found:
         return UNMEASURED
     devices = dict.fromkeys(row["time_device"] for rows in found.values() for row in rows)
@@ -97,7 +97,7 @@ def draw(found: dict[str, list[Row]]) -> plt.Figure:
 
 
 def written(text: str, found: str) -> str:
-    """The README with its block anew."""
+    """A page with its block anew."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{found}\n{END}{after}"
@@ -110,10 +110,10 @@ def main(words: Sequence[str] = ()) -> None:
         UsageError: there are no records of a GPU.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into the README")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/speed.md")
     given, found = parser.parse_args(words), measured()
     if given.write:
-        README.write_text(written(README.read_text(), table(found)))
+        PAGE.write_text(written(PAGE.read_text(), table(found)))
     if not found:
         raise UsageError(
             "there are no records of a GPU; make them on one with "

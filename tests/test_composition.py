@@ -1,4 +1,4 @@
-"""The README's table of pairs says what the code says."""
+"""The table of pairs says what the code says."""
 
 import importlib.util
 import itertools
@@ -23,8 +23,8 @@ def program():
 
 @pytest.fixture(scope="module")
 def written(program):
-    """{(row, column): sign} as the README has it."""
-    _, _, rest = (ROOT / "README.md").read_text().partition(program.BEGIN)
+    """{(row, column): sign} as the page has it."""
+    _, _, rest = program.PAGE.read_text().partition(program.BEGIN)
     rows = [line.split("|")[1:-1] for line in rest.partition(program.END)[0].strip().splitlines()[2:]]
     names = [cells[0].split("`")[1] for cells in rows]
     return {

@@ -295,28 +295,28 @@ def test_speed_on_a_gpu(script, capsys):
     ]
 
 
-def test_the_readmes_block_is_what_the_records_give(script, tmp_path, monkeypatch):
+def test_the_pages_block_is_what_the_records_give(script, tmp_path, monkeypatch):
     module = script("gpu")
-    readme = module.README.read_text()
-    assert readme.count(module.BEGIN) == readme.count(module.END) == 1
-    monkeypatch.setattr(module, "README", tmp_path / "README.md")
-    module.README.write_text(readme)
+    page = module.PAGE.read_text()
+    assert page.count(module.BEGIN) == page.count(module.END) == 1
+    monkeypatch.setattr(module, "PAGE", tmp_path / "speed.md")
+    module.PAGE.write_text(page)
     with pytest.raises(UsageError, match="no records of a GPU.*experiments/gpu_check.py"):
         module.main(["--write"])
-    assert f"{module.BEGIN}\n{module.UNMEASURED}\n{module.END}" in module.README.read_text()
+    assert f"{module.BEGIN}\n{module.UNMEASURED}\n{module.END}" in module.PAGE.read_text()
     write_speed("original_b1", 8.0, 100, 1)
     module.main(["--write"])
-    made = module.README.read_text()
+    made = module.PAGE.read_text()
     assert "| 20 steps | 1.00x |" in made and module.UNMEASURED not in made
-    assert made.partition(module.BEGIN)[0] == readme.partition(module.BEGIN)[0]
-    assert made.partition(module.END)[2] == readme.partition(module.END)[2]
+    assert made.partition(module.BEGIN)[0] == page.partition(module.BEGIN)[0]
+    assert made.partition(module.END)[2] == page.partition(module.END)[2]
 
 
-def test_the_readme_says_what_the_committed_records_say(monkeypatch, tmp_path):
+def test_the_page_says_what_the_committed_records_say(monkeypatch, tmp_path):
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
     monkeypatch.syspath_prepend(str(FOLDER))
     module = importlib.import_module("gpu")
-    readme = module.README.read_text()
-    assert module.written(readme, module.table(module.measured())) == readme
+    page = module.PAGE.read_text()
+    assert module.written(page, module.table(module.measured())) == page
     for name in (*SHARED, "gpu"):
         sys.modules.pop(name, None)

@@ -22,7 +22,7 @@ __all__ = ["BlockCache"]
 
 @dataclass
 class BlockCache(Method):
-    """Replay a spatial transformer's output while its measured changes since the last computed step add up to little.
+    r"""Replay a spatial transformer's output while its measured changes since the last computed step add up to little.
 
     The change of a block at a step is |C_t - C_(t-1)| / |C_t|, L1 norms, mean over prompts, measured beforehand
     (`experiments/calibrate.py`) for model, solver and number of steps. The schedule that follows is fixed: it
@@ -33,6 +33,15 @@ class BlockCache(Method):
         changes: {name of a spatial transformer: its change at every step}, or the JSON file that holds them under the
             key "changes"; or one number that stands for every block and step, which gives all blocks the same
             uniform schedule. A file is read at once, so that the numbers belong to the identity of a run.
+
+    Equation:
+        C_t = C_k \qquad \text{while } \sum_{i=k+1}^{t} \frac{|C_i - C_{i-1}|}{|C_i|} \le \delta \text{, as calibrated}
+
+    Works on:
+        U-Nets.
+
+    Oracle:
+        A slow reference that computes everything and overwrites it.
 
     Reference:
         Wimbauer et al., "Cache Me if You Can: Accelerating Diffusion Models through Block Caching", CVPR 2024,

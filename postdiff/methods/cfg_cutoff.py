@@ -16,13 +16,22 @@ __all__ = ["CFGCutoff"]
 
 @dataclass
 class CFGCutoff(Method):
-    """Guidance for the first `gate` steps; afterwards one network row a sample instead of two.
+    r"""Guidance for the first `gate` steps; afterwards one network row a sample instead of two.
 
     The pipeline keeps guiding, `u + w (c - u)`, but gets the conditional prediction for u as well, which makes the
     result exactly c. A run without guidance is refused: there would be nothing to cut.
 
     Args:
         gate: first step without guidance, as a step or a fraction of the run; 1.0 means never cut.
+
+    Equation:
+        \hat\epsilon_t = \begin{cases} u_t + w \, (c_t - u_t) & t < g \\ c_t & t \ge g \end{cases}
+
+    Works on:
+        Every run with guidance.
+
+    Oracle:
+        A loop written over network and solver; gate 0 equals a guidance scale of 1.
 
     Reference:
         Zhang et al., "Cross-Attention Makes Inference Cumbersome in Text-to-Image Diffusion Models" (T-GATE),

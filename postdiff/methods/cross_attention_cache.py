@@ -22,7 +22,7 @@ __all__ = ["CrossAttentionCache"]
 
 @dataclass
 class CrossAttentionCache(Method):
-    """From step `gate` on, every cross-attention replays an earlier output, and guidance is off.
+    r"""From step `gate` on, every cross-attention replays an earlier output, and guidance is off.
 
     The whole module is skipped: query, key, value and output projection. A change of latent size after the gate
     recomputes once at the new size.
@@ -38,6 +38,16 @@ class CrossAttentionCache(Method):
             text, and to a recomputation at a new size.
         cutoff: drop the unconditional branch after the gate, as PostDiff does. Without it each branch replays its
             own output, and only fill="cond" is meaningful.
+
+    Equation:
+        A_t = \begin{cases} \mathrm{CA}(x_t, \text{text}) & t < g \\ A^{c}_{g-1} & t \ge g \end{cases} \qquad
+        \hat\epsilon_t = c_t \text{ for } t \ge g
+
+    Works on:
+        Networks with separate cross-attention, with or without guidance.
+
+    Oracle:
+        A slow loop that computes everything and overwrites it.
 
     Reference:
         Du, Fu, Wang et al., arXiv:2508.06160, hybrid module caching; Zhang et al. (T-GATE), arXiv:2404.02747.

@@ -27,11 +27,11 @@ __all__ = ["EncoderPropagation"]
 
 @dataclass
 class EncoderPropagation(Method):
-    """At key steps the whole network runs; at the others its decoder alone, on the features of the last key step.
+    r"""At key steps the whole network runs; at the others its decoder alone, on the features of the last key step.
 
     Every step keeps its own time embedding, text and solver update. A prediction between key steps does not depend on
-    the running latents, so "parallel" decoding makes all those up to the next key step in one call: the same
-    pictures up to float error, for any solver, in fewer calls and more memory. (A method that draws at every call,
+    the running latents, so "parallel" decoding makes all those up to the next key step in one call. The pictures are
+    the same up to float error, for any solver, with fewer calls and more memory. (A method that draws at every call,
     as ToMe does, then draws less often.) A run of steps decoded together also ends where size or guidance change.
     Where a callback has changed what a later step hands the network, or the network itself, the steps from there on are
     decoded anew. A new latent size is computed in full once, whatever the keys. A ControlNet runs at key steps, and
@@ -47,6 +47,15 @@ class EncoderPropagation(Method):
             nothing and predicts zero. The last three are ablations, always sequential: `decoding` and `max_parallel`
             mean nothing to them.
         split: blocks that make the encoder of a transformer; 18 of 28 if null.
+
+    Equation:
+        \epsilon_t = D(E(x_k), t), \qquad k = \max \{ s \in K : s \le t \}, \qquad K \text{ the key steps}
+
+    Works on:
+        U-Nets, with ControlNet too, DiT and PixArt.
+
+    Oracle:
+        A loop written over the parts of a U-Net for sequential decoding; parallel decoding equals it within 1e-5.
 
     Reference:
         Li et al., "Faster Diffusion: Rethinking the Role of the Encoder for Diffusion Model Inference", NeurIPS

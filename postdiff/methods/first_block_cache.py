@@ -21,7 +21,7 @@ __all__ = ["FirstBlockCache"]
 
 @dataclass
 class FirstBlockCache(Method):
-    """Run the first transformer block; if what it adds has hardly changed, replay what all others added last time.
+    r"""Run the first transformer block; if what it adds has hardly changed, replay what all others added last time.
 
     The change is |r - r0| / |r0|, means over the tokens of one row, r0 being the first block's residual at the last
     step that was computed in full. Every row of the batch is decided for itself, so the work differs from picture to
@@ -29,6 +29,16 @@ class FirstBlockCache(Method):
 
     Args:
         threshold: replay up to this change; below 0 computes everything.
+
+    Equation:
+        h_t = x_t + r_t + R_k \qquad \text{while } \frac{|r_t - r_k|}{|r_k|} \le \delta,
+        \qquad R_k \text{ what the other blocks added at step } k
+
+    Works on:
+        Transformers with a chain of blocks.
+
+    Oracle:
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         ParaAttention's First Block Cache (C. Cheng), as in `diffusers.hooks.first_block_cache`, which decides for the

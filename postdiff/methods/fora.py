@@ -20,13 +20,22 @@ __all__ = ["FORA"]
 
 @dataclass
 class FORA(Method):
-    """Compute attention and feed-forward modules at every `interval`-th step and replay their outputs between.
+    r"""Compute attention and feed-forward modules at every `interval`-th step and replay their outputs between.
 
     Modulation, normalisation and residual sums stay this step's own, so the time embedding is always right. Defined
     for transformers; in a U-Net it acts on the transformer blocks and leaves the convolutions.
 
     Args:
         interval: 1 computes everything.
+
+    Equation:
+        F_t = F_k, \qquad k = N \lfloor t / N \rfloor, \qquad F \text{ an attention or feed-forward output}
+
+    Works on:
+        Transformer blocks, in U-Nets too.
+
+    Oracle:
+        A slow reference that computes everything and overwrites it.
 
     Reference:
         Selvaraju et al., "FORA: Fast-Forward Caching in Diffusion Transformer Acceleration", arXiv:2407.01425.

@@ -17,7 +17,7 @@ __all__ = ["GuidanceInterval"]
 
 @dataclass
 class GuidanceInterval(Method):
-    """Guide while `low` < noise level <= `high`; elsewhere compute the conditional branch alone.
+    r"""Guide while `low` < noise level <= `high`; elsewhere compute the conditional branch alone.
 
     The noise level is noise over signal, sigma / alpha, so that the interval means the same for every solver and
     number of steps. A guidance scale chosen for the whole run is usually raised when the interval is narrowed.
@@ -25,6 +25,16 @@ class GuidanceInterval(Method):
     Args:
         low: noise level down to which guidance is on.
         high: noise level from which on it is on.
+
+    Equation:
+        \hat\epsilon_t = \begin{cases} u_t + w \, (c_t - u_t) & \text{low} < \sigma_t / \alpha_t \le \text{high} \\
+        c_t & \text{elsewhere} \end{cases}
+
+    Works on:
+        Every run with guidance.
+
+    Oracle:
+        A slow reference with the interval written out.
 
     Reference:
         Kynkaanniemi et al., "Applying Guidance in a Limited Interval Improves Sample and Distribution Quality in

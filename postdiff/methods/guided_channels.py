@@ -18,7 +18,7 @@ __all__ = ["GuidedChannels"]
 
 @dataclass
 class GuidedChannels(Method):
-    """Guide the first `channels` of the prediction; the others follow the conditional branch.
+    r"""Guide the first `channels` of the prediction; the others follow the conditional branch.
 
     diffusers guides all four latent channels of DiT. Its original code, with which published figures were made,
     guides three. The pipeline goes on guiding all, but is handed the conditional prediction for the other channels
@@ -26,6 +26,16 @@ class GuidedChannels(Method):
 
     Args:
         channels: how many are guided; 0 leaves the pipeline's own guidance. A model with no more channels is refused.
+
+    Equation:
+        \hat\epsilon_i = \begin{cases} u_i + w \, (c_i - u_i) & i < n \\ c_i & i \ge n \end{cases}
+        \qquad i \text{ the channel}
+
+    Works on:
+        Every run with guidance that sends both branches in one call, on models with more channels than are guided.
+
+    Oracle:
+        The formula of DiT's original code.
 
     Reference:
         Peebles, Xie, "Scalable Diffusion Models with Transformers", ICCV 2023, arXiv:2212.09748, released code.

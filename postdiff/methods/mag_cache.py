@@ -20,11 +20,11 @@ __all__ = ["MagCache"]
 
 @dataclass
 class MagCache(Method):
-    """Replay what all transformer blocks added together, while the error predicted from magnitude ratios is small.
+    r"""Replay what all transformer blocks added together, while the error predicted from magnitude ratios is small.
 
-    At each step after the beginning, with ratio g_t = |residual_t| / |residual_(t-1)|: the product of ratios since
-    the last computed step says how far the kept residual is off; its distances from 1 add up, and the step is
-    replayed while their sum is at most `threshold` and no more than `most` steps have been replayed in a row.
+    The ratio of a step after the beginning is g_t = |residual_t| / |residual_(t-1)|. The product of ratios since the
+    last computed step says how far the kept residual is off. Its distances from 1 add up, and the step is replayed
+    while their sum is at most `threshold` and no more than `most` steps have been replayed in a row.
 
     Args:
         ratios: g_t for every step, from a calibration of model, solver and steps, or the JSON file that holds them
@@ -33,6 +33,15 @@ class MagCache(Method):
         threshold: bound of the sum; below 0 computes everything.
         most: steps replayed in a row at most.
         retention: share of the run at its beginning that is always computed.
+
+    Equation:
+        h_t = x_t + R_k \qquad \text{while } \sum_{i=k+1}^{t} \left| 1 - \prod_{j=k+1}^{i} g_j \right| \le \delta
+
+    Works on:
+        Transformers with a chain of blocks.
+
+    Oracle:
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         Ma et al., "MagCache: Fast Video Generation with Magnitude-Aware Cache", NeurIPS 2025, arXiv:2506.09045.

@@ -29,7 +29,7 @@ __all__ = ["MixedResolution"]
 
 @dataclass
 class MixedResolution(Method):
-    """Run the first steps at a fraction of the latent size, then go on at full size.
+    r"""Run the first steps at a fraction of the latent size, then go on at full size.
 
     At a switch the clean estimate x0 of the last low step is upsampled and noised to the level of the next step:
     x_t = alpha_t up(x0) + sigma_t eps. No extra network call is made. Where the paper is silent there is an option.
@@ -59,6 +59,17 @@ class MixedResolution(Method):
             1 / beta ** 2 pixels, so at 1 a switch leads to the level at which the large latent tells as much of the
             picture (Stable Diffusion 3, Section 5.3.2; MegaFusion, Section 3.3; Bottleneck Sampling and RALU shift
             too). The levels then rise at a switch, so it needs history="reset" and a solver with a list of levels.
+
+    Equation:
+        x_t = \alpha_t \, \mathrm{up}(\hat x_0) + \sigma_t \, \epsilon, \qquad
+        \hat x_0 = (x_s - \sigma_s \, \epsilon_\theta(x_s)) / \alpha_s \quad \text{at the last low step } s
+
+    Works on:
+        Every family; `space` "pixel" needs a pipeline whose VAE encodes and decodes.
+
+    Oracle:
+        A native run at the low size for the low phase, bit for bit for deterministic solvers, and loops written over
+        network and solver for the whole run.
 
     Reference:
         Du, Fu, Wang et al., "Fewer Denoising Steps or Cheaper Per-Step Inference", ICCV 2025, arXiv:2508.06160,

@@ -21,7 +21,7 @@ __all__ = ["NoiseInjection"]
 
 @dataclass
 class NoiseInjection(Method):
-    """z_t <- z_t + alpha * z_T while t < threshold: keeps fine texture that encoder propagation smooths away.
+    r"""z_t <- z_t + alpha * z_T while t < threshold: keeps fine texture that encoder propagation smooths away.
 
     z_T are the latents that the run starts from. Solvers that let latents grow with the noise level (Euler, Heun)
     take alpha in units of latents of constant variance, so that it means the same there.
@@ -37,6 +37,15 @@ class NoiseInjection(Method):
         when: "before" each solver step, which alone sees it (the authors' parallel code for Stable Diffusion), or
             "after" the one before, so that the network sees it too (their sequential code). A run that starts below
             the threshold, as image-to-image may, has it before its first network call as well.
+
+    Equation:
+        z_t \leftarrow z_t + \alpha \, z_T \qquad \text{while } t < \tau
+
+    Works on:
+        Every family, with solvers whose timesteps are those of training.
+
+    Oracle:
+        Loops that add it by hand, before and after the solver's step.
 
     Reference:
         Li et al., "Faster Diffusion", NeurIPS 2024, arXiv:2312.09608, Sec. 3.3 and App. E.

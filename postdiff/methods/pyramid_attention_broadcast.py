@@ -21,7 +21,7 @@ __all__ = ["PyramidAttentionBroadcast"]
 
 @dataclass
 class PyramidAttentionBroadcast(Method):
-    """Inside a window of noise levels, each kind of attention is computed at every n-th step and replayed between.
+    r"""Inside a window of noise levels, each kind of attention is computed at every n-th step and replayed between.
 
     Outside the window all is computed. Steps are counted from the start of the run, not of the window. A kind that
     the network lacks is passed over; one kind at least must be there.
@@ -31,6 +31,15 @@ class PyramidAttentionBroadcast(Method):
         temporal: n of attention along time in video networks.
         cross: n of attention to text.
         window: [low, high]: the timesteps, of the scheduler's 1000, strictly between which outputs are replayed.
+
+    Equation:
+        A_t = A_k, \qquad k = n \lfloor t / n \rfloor, \qquad n \text{ of the kind: spatial, temporal or cross}
+
+    Works on:
+        Transformer blocks, in U-Nets too.
+
+    Oracle:
+        The hook of diffusers, bit for bit where it runs.
 
     Reference:
         Zhao et al., "Real-Time Video Generation with Pyramid Attention Broadcast", ICLR 2025, arXiv:2408.12588; the

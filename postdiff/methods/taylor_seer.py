@@ -21,17 +21,27 @@ __all__ = ["TaylorSeer"]
 
 @dataclass
 class TaylorSeer(Method):
-    """Attention and feed-forward outputs of transformer blocks follow a Taylor series between computed steps.
+    r"""Attention and feed-forward outputs of transformer blocks follow a Taylor series between computed steps.
 
     The first `warmup` steps are computed, then every `interval`-th, counted from the last of these. The differences
     that the series needs are kept for every module, so memory grows with the order. With an interval of 3 or more
     diffusers' own hook computes other steps: its count begins two steps later, so that its first gap is two steps
-    whatever the interval (interval 3, warmup 2: it computes 0, 1, 3, 6, 9; here 0, 1, 4, 7, 10).
+    whatever the interval. (With interval 3 and warmup 2 it computes 0, 1, 3, 6, 9; here these are 0, 1, 4, 7, 10.)
 
     Args:
         interval: 1 computes everything.
         order: of the series, at most 10; 0 replays, as FORA does.
         warmup: steps computed at the beginning.
+
+    Equation:
+        F_{k+j} = \sum_{i=0}^{m} \frac{j^i}{i!} F^{(i)}_k, \qquad F^{(i+1)}_k = (F^{(i)}_k - F^{(i)}_{k'}) / (k - k'),
+        \qquad k' < k \text{ the last two computed steps}
+
+    Works on:
+        Transformer blocks, in U-Nets too.
+
+    Oracle:
+        The hook of diffusers, bit for bit where it runs, and a slow reference.
 
     Reference:
         Liu et al., "From Reusing to Forecasting: Accelerating Diffusion Models with TaylorSeers", ICCV 2025,

@@ -36,7 +36,7 @@ POLYNOMIALS: dict[str, list[float]] = {
 
 @dataclass
 class TeaCache(Method):
-    """Replay what all transformer blocks added, while the changes expected of the output add up to little.
+    r"""Replay what all transformer blocks added, while the changes expected of the output add up to little.
 
     At every step the input of the first block's attention, after modulation by the time embedding, is compared with
     that of the step before: |m - m0| / |m0|, means over the tokens of one row. A polynomial turns this into the
@@ -47,6 +47,15 @@ class TeaCache(Method):
         threshold: 0 computes everything.
         polynomial: coefficients, highest power first, or the name of a published set: identity, flux,
             hunyuan_video, ltx_video, lumina, mochi.
+
+    Equation:
+        h_t = x_t + R_k \quad \text{while } \sum_{i=k+1}^{t} p \left( \frac{|m_i - m_{i-1}|}{|m_{i-1}|} \right) < \delta
+
+    Works on:
+        Transformers with a chain of blocks.
+
+    Oracle:
+        A slow reference with the sum written out.
 
     Reference:
         Liu et al., "Timestep Embedding Tells: It's Time to Cache for Video Diffusion Model", CVPR 2025,

@@ -22,7 +22,7 @@ __all__ = ["ToDo"]
 
 @dataclass
 class ToDo(Method):
-    """softmax(Q(x) K(y)^T / sqrt(d)) V(y) with y = every d-th token of x down and across; queries keep all of x.
+    r"""softmax(Q(x) K(y)^T / sqrt(d)) V(y) with y = every d-th token of x down and across; queries keep all of x.
 
     A U-Net only, since its outer levels hold neighbours that hardly differ. In a DiT or PixArt a token is a patch
     already and there is one level, so the paper's rule has nothing to say there. The authors' code also goes over
@@ -32,6 +32,16 @@ class ToDo(Method):
         factors: d of the level at full latent size, at half, and so on; levels past the list are left alone.
             The first level of SDXL has no attention, so its list begins with 1. The authors show Stable Diffusion
             V1.5 with [2] at 1024 pixels, [3] at 1536 and [4] at 2048.
+
+    Equation:
+        \mathrm{softmax} \left( Q(x) \, K(y)^{\top} / \sqrt{d} \right) V(y),
+        \qquad y = x \text{ thinned out by } f \text{ a side}
+
+    Works on:
+        U-Nets.
+
+    Oracle:
+        The formula written out.
 
     Reference:
         Smith, Saxena, Saha, "ToDo: Token Downsampling for Efficient Generation of High-Resolution Images",

@@ -23,7 +23,7 @@ __all__ = ["ToMe"]
 
 @dataclass
 class ToMe(Method):
-    """In every block of the finer levels, the share `ratio` of the tokens is merged away around a module.
+    r"""In every block of the finer levels, the share `ratio` of the tokens is merged away around a module.
 
     The matching is computed anew at every block and step, on the block's input. Equal to tomesd, on the CPU bit for
     bit (tested), with one deviation: tomesd goes on with one generator from call to call, and turns `rand` off for
@@ -41,6 +41,16 @@ class ToMe(Method):
         merge_attention: merge around self-attention.
         merge_cross_attention: merge around cross-attention.
         merge_mlp: merge around the feed-forward layer.
+
+    Equation:
+        y = U \, f(M x), \qquad M \in \mathbb{R}^{(1 - r) n \times n} \text{ merges } r n \text{ of } n \text{ tokens},
+        \qquad U \text{ copies them back}
+
+    Works on:
+        U-Nets, DiT and PixArt.
+
+    Oracle:
+        The authors' package tomesd 0.1.3, bit for bit.
 
     Reference:
         Bolya, Hoffman, "Token Merging for Fast Stable Diffusion", CVPR Workshops 2023, arXiv:2303.17604, Sec. 4.

@@ -1,0 +1,103 @@
+"""The code on pages runs, and does what the page says of it."""
+
+import sys
+import types
+
+import pytest
+import torch
+import yaml
+
+from postdiff import accelerate, methods, metrics
+from postdiff.cost.macs import count_macs
+from postdiff.engine.errors import UsageError
+from postdiff.lab.pipelines import models
+from postdiff.metrics import MetricInfo
+from postdiff.presets import build_methods, preset
+from tests.docs.pages import blocks
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def emoji():
+    pipe = models.load(models.card("emoji"), "float32", "cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents(run):
+    generator = torch.Generator().manual_seed(0)
+    return run("rocket", num_inference_steps=STEPS, generator=generator, output_type="latent").images
+
+
+def test_four_lines_accelerate_a_pipeline(emoji, capsys):
+    listed, by_preset, loading = blocks("accelerate.md", "python")
+    given = {}
+    exec(loading, given)
+    given["pipe"].set_progress_bar_config(disable=True)
+    exec(listed, given)
+    first = given["image"]
+    assert given["fast"].counts["network calls"] == 20 and first.size == (64, 64)
+    exec(by_preset, given)
+    assert capsys.readouterr().out == "20\n" and given["image"].size == (64, 64)
+
+
+@pytest.fixture
+def written(own_folder):
+    """The page's files, each where its first line says."""
+    for language in ("python", "yaml"):
+        for block in blocks("add_a_method.md", language):
+            file = own_folder / block.splitlines()[0].removeprefix("# ")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(block)
+    return own_folder
+
+
+def test_both_methods_are_short():
+    """15 and 30 lines, not counting empty ones."""
+    stateless, stateful = (
+        sum(bool(line.strip()) for line in block.splitlines()) for block in blocks("add_a_method.md", "python")
+    )
+    assert stateless <= 15 and stateful <= 30
+
+
+@pytest.mark.parametrize("name", ["nudge", "middle_cache"])
+def test_a_method_of_the_page(written, emoji, name):
+    assert name in methods.names()
+    expected = latents(emoji)
+    assert torch.equal(latents(accelerate(emoji, build_methods(preset(name).identity))), expected)
+    fast = accelerate(emoji, build_methods([name]))
+    found = latents(fast)
+    assert torch.isfinite(found).all() and not torch.equal(found, expected)
+    full, less = (count_macs(emoji, lambda run=run: latents(run))["denoiser"]["dense"] for run in (emoji, fast))
+    assert (less < full) == preset(name).saves
+
+
+def test_the_one_with_state_reuses_every_second_output(written, emoji):
+    fast = accelerate(emoji, build_methods(["middle_cache", "mixed_resolution"]))
+    latents(fast)
+    # The size changes at step 3, which is computed anew; steps 1 and 5 are reused.
+    assert fast.counts["middle_cache hits"] == 2 and fast.counts["middle_cache misses"] == 4
+    with pytest.raises(UsageError, match="middle block"):
+        methods.find("middle_cache")().claims(torch.nn.Linear(1, 1))
+
+
+def test_the_metric_of_the_page(monkeypatch):
+    code, row = blocks("add_a_metric.md", "python")
+    module = types.ModuleType("postdiff.metrics.brightness")
+    exec(code, vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    given = {}
+    exec(row, given)
+    [(name, info)] = given["row"].items()
+    assert isinstance(info, MetricInfo) and name not in metrics.METRICS
+    metric = info.load()()
+    images = torch.stack([torch.full((3, 4, 4), 10), torch.full((3, 4, 4), 20)]).to(torch.uint8)
+    metric.update(images=images)
+    assert metric.last.tolist() == [10, 20] and float(metric.compute()) == 15
+    assert metric.identity() and metric.higher_is_better == info.higher_is_better
+
+
+def test_presets_of_the_page_are_whole():
+    for block in blocks("add_a_method.md", "yaml"):
+        assert {"label", "reference", "methods", "identity"} <= set(yaml.safe_load(block))

@@ -1,0 +1,69 @@
+"""Tables on pages say what the committed records say."""
+
+import pytest
+
+from postdiff.lab.records.tables import render
+from postdiff.lab.settings import experiment
+from tests.docs.pages import README, ROOT
+
+DOCS, TABLES = ROOT / "docs", ROOT / "paper_figures" / "tables"
+FRECHET, TEXT, SAVING = "Frechet dist. ↓", "Text score ↑", "saving ↑"
+# {page: [(table made from records, {heading on the page: heading there})]}
+PAGES = {
+    README: [("main_table", {"Frechet distance ↓": FRECHET, "text score ↑": TEXT, "times less work ↑": SAVING})],
+    DOCS / "reproduce.md": [
+        ("main_table", {name: name for name in ("Calls", "PSNR ↑", FRECHET, TEXT, "MACs (G) ↓", SAVING)})
+    ],
+    DOCS / "results" / "comparison.md": [
+        ("comparison", {"times less work": SAVING, "Frechet distance": FRECHET, "text score": TEXT})
+    ],
+    DOCS / "results" / "faster_diffusion.md": [
+        ("faster_diffusion_table_5", {"Frechet distance": FRECHET, "text score": TEXT})
+    ],
+}
+
+
+def rows(text):
+    """{first cell: {heading: cell}} of all tables of a text, each under its own headings."""
+    found, headings = {}, []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            headings = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not headings:
+            headings = cells
+        elif set(line) - set("|-: "):
+            found.setdefault(cells[0], {}).update(zip(headings[1:], cells[1:], strict=True))
+    return found
+
+
+def alike(printed, recorded):
+    """Whether a cell is the recorded one, or its mean rounded to fewer digits."""
+    mean = recorded.partition(" ")[0].removesuffix("x")
+    digits = len(printed.partition(".")[2])
+    return printed in (recorded, mean) or printed == f"{float(mean) + 1e-9:.{digits}f}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_figures_are_those_of_the_records(page):
+    shown, compared = rows(page.read_text()), 0
+    for table, headings in PAGES[page]:
+        for label, recorded in rows((TABLES / f"{table}.md").read_text()).items():
+            for heading, name in headings.items():
+                if (printed := shown.get(label, {}).get(heading)) is not None:
+                    assert alike(printed, recorded[name]), f"{label}, {heading}: {printed}, and not {recorded[name]}"
+                    compared += 1
+    assert compared >= 8
+
+
+@pytest.mark.parametrize(("printed", "same"), [("8.5", True), ("8.51", True), ("8.51 ± 0.02", True), ("8.6", False)])
+def test_what_is_alike(printed, same):
+    assert alike(printed, "8.51 ± 0.02") == same
+
+
+def test_the_demos_table_is_the_one_of_its_records(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    made = render(experiment.load("demo"), "markdown")
+    table = [line for line in (DOCS / "index.md").read_text().splitlines() if line.count("|") == 12]
+    assert len(table) == 8 and not [line for line in table if line not in made.splitlines()]
