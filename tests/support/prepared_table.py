@@ -21,12 +21,17 @@ FILE = Path(__file__).parents[2] / "docs" / "prepared_pipelines.md"
 HEAD = """# Pipelines that are prepared already
 
 What `accelerate(pipe, [...])` does on a pipeline that its owner has offloaded, personalised or quantised before. Every
-preset that serves the plain pipeline is tried on tiny networks with random weights, on a CPU. "20 of 20" means that all
-do there what they do in plain: the setting without effect gives the prepared pipeline's own bits; the method gives what
-it gives on a plain pipeline that computes the same, bit for bit or within rounding where the preparation rounds
-(float16: within a tenth of the largest number); it does the same work; and everything is left as it was. Where no plain
-pipeline computes the same (FreeU, IP-Adapter, tiles) that comparison is left out. What is refused is refused in one
-line, which stands below. "-": the pipeline does not know it.
+preset that serves the plain pipeline is tried on tiny networks with random weights, on a CPU.
+
+"20 of 20" means that all do there what they do in plain:
+
+- the setting without effect gives the prepared pipeline's own bits;
+- the method gives what it gives on a plain pipeline that computes the same, bit for bit, or within rounding where the
+  preparation rounds (float16: within a tenth of the largest number);
+- it does the same work, and everything is left as it was.
+
+Where no plain pipeline computes the same (FreeU, IP-Adapter, tiles) that comparison is left out. What is refused is
+refused in one line, which stands below. "-": the pipeline does not know it.
 
 Groups of layers are offloaded to disk here, and what is left in their place are numbers of nothing; single layers leave
 nothing at all (torch's meta device). Whole networks are on the CPU already, so only their hooks are called.
