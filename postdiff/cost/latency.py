@@ -5,7 +5,6 @@ Absolute times belong to one machine at one moment; compare ratios, and those ro
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +16,7 @@ from postdiff.cost.moments import wait
 from postdiff.cost.time_limit import TimeLimit
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Latency", "Rounds", "Timed", "measure", "ratio", "seconds"]
+__all__ = ["Rounds", "Timed", "measure", "seconds"]
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,6 @@ class Timed:
     loops: Sequence[tuple[Any, Any]] = ()
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Seconds a call, or a ratio of two: median and quartiles over the timed rounds."""
-
-    median: float
-    q25: float
-    q75: float
-    repeats: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Latency:
-        """Of one value a round."""
-        q25, median, q75 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
-        return cls(median, q25, q75, len(values))
-
-
 @dataclass
 class Rounds:
     """Seconds of every timed call, in order.
@@ -62,16 +45,6 @@ class Rounds:
 
     whole: list[float] = field(default_factory=list)
     loop: list[float] = field(default_factory=list)
-
-
-def ratio(first: Sequence[float], own: Sequence[float]) -> Latency:
-    """How many times faster `own` is than `first`, round by round: what slows both down cancels.
-
-    Args:
-        first: seconds, one a round.
-        own: seconds of the same rounds.
-    """
-    return Latency.of([one / other for one, other in zip(first, own, strict=True)])
 
 
 def measure(

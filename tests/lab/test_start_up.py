@@ -25,7 +25,7 @@ def loaded(*words):
     return found.stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("words", [("list",), ("list", "methods", "--format", "json")], ids=" ".join)
+@pytest.mark.parametrize("words", [("list",), ("list", "methods", "--format", "json"), ("table", "tiny")], ids=" ".join)
 def test_nothing_heavy_is_loaded(tiny, outputs, words):
     record().write(results.fresh_path("tiny", "plain"))
     assert loaded(*words) == "set()"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.cost.latency import Latency, ratio
+from postdiff.cost.ratios import Latency, ratio
 from postdiff.lab.records.results import Record
 
 __all__ = ["speed_figures"]

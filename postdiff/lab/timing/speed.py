@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from postdiff.cost import latency
-from postdiff.cost.latency import Latency, Rounds, Timed
+from postdiff.cost.latency import Rounds, Timed
 from postdiff.cost.memory import peak_memory
+from postdiff.cost.ratios import Latency, ratio
 from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.lab.devices import provenance
 from postdiff.lab.drawing.sampling import Pipelines, Sampler
@@ -214,7 +215,7 @@ def _seconds(rounds: Sequence[float], pictures: int) -> dict[str, float]:
 
 def _against(peer: Peer, own: Rounds, beside: Rounds, pictures: int) -> dict[str, Any]:
     """The peer's times, and how many times faster we are: above 1 our code is the faster one."""
-    whole, loop = latency.ratio(beside.whole, own.whole), latency.ratio(beside.loop, own.loop)
+    whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
     return {
         "name": peer.name,
         **_seconds(beside.whole, pictures),
