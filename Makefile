@@ -5,13 +5,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint docs install second-device clean
+.PHONY: demo test test-slow lint docs install second-device clean
 
 demo: install
 	$(BIN)/postdiff run
 
+# What answers soon; what takes long is marked `slow`. Without -m pytest runs both.
 test: install lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -n 2 -m slow
 
 lint: install
 	$(BIN)/ruff check .
