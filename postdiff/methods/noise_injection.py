@@ -31,6 +31,9 @@ class NoiseInjection(Method):
     0.15, after steps 42 to 49 of 50, the last among them, and not after 41 to 48, as "after" does here. DiT's adds only
     among steps that are decoded together.
 
+    Beside mixed resolution, what is injected at the last small step reaches the clean estimate only where this method
+    stands outside; elsewhere the order of the two changes nothing.
+
     Args:
         alpha: share of z_T added.
         threshold: as a fraction of the training timesteps: 0.5 is the second half of the noise schedule.
