@@ -149,6 +149,7 @@ def test_every_import_is_declared(folder, extras):
         assert packages & declared, f"postdiff/{folder} imports {name}, of {sorted(packages)}, which is not declared"
 
 
+@pytest.mark.slow
 def test_the_base_install_is_enough_to_import(tmp_path):
     """In a folder that holds the base install and what it needs, and nothing else."""
     names = closure(requirements())

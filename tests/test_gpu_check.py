@@ -14,6 +14,8 @@ from postdiff.lab.job import prepare
 from postdiff.lab.settings import experiment
 from postdiff.lab.settings.schema import from_words
 
+pytestmark = pytest.mark.slow
+
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 TINY = EXPERIMENTS / "on_gpu" / "tiny"
 

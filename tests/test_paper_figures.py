@@ -18,6 +18,8 @@ from postdiff.lab.settings import experiment
 from tests.lab.test_results import record
 from tests.support import features
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "paper_figures"
 SHARED = ("all", "features", "measured", "style")
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in SHARED)

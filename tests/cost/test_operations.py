@@ -14,6 +14,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.settings import schedulers
 from postdiff.presets import build_methods
 
+pytestmark = pytest.mark.slow
+
 
 def watched(call, known=None):
     found = []

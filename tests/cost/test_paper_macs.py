@@ -10,6 +10,8 @@ from postdiff.cost.structures import real_size
 from postdiff.engine.errors import UsageError
 from postdiff.methods import CrossAttentionCache, DeepCache, MixedResolution
 
+pytestmark = pytest.mark.slow
+
 PIXELS = {"sd15": 768, "sdxl": 1024, "pixart_alpha": 1024}
 RESTART = DeepCache(interval=2, branch=1, restarts=[14, 15])
 

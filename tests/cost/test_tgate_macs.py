@@ -25,6 +25,8 @@ from postdiff.cost.on_meta import OnMeta, pin_to_cpu
 from postdiff.methods import TGATE
 from postdiff.methods.base import Method
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass
 class Ledger(Method):

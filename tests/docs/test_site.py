@@ -13,6 +13,8 @@ import yaml
 from postdiff import methods
 from tests.docs.pages import ROOT, blocks
 
+pytestmark = pytest.mark.slow
+
 NEEDED = ("mkdocs", "material", "mkdocstrings", "mkdocstrings_handlers", "latex2mathml")
 REASON = "the pages are built with the extra 'docs': pip install '.[docs]'"
 for package in NEEDED:

@@ -8,6 +8,8 @@ from postdiff.methods import DeepCache
 from tests.support import preparations, prepared_outcomes, prepared_table
 from tests.support.prepared import PREPARATIONS, Preparation
 
+pytestmark = pytest.mark.slow
+
 CELLS = [(name, family) for name, each in PREPARATIONS.items() for family in each.families]
 # Of each kind one: a cache of blocks, of attention, several steps in one call, merging, another size, through pixels.
 WEIGHTY = (

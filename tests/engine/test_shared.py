@@ -23,6 +23,8 @@ from postdiff.presets import build_methods
 from tests.support import tiny
 from tests.support.snapshot import scheduler_keys, snapshot
 
+pytestmark = pytest.mark.slow
+
 STACKS = [
     ["mixed_resolution", "deepcache", "cross_attention_cache", "tome"],
     ["tgate", "noise_injection", "mixed_resolution"],

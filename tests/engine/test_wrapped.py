@@ -16,6 +16,8 @@ from tests.support import tiny
 from tests.support.parts import BETAS, unet
 from tests.support.snapshot import snapshot
 
+pytestmark = pytest.mark.slow
+
 OUTSIDE = {
     "none": [],
     "mixed_resolution": [MixedResolution(beta=0.5, switch=3)],

@@ -18,6 +18,8 @@ from tests.support import texts, whole
 from tests.support.parts import CROSS
 from tests.support.snapshot import snapshot
 
+pytestmark = pytest.mark.slow
+
 LORA, CUSTOM, WORD = (
     "pytorch_lora_weights.safetensors",
     "pytorch_custom_diffusion_weights.safetensors",

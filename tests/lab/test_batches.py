@@ -11,6 +11,8 @@ from postdiff.lab.inputs import data
 from postdiff.lab.inputs.data import PromptDataModule, Shard
 from tests.lab import runs
 
+pytestmark = pytest.mark.slow
+
 # Of 10 pictures in batches of 4, one batch holds pictures of both seeds, and the last one is not full.
 SETTINGS = {"count": 5, "seeds": "[0,1]", "batch_size": 4, "bench.repeats": 0, "steps": 3, "reference_steps": 2}
 

@@ -19,6 +19,8 @@ from postdiff.lab.settings import experiment
 from tests.lab import task_twins
 from tests.support import hub_cache
 
+pytestmark = pytest.mark.slow
+
 KEYS = {"base": [0, 1, 4], "x4": [0, 3]}
 STAGED = {
     "base": {"methods": [{"encoder_propagation": {"keys": KEYS["base"]}}]},

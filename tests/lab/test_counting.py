@@ -8,6 +8,8 @@ import yaml
 from postdiff import catalog, cli
 from postdiff.zoo import EMOJI
 
+pytestmark = pytest.mark.slow
+
 
 def test_row_beside_its_printed_figure(capsys):
     words = ["macs", "postdiff/cross_attention_ablation", "--rows", "original", "steps=2", "--format", "json"]

@@ -15,6 +15,8 @@ from postdiff.lab.storage import locks
 from tests.lab import runs
 from tests.lab.forks import Fork
 
+pytestmark = pytest.mark.slow
+
 
 def pictures(outputs):
     return list(runs.states(outputs / "pictures"))

@@ -15,6 +15,8 @@ from postdiff.lab.settings.config import RunConfig, TrainerConfig
 from tests.lab import runs
 from tests.lab.forks import Fork
 
+pytestmark = pytest.mark.slow
+
 SEVERAL = [*runs.WORDS, "trainer.devices=2"]
 FEW = ["metrics=[emoji_text_score]", "steps=2"]
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")

@@ -21,6 +21,8 @@ from postdiff.methods.base import Method
 from tests.support.snapshot import snapshot
 from tests.support.tiny import STEPS, build
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("sd", "sdxl", "controlnet", "text_to_video", "animatediff", "dit", "pixart_alpha", "deepfloyd_if")
 ONLY_WATCHED = ("sd3", "sana", "hunyuan")
 PROGRAM = Path(__file__).parents[2] / "experiments" / "feature_evolution.py"

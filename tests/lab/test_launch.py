@@ -6,6 +6,8 @@ import pytest
 
 from tests.lab import runs
 
+pytestmark = pytest.mark.slow
+
 ROWS = ["count=2", "seeds=[0]", "bench.repeats=0"]
 
 

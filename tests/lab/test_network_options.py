@@ -18,6 +18,8 @@ from postdiff.lab.settings.resolving import resolve
 from tests.support import tiny
 from tests.support.snapshot import snapshot
 
+pytestmark = pytest.mark.slow
+
 # Float error of one network, times the steps that carry it on.
 TOLERANCE = 1e-5
 

@@ -9,6 +9,8 @@ from postdiff import methods
 from postdiff.lab.devices import own_code
 from tests.lab import runs
 
+pytestmark = pytest.mark.slow
+
 ROW = ("--rows", "cached", "count=1", "seeds=[0]", "metrics=[paired_psnr]", "bench.repeats=0")
 COMMENTED = '"""Another docstring."""\n\n# A comment.\n'
 

@@ -8,6 +8,8 @@ from postdiff import catalog
 from postdiff.lab.job import prepare
 from postdiff.lab.settings import experiment
 
+pytestmark = pytest.mark.slow
+
 SHIPPED = ["model=emoji", "data=emoji"]
 FEW = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0", "metrics=null"]
 # Key sets are for a number of steps, so these run at full length, and one row must do.

@@ -22,6 +22,8 @@ from postdiff.methods import FORA, DeepCache, PyramidAttentionBroadcast, ToMe
 from tests.support.snapshot import snapshot
 from tests.support.tiny import build
 
+pytestmark = pytest.mark.slow
+
 
 def job(*methods, stages=()):
     return SimpleNamespace(methods=methods, stages=stages)

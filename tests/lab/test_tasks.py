@@ -21,6 +21,8 @@ from postdiff.metrics.paired import psnr
 from tests.lab import task_twins
 from tests.support import hub_cache
 
+pytestmark = pytest.mark.slow
+
 OTHER = "0123456789abcdef0123456789abcdef01234567"
 SMALL = ["height=32", "width=32", "dtype=float32", "count=2", "seeds=[0]", "bench.repeats=0", "metrics=[paired_psnr]"]
 DATA = {"controlnet": "tiny_canny", "sd15_img2": "tiny_pictures", "sdxl_img2i": "tiny_pictures", "dit": "tiny_classes"}

@@ -14,6 +14,8 @@ from postdiff.methods import CFGCutoff, EncoderPropagation
 from tests.support.cases import embed
 from tests.support.tiny import CROSS, build
 
+pytestmark = pytest.mark.slow
+
 NEW = embed([7, 8], 6, CROSS, salt=9)
 
 

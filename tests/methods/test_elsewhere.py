@@ -12,6 +12,8 @@ from tests.methods.test_properties import PRESETS, REFUSED
 from tests.support import tiny
 from tests.support.elsewhere import DEVICE, elsewhere
 
+pytestmark = pytest.mark.slow
+
 # Every preset on a U-Net, or on a transformer if it needs one.
 CHOSEN = [(name, "pixart_alpha" if "sd" in REFUSED.get(name, ()) else "sd") for name in PRESETS]
 

@@ -16,6 +16,8 @@ from tests.methods.test_deepcache import official
 from tests.methods.test_properties import REFUSED
 from tests.support.tiny import SCHEDULERS, Case, build, unet, vae
 
+pytestmark = pytest.mark.slow
+
 PRESETS = catalog.names("methods")
 # Those that keep what a module or a chain of them gives out.
 CACHES = (

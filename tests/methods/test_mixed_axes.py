@@ -17,6 +17,8 @@ from postdiff.methods import MixedResolution
 from postdiff.presets import describe
 from tests.support.tiny import BETAS, STEPS, sd, vae
 
+pytestmark = pytest.mark.slow
+
 
 def eye_of(low, full):
     """Covariance of `continued` on (low) -> (full), exactly: its linear map times its transpose."""

@@ -17,6 +17,8 @@ from postdiff.methods import (
 from tests.methods.test_encoder_propagation import KEYS, PLAIN_TRANSFORMERS, SOLVERS, UNETS
 from tests.support.snapshot import scheduler_keys, snapshot
 
+pytestmark = pytest.mark.slow
+
 COUNTER = "encoder_propagation decoded at once"
 
 

@@ -110,6 +110,7 @@ def test_one_file_and_one_yaml_make_a_method(private_folder, monkeypatch, capsys
     assert "nudge" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_property_tests_take_it_up_and_catch_a_broken_identity(private_folder):
     """In a process of their own, for they ask for the names of presets as they are imported."""
     (private_folder / "configs" / "methods" / "shove.yaml").write_text(PRESET.replace("amount: 0.0}", "amount: 0.1}"))

@@ -23,6 +23,10 @@ def share(names, parts):
     return zlib.crc32("+".join(names).encode()) % parts
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
 TWO_CALLS = {"flux_cfg", "qwen_image", "cogview4", "wan"}
 MODERN = {"flux"} | TWO_CALLS
 TRANSFORMERS = {"pixart_alpha", "pixart_alpha_sized", "pixart_sigma", "dit", "sd3", "sana", "hunyuan"} | MODERN
@@ -98,7 +102,7 @@ def test_refused_where_it_cannot_work(smallest, name, family):
 # Every preset on every family; with the solvers, which are more, on about every third one.
 SOLVERS = [name for name in CASES if name not in FAMILY_CASES]
 ON_ONE = [(name, family) for name in PRESETS for family in FAMILY_CASES]
-ON_ONE += [case for case in itertools.product(PRESETS, SOLVERS) if share(case, 3) == 0]
+ON_ONE += [slow(*case) for case in itertools.product(PRESETS, SOLVERS) if share(case, 3) == 0]
 
 
 @pytest.mark.parametrize(("name", "family"), ON_ONE)
@@ -153,8 +157,8 @@ def test_macs_fall(smallest, macs, name, family):
 PAIRS = list(itertools.combinations(PRESETS, 2))
 OTHERS = ("controlnet", "sdxl", "animatediff")
 PAIRED = [(names, "sd_dpm++") for names in PAIRS]
-PAIRED += [(names, "pixart_alpha") for names in PAIRS if share(names, 4) == 0]
-PAIRED += [(names, family) for names in PAIRS for family in OTHERS if share((*names, family), 24) == 0]
+PAIRED += [slow(names, "pixart_alpha") for names in PAIRS if share(names, 4) == 0]
+PAIRED += [slow(names, family) for names in PAIRS for family in OTHERS if share((*names, family), 24) == 0]
 
 
 @pytest.mark.parametrize(("names", "family"), PAIRED, ids=lambda part: part if type(part) is str else "+".join(part))

@@ -17,6 +17,8 @@ from tests.methods.test_slow_references import leaf
 from tests.support import texts
 from tests.support.tiny import build
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def chunked(one, size, dim):

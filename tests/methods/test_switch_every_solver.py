@@ -21,6 +21,8 @@ from tests.support import tiny
 from tests.support.recorder import Recorder
 from tests.support.solvers import solver
 
+pytestmark = pytest.mark.slow
+
 STEPS = 8
 V = {"prediction_type": "v_prediction"}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}

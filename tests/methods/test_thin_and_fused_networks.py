@@ -10,6 +10,8 @@ from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import REFUSED
 from tests.support import tiny
 
+pytestmark = pytest.mark.slow
+
 PRESETS = catalog.names("methods")
 FUSED = ["sd", "sdxl", "text_to_video", "animatediff", "pixart_alpha", "sd3", "hunyuan", "flux", "qwen_image", "wan"]
 

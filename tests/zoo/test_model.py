@@ -14,6 +14,8 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
 from postdiff.zoo import EMOJI
 
+pytestmark = pytest.mark.slow
+
 ENCODER = EMOJI / "dual_encoder"
 # The real pictures of these emoji, in this order, side by side.
 SHEET = ["heart", "apple", "dog", "sunflower", "pizza", "guitar", "airplane", "car", "house", "soccer"]

@@ -15,6 +15,8 @@ from experiments.train_emoji.fetch import Emoji, fetch, read_emoji, read_images
 from experiments.train_emoji.tokenizer import train_tokenizer
 from experiments.train_emoji.vae import EmojiVAE, encode, standardise
 
+pytestmark = pytest.mark.slow
+
 COLOURS = ("red", "green", "blue", "black")
 
 
