@@ -10,6 +10,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.settings import schedulers
 from postdiff.presets import build_methods
 
+pytestmark = pytest.mark.slow
+
 STEPS = 5
 
 

@@ -35,6 +35,8 @@ from tests.support import modern, tiny, unets
 from tests.support.cases import common, embed, encoded_text, generators
 from tests.support.parts import BETAS, unet
 
+pytestmark = pytest.mark.slow
+
 IDENTITIES = catalog.names("methods")
 STACKS = {
     "deepcache": lambda: [DeepCache(interval=3)],

@@ -22,6 +22,8 @@ from tests.methods.test_properties import PRESETS, REFUSED
 from tests.support import tiny
 from tests.support.parts import SCHEDULERS
 
+pytestmark = pytest.mark.slow
+
 HALVES = (torch.bfloat16, torch.float16)
 # Solvers of each kind; batches in one call and in two; latents, packed ones, videos.
 FAMILIES_ASKED = ("sd", "pixart_alpha", "sdxl", "flux_cfg", "sd_dpm++", "text_to_video", "wan")

@@ -144,6 +144,7 @@ def macs(smallest):
     return lambda family, run=None: bare(family) if run is None else count(family, run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd", "controlnet", "sdxl", "pixart_alpha", "dit", "text_to_video"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_macs_fall(smallest, macs, name, family):
@@ -156,7 +157,7 @@ def test_macs_fall(smallest, macs, name, family):
 # Every pair on one pipeline, about every fourth on a transformer, every eighth on one of three more.
 PAIRS = list(itertools.combinations(PRESETS, 2))
 OTHERS = ("controlnet", "sdxl", "animatediff")
-PAIRED = [(names, "sd_dpm++") for names in PAIRS]
+PAIRED = [slow(names, "sd_dpm++") for names in PAIRS]
 PAIRED += [slow(names, "pixart_alpha") for names in PAIRS if share(names, 4) == 0]
 PAIRED += [slow(names, family) for names in PAIRS for family in OTHERS if share((*names, family), 24) == 0]
 

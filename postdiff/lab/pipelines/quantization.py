@@ -99,16 +99,16 @@ def check(found: Quantization, device: str) -> None:
     """
     if found.method is None:
         return
-    for package in (METHODS[found.method][0], "accelerate"):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(
-                f"quantization method={found.method} needs the package {package}, which is not installed; {INSTALL}"
-            )
     if found.method.startswith("bitsandbytes") and not device.startswith("cuda"):
         raise UsageError(
             f"quantization method={found.method} quantises on a GPU, and this row runs on '{device}'; use torchao_int8 "
             "or gguf, or run on a GPU"
         )
+    for package in (METHODS[found.method][0], "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(
+                f"quantization method={found.method} needs the package {package}, which is not installed; {INSTALL}"
+            )
 
 
 def described(found: Quantization) -> str:
