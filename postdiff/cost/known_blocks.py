@@ -28,7 +28,6 @@ class KnownBlocks:
 
     def __init__(self) -> None:
         self._known: dict[Hashable, _Outcome] = {}
-        self._acted_on: tuple[Scope | None, int, set[int]] = (None, 0, set())
 
     def around(self, network: nn.Module, journal: Journal) -> Iterator[AbstractContextManager[None]]:
         """Stand before every block: every module with parts of its own, but for the network as a whole.
@@ -45,7 +44,8 @@ class KnownBlocks:
         inside = {id(part) for part in module.modules()}
 
         def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            if not inside.isdisjoint(self._acted_on_now()):
+            scope = Scope.current()
+            if scope is not None and not inside.isdisjoint(map(id, scope.owners())):  # a method of the present run acts
                 return forward(*args, **kwargs)
             try:
                 key = id(module), journal.group, shapes(args), shapes(kwargs)
@@ -65,14 +65,6 @@ class KnownBlocks:
             return _made(made)
 
         return around
-
-    def _acted_on_now(self) -> set[int]:
-        """Objects on which a method of the present run acts."""
-        scope = Scope.current()
-        held = [] if scope is None else scope.owners()
-        if self._acted_on[:2] != (scope, len(held)):
-            self._acted_on = scope, len(held), {id(owner) for owner in held}
-        return self._acted_on[2]
 
 
 def _described(result: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from postdiff import methods
+from tests.support.own_methods import forgotten
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / "docs" / "program"
@@ -25,11 +25,5 @@ def program(monkeypatch):
 def own_folder(tmp_path, monkeypatch):
     """A folder in `POSTDIFF_PATH`; methods in it are forgotten afterwards."""
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
-    known = set(sys.modules)
-    yield tmp_path
-    while str(tmp_path / "methods") in methods.__path__:
-        methods.__path__.remove(str(tmp_path / "methods"))
-    for name in set(sys.modules) - known:
-        if name.startswith("postdiff.methods."):
-            del sys.modules[name]
-            delattr(methods, name.rpartition(".")[2])
+    with forgotten(tmp_path):
+        yield tmp_path

@@ -1,11 +1,10 @@
 """A tiny experiment on a tiny model, and a fresh outputs folder for each test."""
 
-import sys
-
 import pytest
 
-from postdiff import cli, methods
+from postdiff import cli
 from tests.lab import tiny_folder
+from tests.support.own_methods import forgotten
 
 
 @pytest.fixture(scope="session")
@@ -37,14 +36,8 @@ def extended(tiny, tmp_path, monkeypatch):
     root = tmp_path / "extended"
     root.mkdir()
     monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{root}")
-    known = set(sys.modules)
-    yield root
-    while str(root / "methods") in methods.__path__:
-        methods.__path__.remove(str(root / "methods"))
-    for name in set(sys.modules) - known:
-        if name.startswith("postdiff.methods."):
-            del sys.modules[name]
-            delattr(methods, name.rpartition(".")[2])
+    with forgotten(root):
+        yield root
 
 
 @pytest.fixture

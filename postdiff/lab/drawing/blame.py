@@ -8,19 +8,23 @@ from typing import Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
 
-__all__ = ["full", "of_the_model"]
+__all__ = ["full", "told"]
 
 
-def of_the_model(error: Exception, pipe: Any, arguments: Mapping[str, Any], what: str) -> UsageError | None:
-    """The one line for an error that a pipeline ends in without us as well; None if that is not the case.
+def told(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what: str) -> UsageError | None:
+    """The one line for what a pipeline refuses, or ends in without us as well; None if it is neither.
 
     Args:
         error: what a call under methods ended in.
-        pipe: the pipeline, which is called once more, bare.
-        arguments: of the call.
+        pipe: the pipeline; where it does not refuse, it is called once more, bare.
+        arguments: of the call; None if it was not called.
         what: the model, for the message.
     """
-    if full(error) or isinstance(error, Warning) or catalog.place_of(error) is not None:
+    if catalog.place_of(error) is not None:
+        return None
+    if isinstance(error, ValueError):
+        return UsageError(f"{type(pipe).__name__} refuses: {error}")
+    if arguments is None or full(error) or isinstance(error, Warning):
         return None
     try:
         pipe(**arguments)

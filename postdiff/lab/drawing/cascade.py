@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from postdiff import catalog
 from postdiff.engine.driver import Driver, accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.drawing import blame
@@ -162,9 +161,7 @@ def _named(stage: Stage, call: Mapping[str, Any] | None = None) -> Iterator[None
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from error
     except Exception as error:
-        if isinstance(error, ValueError) and catalog.place_of(error) is None:
-            raise UsageError(f"stage '{stage.name}': {type(stage.pipe).__name__} refuses: {error}") from error
-        told = None if call is None else blame.of_the_model(error, stage.pipe, call, "its model")
+        told = blame.told(error, stage.pipe, call, "its model")
         if told is None:
             raise
         raise UsageError(f"stage '{stage.name}': {told}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from postdiff import accelerate, catalog
+from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.drawing import blame
 from postdiff.lab.drawing.finite import FiniteLatents
@@ -98,9 +98,7 @@ class Sampler:
         except UsageError as error:
             raise UsageError(f"row '{self.job.name}': {error}") from error
         except Exception as error:
-            if isinstance(error, ValueError) and catalog.place_of(error) is None:
-                raise UsageError(f"row '{self.job.name}': {type(self.pipe).__name__} refuses: {error}") from error
-            told = blame.of_the_model(error, self.pipe, arguments, f"model '{config.model}'")
+            told = blame.told(error, self.pipe, arguments, f"model '{config.model}'")
             if told is None:
                 raise
             raise UsageError(f"row '{self.job.name}': {told}") from error
