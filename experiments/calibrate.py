@@ -21,8 +21,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
 from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.config.layers import from_words
 from postdiff.lab.files import folders
-from postdiff.lab.settings.schema import from_words
 
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 16, "batch_size": 8}
 # Method: what observes, and the key of its file, which is also the method's option.
@@ -37,16 +37,21 @@ def main(words: Sequence[str] | None = None) -> int:
     given, rest = parser.parse_known_args(words)
     quiet.quiet()
     try:
-        job = job_of("calibration", given.method, DEFAULTS, from_words(rest), {"methods": []})
+        plan = job_of("calibration", given.method, DEFAULTS, from_words(rest), {"methods": []})
         folders.writable_outputs()
         cls, key = OBSERVERS[given.method]
         observer = cls()
-        observe(job, [observer], f"calibration of {given.method}")
-        solver = job.config.scheduler.name or "own"
-        model = re.sub(r"[^A-Za-z0-9_.-]+", "_", job.config.model)
-        usual = folders.outputs() / "calibrations" / f"{given.method}_{model}_{solver}_{job.config.steps}.json"
+        observe(plan, [observer], f"calibration of {given.method}")
+        solver = plan.config.scheduler.name or "own"
+        model = re.sub(r"[^A-Za-z0-9_.-]+", "_", plan.config.model)
+        usual = folders.outputs() / "calibrations" / f"{given.method}_{model}_{solver}_{plan.config.steps}.json"
         file = Path(given.out) if given.out else usual
-        of = {"checkpoint": job.checkpoint, "scheduler": solver, "steps": job.config.steps, "prompts": job.prompts_hash}
+        of = {
+            "checkpoint": plan.checkpoint,
+            "scheduler": solver,
+            "steps": plan.config.steps,
+            "prompts": plan.prompts_hash,
+        }
         content = {"method": given.method, "of": of, key: observer.values()}
         with folders.whole_file(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")

@@ -27,10 +27,10 @@ from postdiff.lab.analysis.feature_probe import FeatureProbe, FeatureSnapshots
 from postdiff.lab.analysis.findings import Findings
 from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
 from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.config.layers import from_words
+from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
-from postdiff.lab.records.recording import now
-from postdiff.lab.settings.config import digest
-from postdiff.lab.settings.schema import from_words
+from postdiff.lab.records.job_record import now
 
 EXPERIMENT = "faster_diffusion/features"
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 32, "batch_size": 8}
@@ -73,19 +73,19 @@ def measured(given: argparse.Namespace, words: dict[str, Any]) -> Findings:
     Raises:
         UsageError: a mistake in the settings, or a network without an encoder and a decoder.
     """
-    job = job_of(EXPERIMENT, "features", DEFAULTS, words)
-    solver = job.config.scheduler.name or "own"
-    name = given.name or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', job.config.model)}_{solver}_{job.config.steps}"
+    plan = job_of(EXPERIMENT, "features", DEFAULTS, words)
+    solver = plan.config.scheduler.name or "own"
+    name = given.name or f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', plan.config.model)}_{solver}_{plan.config.steps}"
     settings = {"sketch": given.sketch, "split": given.split}
-    run_id = digest([job.run_id, settings, "features 2"])
+    run_id = digest([plan.run_id, settings, "features 2"])
     file = findings.fresh_path(EXPERIMENT, name)
     if file.is_file() and not given.fresh and (found := Findings.read(file)).run_id == run_id:
         return found
     folders.writable_outputs()
     started = now()
     probe, distances = FeatureProbe(given.split), FeatureDistances(given.sketch, given.split)
-    snapshots = FeatureSnapshots(_spread(job.config.steps), SHOWN_PROMPTS, given.split)
-    observe(job, [probe, distances, snapshots], name)
+    snapshots = FeatureSnapshots(_spread(plan.config.steps), SHOWN_PROMPTS, given.split)
+    observe(plan, [probe, distances, snapshots], name)
     found = {
         "steps": len(distances.levels) - 1,
         "blocks": _blocks(probe),
@@ -93,10 +93,10 @@ def measured(given: argparse.Namespace, words: dict[str, Any]) -> Findings:
         "distance": distances.relative(),
         "levels": distances.levels,
         "prediction": distances.prediction,
-        "maps": {"steps": snapshots.steps, "prompts": [sample.prompt for sample in job.samples[:SHOWN_PROMPTS]]},
+        "maps": {"steps": snapshots.steps, "prompts": [sample.prompt for sample in plan.samples[:SHOWN_PROMPTS]]},
     }
     maps = {block.label: snapshots.colours(block.label).numpy() for block in probe.blocks}
-    record = findings.found_by(job, name, run_id, started, settings, found, **maps)
+    record = findings.found_by(plan, name, run_id, started, settings, found, **maps)
     record.write(file)
     print(f"wrote {file}", file=sys.stderr)
     return Findings.read(file)

@@ -23,11 +23,11 @@ from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.observing import job_of, pictures_of
 from postdiff.lab.analysis.spectrum import frequencies, log_amplitudes
-from postdiff.lab.drawing.sampling import Pipelines
+from postdiff.lab.config.layers import from_words
+from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
-from postdiff.lab.records.recording import now
-from postdiff.lab.settings.config import digest
-from postdiff.lab.settings.schema import from_words
+from postdiff.lab.records.job_record import now
+from postdiff.lab.sampling.pipelines import Pipelines
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "noise_spectrum"

@@ -32,7 +32,7 @@ from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.engine.rows import map_tensors
 from postdiff.lab import quiet
-from postdiff.lab.devices.own_code import code_hash
+from postdiff.lab.code_hash import code_hash
 from postdiff.methods.base import Method
 from postdiff.presets import build_methods, preset
 from tests.support import tiny

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of
 from style import COLOURS, FRECHET, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENT = "postdiff/cross_attention_ablation"
 FILLS = ("ave", "cond", "cfg")  # mean of both branches, the conditional one, or the guided output

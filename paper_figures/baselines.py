@@ -12,7 +12,7 @@ from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, log_if_wide, number_po
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.records import results
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENTS = ("postdiff/baselines", "postdiff/main_table")
 METRICS = (FRECHET, TEXT)

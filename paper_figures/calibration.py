@@ -16,7 +16,7 @@ from style import COLOURS, FRECHET, LABELS, MARKERS, PSNR, TEXT, figure, program
 from torchmetrics.functional import spearman_corrcoef
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENT = "postdiff/calibration"
 LEAST = 3  # settings, fewer have no order worth a correlation

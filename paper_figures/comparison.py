@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from measured import rows_of
 from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, number_points, program, save
 
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 from postdiff.metrics import METRICS
 
 EXPERIMENT = "comparison"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from style import MARKERS, figure, save
 
-from postdiff.lab.records.figures import flat_rows
-from postdiff.lab.settings.experiment import load
+from postdiff.lab.config.experiment import load
+from postdiff.lab.tables.rows import flat_rows
 
 
 def main() -> None:

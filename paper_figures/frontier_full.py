@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of, spans
 from style import COLOURS, FRECHET, SAVING, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENT = "postdiff/frontier_full"
 FEWER, POSTDIFF = r"sd15_steps_\d+", r"sd15_postdiff_\d+"

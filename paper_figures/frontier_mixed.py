@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of
 from style import FRECHET, MARKERS, SAVING, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENT = "postdiff/frontier_mixed"
 

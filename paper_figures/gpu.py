@@ -17,9 +17,9 @@ from style import COLOURS, DOUBLE, MARKERS, program, save
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config.experiment import load
 from postdiff.lab.records import results
-from postdiff.lab.records.figures import Row, flat_rows
-from postdiff.lab.settings.experiment import load
+from postdiff.lab.tables.rows import Row, flat_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- gpu: made by paper_figures/gpu.py -->", "<!-- end of gpu -->"

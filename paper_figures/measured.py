@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config.experiment import load
 from postdiff.lab.records import results
-from postdiff.lab.records.figures import Row, flat_rows
-from postdiff.lab.settings.experiment import load
+from postdiff.lab.tables.rows import Row, flat_rows
 from postdiff.metrics import METRICS
 
 __all__ = ["named", "rows_of", "spans"]

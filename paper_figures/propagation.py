@@ -12,7 +12,7 @@ from measured import named, rows_of
 from style import COLOURS, FRECHET, TEXT, legend, line, log_if_wide, panels, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 EXPERIMENTS = tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14))
 METRICS = (FRECHET, TEXT)

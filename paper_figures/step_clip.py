@@ -16,7 +16,7 @@ from style import COLOURS, MARKERS, TEXT, legend, panels, program, save
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.records import results
-from postdiff.lab.records.results import Record
+from postdiff.lab.records.record import Record
 
 EXPERIMENT = "postdiff/step_clip"
 FULL = "full"

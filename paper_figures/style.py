@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib import ticker
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records.figures import Row
+from postdiff.lab.tables.rows import Row
 
 __all__ = [
     "COLOURS", "COLUMN", "DOUBLE", "FOLDER", "FRECHET", "LABELS", "MARKERS", "PSNR", "SAVING", "TEXT",

@@ -9,8 +9,8 @@ from measured import rows_of
 from style import program, save_text
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records.tables import render
-from postdiff.lab.settings.experiment import load
+from postdiff.lab.config.experiment import load
+from postdiff.lab.tables.table import render
 
 EXPERIMENTS = (
     *("comparison", "mixed_axes"),

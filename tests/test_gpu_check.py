@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from postdiff.lab.job import prepare
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.schema import from_words
+from postdiff.lab.config import experiment
+from postdiff.lab.config.layers import from_words
+from postdiff.lab.plan import plan_rows
 
 pytestmark = pytest.mark.slow
 
@@ -57,11 +57,11 @@ def test_every_stage_is_an_experiment_that_can_be_prepared(check, monkeypatch, n
     monkeypatch.setenv("POSTDIFF_PATH", str(TINY) if tiny else "")
     [one] = [one for one in check.STAGES if one.name == name]
     words = [*one.words, *(one.tiny if tiny else ()), "device=cpu"]
-    jobs = prepare(experiment.load(one.experiment, from_words(words)).select(one.rows or None))
-    assert {job.config.weights for job in jobs} == {"random"}
-    assert all(job.config.bench.official for job in jobs)
-    first = [job.name for job in jobs if not job.methods and job.name.startswith("original")]
-    assert first == [f"original_b{size}" for size in dict.fromkeys(job.config.bench.batch_size for job in jobs)]
+    plans = plan_rows(experiment.load(one.experiment, from_words(words)).select(one.rows or None))
+    assert {plan.config.weights for plan in plans} == {"random"}
+    assert all(plan.config.bench.official for plan in plans)
+    first = [plan.name for plan in plans if not plan.methods and plan.name.startswith("original")]
+    assert first == [f"original_b{size}" for size in dict.fromkeys(plan.config.bench.batch_size for plan in plans)]
     assert one.least <= 60 and one.worth
 
 

@@ -12,9 +12,9 @@ import torch
 from postdiff.engine.errors import UsageError
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.key_selection import staleness
+from postdiff.lab.config import experiment
 from postdiff.lab.records import results
-from postdiff.lab.records.results import Value
-from postdiff.lab.settings import experiment
+from postdiff.lab.records.record import Value
 from tests.lab.test_results import record
 from tests.support import features
 

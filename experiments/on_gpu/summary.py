@@ -9,9 +9,9 @@ from typing import Any
 
 from on_gpu.goals import Row, Verdict, verdicts
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config.experiment import load
 from postdiff.lab.records import results
-from postdiff.lab.records.figures import flat_rows
-from postdiff.lab.settings.experiment import load
+from postdiff.lab.tables.rows import flat_rows
 
 __all__ = ["measured", "missed", "write"]
 

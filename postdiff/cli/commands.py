@@ -26,8 +26,8 @@ def run(given: argparse.Namespace) -> None:
     """Run the missing rows, print the table, say where pictures and records are."""
     from postdiff.lab import quiet, run
     from postdiff.lab.files import folders
-    from postdiff.lab.inputs.data import Shard
     from postdiff.lab.records import tables
+    from postdiff.lab.samples import Shard
 
     quiet.quiet()
     shard = Shard.parse(given.shard) if given.shard else None
@@ -68,7 +68,7 @@ def launch(given: argparse.Namespace) -> None:
 def bench(given: argparse.Namespace) -> None:
     """Time all rows in turns and print what became of the saved work."""
     from postdiff.lab import quiet, run
-    from postdiff.lab.timing import speed_table
+    from postdiff.lab.bench import speed_table
 
     quiet.quiet()
     experiment = _experiment(given)
@@ -79,7 +79,7 @@ def bench(given: argparse.Namespace) -> None:
 def profile(given: argparse.Namespace) -> None:
     """Time rows by step and group of modules; print the table, write chart and cells."""
     from postdiff.lab import quiet
-    from postdiff.lab.timing import profile_table
+    from postdiff.lab.bench import profile_table
 
     quiet.quiet()
     table, files = profile_table.profile(_experiment(given), given.format, given.by)
@@ -116,7 +116,7 @@ def data_prepare(given: argparse.Namespace) -> None:
 def data_statistics(given: argparse.Namespace) -> None:
     """Make reference statistics and say where they are."""
     from postdiff.lab import quiet
-    from postdiff.lab.scores import statistics_command
+    from postdiff.lab.metrics import statistics_command
 
     quiet.quiet()
     names = ("images", "extractor", "mode", "crop", "device", "batch_size")
@@ -126,8 +126,7 @@ def data_statistics(given: argparse.Namespace) -> None:
 
 def export(given: argparse.Namespace) -> None:
     """Write a row's pictures as one .npz file."""
-    from postdiff.lab import quiet
-    from postdiff.lab.runs import adm
+    from postdiff.lab import adm, quiet
 
     quiet.quiet()
     print(adm.export(_experiment(given), given.out))
@@ -141,8 +140,8 @@ def list_(given: argparse.Namespace) -> None:
 
 
 def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab
-    from postdiff.lab.settings import experiment
-    from postdiff.lab.settings.schema import from_words
+    from postdiff.lab.config import experiment
+    from postdiff.lab.config.layers import from_words
 
     rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
     if rows == []:

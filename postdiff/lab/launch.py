@@ -19,11 +19,11 @@ from typing import Any, get_args, get_type_hints
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import fits, sound, spelt
 from postdiff.lab import progress, run
+from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.config.layers import from_words
 from postdiff.lab.devices.placement import common
 from postdiff.lab.files import folders
 from postdiff.lab.launched import Work
-from postdiff.lab.settings.experiment import Experiment
-from postdiff.lab.settings.schema import from_words
 
 __all__ = ["Wish", "launch", "split"]
 

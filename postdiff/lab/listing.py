@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from postdiff import catalog, methods, presets
 from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.lab.config.layers import read_yaml
 from postdiff.lab.inputs import data_cards
-from postdiff.lab.settings.schema import read_yaml
 from postdiff.metrics import METRICS
 
 __all__ = ["KINDS", "listing", "render"]

@@ -102,14 +102,14 @@ class PictureBar(Callback):
         self.bar: Any = None
 
     def on_predict_start(self, *_: Any) -> None:
-        if distributed.first():
+        if distributed.is_rank_zero():
             self.bar = bar(self.title, self.total, "img")
 
     def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         """Count a batch; `outputs`, if a number, says how many pictures were drawn for it: 0 if all were found."""
         if self.bar is None or self.bar.disable:
             return
-        devices = distributed.device().of
+        devices = distributed.share().of
         seen = self._at_most(len(batch) * devices)
         made = outputs * devices if isinstance(outputs, int) else seen
         # Pictures of an earlier run took no time, and the estimate must not think so.
@@ -118,7 +118,7 @@ class PictureBar(Callback):
 
     def on_predict_end(self, *_: Any) -> None:
         if self.bar is not None:
-            if distributed.device().of > 1:  # shares are equal only nearly, but now all are done
+            if distributed.share().of > 1:  # shares are equal only nearly, but now all are done
                 self.bar.update(self._at_most(self.total))
             self._close()
 

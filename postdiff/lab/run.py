@@ -8,18 +8,18 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab import progress
+from postdiff.lab.bench import speed
+from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import distributed, placement
-from postdiff.lab.drawing.sampling import Pipelines
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Shard
-from postdiff.lab.job import Job, prepare
-from postdiff.lab.mirrors import mirror
+from postdiff.lab.images import grid, locks
+from postdiff.lab.loggers import mirror
 from postdiff.lab.pipelines import random_weights
+from postdiff.lab.plan import Plan, plan_rows
 from postdiff.lab.records import recording
 from postdiff.lab.runs import finished, quality
-from postdiff.lab.settings.experiment import Experiment
-from postdiff.lab.storage import grid, locks
-from postdiff.lab.timing import speed
+from postdiff.lab.samples import Shard
+from postdiff.lab.sampling.pipelines import Pipelines
 
 __all__ = ["bench", "draw_grid", "run", "unfinished"]
 
@@ -48,15 +48,15 @@ def run(
     """
     random_weights.refuse_pictures(experiment)
     folders.writable_outputs()
-    jobs = prepare(experiment)
-    settings = placement.common(job.config for job in jobs)
-    with distributed.crew(settings, jobs[0].config.device):
+    plans = plan_rows(experiment)
+    settings = placement.common(plan.config for plan in plans)
+    with distributed.crew(settings, plans[0].config.device):
         pipelines = Pipelines()
-        told = say if distributed.first() else _silent
-        _quality([_placed(job) for job in jobs], pipelines, told, shard, fresh, timed)
+        told = say if distributed.is_rank_zero() else _silent
+        _quality([_placed(plan) for plan in plans], pipelines, told, shard, fresh, timed)
     if shard is None and timed:
-        _speed(jobs, pipelines, fresh)
-    return _grid(experiment, jobs)
+        _speed(plans, pipelines, fresh)
+    return _grid(experiment, plans)
 
 
 def unfinished(experiment: Experiment) -> list[str]:
@@ -66,61 +66,61 @@ def unfinished(experiment: Experiment) -> list[str]:
         UsageError: a mistake in the experiment.
     """
     random_weights.refuse_pictures(experiment)
-    jobs = prepare(experiment)
-    placement.common(job.config for job in jobs)
-    return [job.name for job in jobs if not finished.finished(job, _silent, mend=False)]
+    plans = plan_rows(experiment)
+    placement.common(plan.config for plan in plans)
+    return [plan.name for plan in plans if not finished.finished(plan, _silent, mend=False)]
 
 
 def draw_grid(experiment: Experiment) -> Path | None:
     """The picture of an experiment whose rows were run elsewhere; None while pictures are missing."""
-    return _grid(experiment, prepare(experiment))
+    return _grid(experiment, plan_rows(experiment))
 
 
 def _quality(
-    jobs: Sequence[Job], pipelines: Pipelines, say: Say, shard: Shard | None, fresh: bool, timed: bool
+    plans: Sequence[Plan], pipelines: Pipelines, say: Say, shard: Shard | None, fresh: bool, timed: bool
 ) -> None:
-    todo = distributed.from_first(lambda: _todo(jobs, shard, fresh, timed, say))
-    rows = progress.Rows(len(todo) if distributed.first() else 1)  # of a single row nothing is told
-    for job in jobs:
-        if job.name not in todo:
-            say(f"{job.name}: done already (run {job.run_id}); --fresh makes it again")
-            mirror.again(job, quality.pictures(job))
+    todo = distributed.from_first(lambda: _todo(plans, shard, fresh, timed, say))
+    rows = progress.Rows(len(todo) if distributed.is_rank_zero() else 1)  # of a single row nothing is told
+    for plan in plans:
+        if plan.name not in todo:
+            say(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
+            mirror.again(plan, quality.pictures(plan))
             continue
         with rows.row():
-            record = quality.measure(job, pipelines, shard, say)
-        if not record.full and distributed.first():
+            record = quality.measure(plan, pipelines, shard, say)
+        if not record.full and distributed.is_rank_zero():
             missing = record.n_asked - record.n_done
-            say(f"{job.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
+            say(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
 
 
-def _todo(jobs: Sequence[Job], shard: Shard | None, fresh: bool, timed: bool, say: Say) -> list[str]:
+def _todo(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, say: Say) -> list[str]:
     """Names of the rows to run; with `fresh` their old results are gone."""
-    for job in jobs:
-        recording.refuse_folders(job)
+    for plan in plans:
+        recording.refuse_folders(plan)
     folders.sweep(folders.outputs() / "pictures", deep=False)
     if fresh and shard is None:
-        _remove(jobs, timed, say)
-    return [job.name for job in jobs if fresh or not finished.finished(job, say)]
+        _remove(plans, timed, say)
+    return [plan.name for plan in plans if fresh or not finished.finished(plan, say)]
 
 
-def _remove(jobs: Sequence[Job], timed: bool, say: Say) -> None:
+def _remove(plans: Sequence[Plan], timed: bool, say: Say) -> None:
     """Take away what --fresh makes again. Records go first: none may ever speak of pictures that are gone."""
-    found = {job.name: quality.pictures(job).folder for job in jobs}
+    found = {plan.name: quality.pictures(plan).folder for plan in plans}
     for folder in found.values():
         folders.refuse_link(folder)
-    for job in jobs:
-        recording.remove(job, timed=timed and job.config.bench.repeats > 0)
+    for plan in plans:
+        recording.remove(plan, timed=timed and plan.config.bench.repeats > 0)
     for folder in dict.fromkeys(found.values()):
         with locks.making(folder, None, say):
-            for job in jobs:  # whoever was waited for may have kept a record
-                if found[job.name] == folder:
-                    recording.remove(job, timed=False)
+            for plan in plans:  # whoever was waited for may have kept a record
+                if found[plan.name] == folder:
+                    recording.remove(plan, timed=False)
             folders.discard(folder)
 
 
-def _placed(job: Job) -> Job:
-    place = distributed.placed(job.config.device)
-    return dataclasses.replace(job, config=dataclasses.replace(job.config, device=place))
+def _placed(plan: Plan) -> Plan:
+    place = distributed.placed(plan.config.device)
+    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, device=place))
 
 
 def _silent(message: str) -> None:
@@ -134,23 +134,23 @@ def bench(experiment: Experiment) -> None:
         UsageError: a mistake in the experiment, or nothing to time.
     """
     folders.writable_outputs()
-    jobs = prepare(experiment)
-    if not any(job.config.bench.repeats for job in jobs):
+    plans = plan_rows(experiment)
+    if not any(plan.config.bench.repeats for plan in plans):
         raise UsageError("bench.repeats=0 leaves nothing to time; use bench.repeats=5")
-    speed.measure(jobs, Pipelines())
+    speed.measure(plans, Pipelines())
 
 
-def _speed(jobs: Sequence[Job], pipelines: Pipelines, fresh: bool) -> None:
+def _speed(plans: Sequence[Plan], pipelines: Pipelines, fresh: bool) -> None:
     # Times are comparable only when taken in turns, so one missing row means timing all of them again.
-    wanted = [job for job in jobs if job.config.bench.repeats]
-    if fresh or not all(finished.recorded(job, "speed", job.speed_id) for job in wanted):
+    wanted = [plan for plan in plans if plan.config.bench.repeats]
+    if fresh or not all(finished.recorded(plan, "speed", plan.speed_id) for plan in wanted):
         speed.measure(wanted, pipelines)
 
 
-def _grid(experiment: Experiment, jobs: Sequence[Job]) -> Path | None:
-    rows = [(job.row.label, quality.pictures(job)) for job in jobs]
-    seed = jobs[0].config.seeds[0]
-    samples = [sample for sample in jobs[0].samples if sample.seed == seed][: grid.COLUMNS]
+def _grid(experiment: Experiment, plans: Sequence[Plan]) -> Path | None:
+    rows = [(plan.row.label, quality.pictures(plan)) for plan in plans]
+    seed = plans[0].config.seeds[0]
+    samples = [sample for sample in plans[0].samples if sample.seed == seed][: grid.COLUMNS]
     if any(finished.unsound(folder, samples) for _, folder in rows):
         return None
     file = folders.outputs() / "grids" / f"{experiment.name}.png"

@@ -7,7 +7,7 @@ from postdiff import catalog
 from postdiff.cost import structures
 from postdiff.cost.known_blocks import KnownBlocks
 from postdiff.engine.errors import UsageError
-from postdiff.lab.settings import schedulers
+from postdiff.lab.config import schedulers
 from postdiff.presets import build_methods
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from postdiff.cost.operations import Watch
 from postdiff.cost.structures import real_size
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
-from postdiff.lab.settings import schedulers
+from postdiff.lab.config import schedulers
 from postdiff.presets import build_methods
 
 pytestmark = pytest.mark.slow

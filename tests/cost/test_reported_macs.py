@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 
+from postdiff.lab.config import experiment
+from postdiff.lab.config.layers import from_words
 from postdiff.lab.macs.counting import convention_of, count, row_figures
-from postdiff.lab.macs.counting_table import render
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.schema import from_words
+from postdiff.lab.macs.macs_table import render
 
 
 def demo(**reported):

@@ -11,7 +11,7 @@ import yaml
 
 from postdiff.datasets import fetch
 from postdiff.datasets.manifest import Manifest
-from postdiff.lab.inputs import data
+from postdiff.lab.inputs import data_cards
 
 
 def folder(outputs):
@@ -85,10 +85,10 @@ def test_shipped_prompts_and_classes(outputs, command):
     assert command("data", "prepare", "emoji", "--count", "20", "--seed", "3")[0] == 0
     emoji = Manifest.load(outputs / "data" / "emoji.parquet")
     assert (emoji.kind, emoji.rule["choose"], len(emoji.lines)) == ("prompts", "random", 20)
-    assert set(line.prompt for line in emoji.lines) < set(data.read_prompts(data.card("emoji")))
+    assert set(line.prompt for line in emoji.lines) < set(data_cards.read_prompts(data_cards.card("emoji")))
     assert command("data", "prepare", "imagenet_50k", "--count", "3000", "--seeds", "1,2")[0] == 0
-    card = data.card("imagenet_50k")
-    entries = data.read(card)
+    card = data_cards.card("imagenet_50k")
+    entries = data_cards.read(card)
     assert (card.classes, card.seeds, len(entries)) == (1000, [1, 2], 3000)
     assert (entries[1207].label, entries[1207].prompt) == (207, "golden retriever")
 
@@ -112,7 +112,7 @@ def test_a_name_in_any_language(tmp_path, outputs, command):
     words = ["--from", str(tmp_path / "猫.csv"), "--column", "プロンプト"]
     code, out, err = command("data", "prepare", "絵文字", *words)
     assert (code, err) == (0, "") and "data=絵文字 " in out
-    assert data.read_prompts(data.card("絵文字")) == ["赤いハート"]
+    assert data_cards.read_prompts(data_cards.card("絵文字")) == ["赤いハート"]
 
 
 def test_a_shipped_name_for_a_set_elsewhere(tmp_path, outputs, command):
@@ -128,7 +128,7 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
     words = ["data", "prepare", "animals", "--from", str(file)]
     assert "must name each of 3 classes once, and has 2 lines" in refused(*words, "--classes", "3")
     assert command(*words, "--classes", "2", "--count", "4")[0] == 0
-    assert [entry.label for entry in data.read(data.card("animals"))] == [0, 1, 0, 1]
+    assert [entry.label for entry in data_cards.read(data_cards.card("animals"))] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_the_official_file_is_fetched_once(served, coco, outputs, command):
     served[2].server_close()
     (outputs / "data" / "far.parquet").unlink()
     assert command("data", "prepare", "far")[0] == 0
-    assert len(data.read(data.card("far"))) == 4
+    assert len(data_cards.read(data_cards.card("far"))) == 4
 
 
 def test_without_a_published_checksum_it_says_so(served, command, outputs):

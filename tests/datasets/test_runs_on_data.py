@@ -5,11 +5,11 @@ import json
 import pytest
 import yaml
 
-from postdiff.lab import job
-from postdiff.lab.inputs import data
+from postdiff.lab import plan
+from postdiff.lab.config import experiment
+from postdiff.lab.inputs import data_cards
 from postdiff.lab.pipelines import models
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment
+from postdiff.lab.records.record import Record
 
 
 @pytest.fixture
@@ -72,13 +72,13 @@ def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, m
 )
 def test_a_file_is_a_data_set_by_itself(tmp_path, outputs, command, name, content):
     (tmp_path / name).write_text(content)
-    card = data.card(str(tmp_path / name))
-    assert data.read_prompts(card) == ["a red heart", "an owl"] and card.seeds is None
+    card = data_cards.card(str(tmp_path / name))
+    assert data_cards.read_prompts(card) == ["a red heart", "an owl"] and card.seeds is None
 
 
 def test_seeds_of_a_run_stand_above_those_of_the_data(mini, tiny):
     def seeds(**words):
-        return job.prepare(experiment.load("tiny", words).select(["two"]))[0].config.seeds
+        return plan.plan_rows(experiment.load("tiny", words).select(["two"]))[0].config.seeds
 
     assert seeds(data="mini", seeds=[9]) == [9] and seeds(data="mini") == [4, 7] and seeds(data="emoji", count=2) == [0]
 
@@ -99,8 +99,8 @@ def own_card(tmp_path, monkeypatch, **keys):
 def test_a_card_names_column_and_seeds(tmp_path, monkeypatch):
     (tmp_path / "own.tsv").write_text("text\twords\nno\ta red heart\nno\tan owl\n")
     own_card(tmp_path, monkeypatch, prompts=str(tmp_path / "own.tsv"), column="words", seeds=[3, 5])
-    card = data.card("own")
-    assert data.read_prompts(card) == ["a red heart", "an owl"] and card.seeds == [3, 5]
+    card = data_cards.card("own")
+    assert data_cards.read_prompts(card) == ["a red heart", "an owl"] and card.seeds == [3, 5]
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from PIL import Image
 from postdiff.datasets import files
 from postdiff.datasets.manifest import Manifest
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job
-from postdiff.lab.inputs import data
+from postdiff.lab import plan
+from postdiff.lab import samples as samples_
+from postdiff.lab.config import experiment
+from postdiff.lab.inputs import data_cards
 from postdiff.lab.pipelines import models
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment
+from postdiff.lab.records.record import Record
 from tests.datasets.test_runs_on_data import own_card, tiny  # noqa: F401
 
 # As the 30,000 captions of COCO come with seeds.
@@ -39,7 +40,7 @@ def coco_30k(tmp_path):
 
 
 def numbers(sample):
-    return torch.randn(4, generator=data.generator(sample))
+    return torch.randn(4, generator=samples_.generator(sample))
 
 
 def drawn_with(seed):
@@ -47,7 +48,7 @@ def drawn_with(seed):
 
 
 def prepared(name, **words):
-    return job.prepare(experiment.load("tiny", {"data": name, **words}).select(["two"]))[0]
+    return plan.plan_rows(experiment.load("tiny", {"data": name, **words}).select(["two"]))[0]
 
 
 def test_a_manifest_keeps_them(coco_30k, outputs, command, refused):
@@ -57,7 +58,7 @@ def test_a_manifest_keeps_them(coco_30k, outputs, command, refused):
     found = Manifest.load(outputs / "data" / "own.parquet")
     assert [line.seed for line in found.lines] == SEEDS and found.seeds == (0,)
     assert found.rule["seed_column"] == "evaluation_seed" and found.rule["told"].endswith("each with its own seed")
-    assert [entry.seed for entry in data.read(data.card("own"))] == SEEDS
+    assert [entry.seed for entry in data_cards.read(data_cards.card("own"))] == SEEDS
     # Without them it is another choice, which does not take its place.
     assert "holds another choice (all 3 prompts, each with its own seed)" in refused(*words)
     assert command(*words, "--out", str(outputs / "without.parquet"))[0] == 0
@@ -86,14 +87,14 @@ def test_a_card_names_their_column(coco_30k, tiny, tmp_path, monkeypatch):  # no
 def test_a_line_has_the_same_numbers_in_any_choice(coco_30k, outputs, command):
     words = ["--from", str(coco_30k), *COLUMN, "--count", "2", "--seed", "3"]
     assert command("data", "prepare", "two", *words)[0] == 0
-    entries = data.read(data.card("two"))
+    entries = data_cards.read(data_cards.card("two"))
     assert len(entries) == 2
-    for sample in data.samples(entries, [0]):
+    for sample in samples_.samples(entries, [0]):
         own = dict(zip(["a red heart", "an owl, asleep", "a blue car"], SEEDS, strict=True))[sample.prompt]
         assert torch.equal(numbers(sample), drawn_with(own))
 
 
-IDS = ("run_id", "picture_id", "reference_id", "speed_id", "drawn_id", "prompts_hash")
+IDS = ("run_id", "images_id", "references_id", "speed_id", "content_id", "prompts_hash")
 
 
 def test_they_belong_to_every_identity(tiny, tmp_path):  # noqa: F811
@@ -242,6 +243,6 @@ def test_files_as_they_are_published(name, count, seeds):
 )
 def test_files_of_published_shape_are_read_and_prepared_as_they_are(tmp_path, outputs, command, name, content):
     (tmp_path / name).write_text(content, newline="")
-    assert data.read_prompts(data.card(str(tmp_path / name))) == ["a red heart", "an owl"]
+    assert data_cards.read_prompts(data_cards.card(str(tmp_path / name))) == ["a red heart", "an owl"]
     assert command("data", "prepare", "own", "--from", str(tmp_path / name))[0] == 0
-    assert data.read_prompts(data.card("own")) == ["a red heart", "an owl"]
+    assert data_cards.read_prompts(data_cards.card("own")) == ["a red heart", "an owl"]

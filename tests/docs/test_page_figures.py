@@ -2,8 +2,8 @@
 
 import pytest
 
-from postdiff.lab.records.tables import render
-from postdiff.lab.settings import experiment
+from postdiff.lab.config import experiment
+from postdiff.lab.tables.table import render
 from tests.docs.pages import README, ROOT
 
 DOCS, TABLES = ROOT / "docs", ROOT / "paper_figures" / "tables"

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from postdiff.lab.drawing.sampling import Pipelines, Sampler
-from postdiff.lab.job import prepare
-from postdiff.lab.settings import experiment
+from postdiff.lab.config import experiment
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.sampling.pipelines import Pipelines, Sampler
 
 __all__ = ["Published"]
 
@@ -29,4 +29,4 @@ class Published:
             "model": model, "weights": "random", "dtype": dtype, "device": str(self.device), "steps": 4, "count": 2,
             "seeds": [0], "methods": list(methods),
         }  # fmt: skip
-        return self.pipelines.sampler(prepare(experiment.load("demo", given).select(["steps_20"]))[0])
+        return self.pipelines.sampler(plan_rows(experiment.load("demo", given).select(["steps_20"]))[0])

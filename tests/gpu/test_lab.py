@@ -7,9 +7,9 @@ from PIL import Image
 
 from postdiff import cli
 from postdiff.cost.latency import Timed, measure
+from postdiff.lab.config.schema import RunConfig, TrainerConfig
 from postdiff.lab.devices import placement, provenance
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings.config import RunConfig, TrainerConfig
+from postdiff.lab.records.record import Record
 from tests.gpu.placed import HALF
 
 pytestmark = pytest.mark.gpu

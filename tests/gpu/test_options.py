@@ -5,9 +5,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from postdiff import accelerate
+from postdiff.lab.config.schema import NetworkConfig
 from postdiff.lab.network import compiled_blocks
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.settings.config import NetworkConfig
 from postdiff.presets import build_methods
 from tests.gpu.placed import HALF, close, left, move
 from tests.support.cases import Case, common, encoded_text

@@ -22,7 +22,7 @@ def published(device):
 
 def test_empty_driver_is_the_pipeline(published):
     plain = published.sampler()
-    samples = plain.job.samples
+    samples = plain.plan.samples
     bare = plain.call(samples, driver=plain.pipe).images
     assert torch.isfinite(bare).all() and bare.device.type == published.device.type
     assert torch.equal(plain.call(samples).images, bare)
@@ -31,7 +31,7 @@ def test_empty_driver_is_the_pipeline(published):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_finite_and_leaves_no_memory(published, name):
     sampler = published.sampler(name)
-    samples = sampler.job.samples
+    samples = sampler.plan.samples
     first = sampler.call(samples).images
     assert torch.isfinite(first).all()
 
@@ -45,7 +45,7 @@ def test_every_preset_is_finite_and_leaves_no_memory(published, name):
 @pytest.mark.parametrize(("name", "call"), [("postdiff", 2), ("faster_diffusion", 1), ("taylor_seer", 2)])
 def test_an_exception_in_mid_run_leaves_no_memory(published, name, call):
     sampler = published.sampler(name)
-    samples = sampler.job.samples
+    samples = sampler.plan.samples
     first, calls = sampler.call(samples).images, []
 
     def fail_there(*_):
@@ -70,7 +70,7 @@ def test_an_exception_in_mid_run_leaves_no_memory(published, name, call):
 @pytest.mark.parametrize("name", ["postdiff", "faster_diffusion"])
 def test_peak_memory_is_the_allocators(published, shown_on_cuda, name):
     sampler, device = published.sampler(name), published.device
-    samples = sampler.job.samples
+    samples = sampler.plan.samples
     sampler.call(samples)
     told = peak_memory(lambda: sampler.call(samples), str(device))
     assert told > sum(weight.nbytes for weight in sampler.pipe.unet.parameters())

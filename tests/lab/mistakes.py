@@ -15,9 +15,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 import diffusers
 
 from postdiff import methods, metrics
+from postdiff.lab.config import schedulers
+from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.pipelines.cards import ModelCard
-from postdiff.lab.settings import schedulers
-from postdiff.lab.settings.config import RunConfig
 from tests.lab.bad import run
 
 HUGE = str(10**30)

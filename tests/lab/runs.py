@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from postdiff.lab.files import folders
-from postdiff.lab.records.results import Record
+from postdiff.lab.records.record import Record
 
 # 24 pictures in batches of which none is full of one seed.
 WORDS = ["count=4", "seeds=[0,1,2,3,4,5]", "bench.repeats=0", "batch_size=5", "reference_steps=5"]

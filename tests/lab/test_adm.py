@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs.data import Sample
-from postdiff.lab.runs import adm
-from postdiff.lab.storage.pictures import PictureFolder
+from postdiff.lab import adm
+from postdiff.lab.images.image_folder import ImageFolder
+from postdiff.lab.samples import Sample
 from tests.metrics import networks
 
 FEW = ["--rows", "plain", "seeds=[0,1]", "count=2"]
@@ -34,7 +34,7 @@ def test_a_row_becomes_one_file(tiny, outputs, command, refused):
 
 
 def written(folder, images, labels=None):
-    pictures = PictureFolder(folder)
+    pictures = ImageFolder(folder)
     samples = [Sample(i, "", 0, label=None if labels is None else labels[i]) for i in range(len(images))]
     for sample, image in zip(samples, images, strict=True):
         pictures.write([sample], image[None])

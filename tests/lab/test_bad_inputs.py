@@ -17,14 +17,14 @@ from safetensors.torch import load_file, save_file
 
 from postdiff import cli
 from postdiff.lab import run as run_module
+from postdiff.lab.config.experiment import load as load_experiment
+from postdiff.lab.config.layers import from_words
 from postdiff.lab.devices import distributed
-from postdiff.lab.drawing.sampling import Sampler
-from postdiff.lab.job import prepare
+from postdiff.lab.files import locks
 from postdiff.lab.pipelines import models
-from postdiff.lab.runs.quality import pictures
-from postdiff.lab.settings.experiment import load as load_experiment
-from postdiff.lab.settings.schema import from_words
-from postdiff.lab.storage import locks
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.row import images_of
+from postdiff.lab.sampling.sampler import Sampler
 from tests.lab import bad_files, bad_values, tiny_folder
 from tests.lab.bad import FEW, RUN, data, instead, model, run
 from tests.metrics import networks
@@ -255,8 +255,8 @@ def stored(drawn, outputs, here, capsys):
     """The same in this test's outputs; gives the file of the row's second picture."""
     capsys.readouterr()
     shutil.copytree(drawn, outputs)
-    [job] = prepare(load_experiment("tiny", from_words(SMALL)).select(["plain"]))
-    return pictures(job).file(job.samples[1])
+    [plan] = plan_rows(load_experiment("tiny", from_words(SMALL)).select(["plain"]))
+    return pictures(plan).file(plan.samples[1])
 
 
 @pytest.mark.parametrize("length", [0, 30, 500])
@@ -304,8 +304,8 @@ def test_a_folder_of_extras_that_is_not_there(tiny, ends_well, monkeypatch):
 
 def test_a_locked_folder_is_waited_for_and_left_alone(here, outputs, command, monkeypatch):
     """Nobody says for how long: Ctrl-C ends the waiting, and the pictures are the other process's."""
-    [job] = prepare(load_experiment("tiny", from_words(FEW)).select(["plain"]))
-    place = outputs / "locks" / pictures(job).folder.name
+    [plan] = plan_rows(load_experiment("tiny", from_words(FEW)).select(["plain"]))
+    place = outputs / "locks" / pictures(plan).folder.name
     place.mkdir(parents=True)
     waits = []
 

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
-from postdiff.lab.drawing.sampling import Sampler
-from postdiff.lab.inputs import data
-from postdiff.lab.inputs.data import PromptDataModule, Shard
+from postdiff.lab import samples as samples_
+from postdiff.lab.inputs import data_cards
+from postdiff.lab.samples import PromptDataModule, Shard
+from postdiff.lab.sampling.sampler import Sampler
 from tests.lab import runs
 
 pytestmark = pytest.mark.slow
@@ -25,7 +26,7 @@ def keys(samples):
     return tuple((sample.seed, sample.index) for sample in samples)
 
 
-PLAN = [keys(batch) for batch in data.batches(data.pairs([str(number) for number in range(5)], [0, 1]), 4)]
+PLAN = [keys(batch) for batch in samples_.batches(samples_.pairs([str(number) for number in range(5)], [0, 1]), 4)]
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def drawn(monkeypatch):
     call = Sampler.__call__
 
     def noting(self, samples):
-        found.setdefault(self.job.name, []).append(keys(samples))
+        found.setdefault(self.plan.name, []).append(keys(samples))
         return call(self, samples)
 
     monkeypatch.setattr(Sampler, "__call__", noting)
@@ -133,8 +134,8 @@ def test_more_pictures_keep_those_of_unchanged_batches(tiny, outputs, command, d
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 def test_parts_and_devices_deal_out_the_same_batches(frames, parts):
-    samples = data.samples([data.Entry(str(number)) for number in range(5)], [3, 1], frames)
-    plan = data.batches(samples, 2)
+    samples = samples_.samples([data_cards.Entry(str(number)) for number in range(5)], [3, 1], frames)
+    plan = samples_.batches(samples, 2)
     assert [sample for batch in plan for sample in batch] == samples
     assert {len(batch) for batch in plan} == {2 * frames} and all(batch[0].frame == 0 for batch in plan)
     dealt = [

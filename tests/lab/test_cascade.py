@@ -5,7 +5,7 @@ import torch
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
-from postdiff.lab.drawing.cascade import Cascade, Stage
+from postdiff.lab.sampling.cascade import Cascade, Stage
 from postdiff.methods import DeepCache, EncoderPropagation
 from postdiff.methods.base import Method
 from tests.support import texts, tiny

@@ -9,13 +9,12 @@ import pytest
 import torch
 import yaml
 
-from postdiff import catalog
-from postdiff.lab.drawing.sampling import Pipelines
-from postdiff.lab.files import hub
-from postdiff.lab.job import prepare
+from postdiff import catalog, hub
+from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import models
-from postdiff.lab.records.results import find
-from postdiff.lab.settings import experiment
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.records.record import find
+from postdiff.lab.sampling.pipelines import Pipelines
 from tests.lab import task_twins
 from tests.support import hub_cache
 
@@ -56,15 +55,15 @@ def three(tiny, cascade_root, monkeypatch):
     return cascade_root
 
 
-def job(row="plain", **changes):
-    return prepare(experiment.load("three", changes).select([row]))[0]
+def plan(row="plain", **changes):
+    return plan_rows(experiment.load("three", changes).select([row]))[0]
 
 
 def drawn(*changes):
     """Pictures of row `plain` with each of the changes, from the same pipelines."""
     pipelines = Pipelines()
-    jobs = [job(**change) for change in changes]
-    return [pipelines.sampler(one).call(one.samples).images for one in jobs]
+    plans = [plan(**change) for change in changes]
+    return [pipelines.sampler(one).call(one.samples).images for one in plans]
 
 
 def test_from_folders_to_records(three, outputs, command):
@@ -101,8 +100,8 @@ def test_every_step_a_key_is_the_baseline_bit_for_bit(three):
 
 
 def test_a_picture_does_not_depend_on_its_batch_or_on_the_global_generator(three):
-    sampler = Pipelines().sampler(job("propagated", count=3))
-    samples = sampler.job.samples
+    sampler = Pipelines().sampler(plan("propagated", count=3))
+    samples = sampler.plan.samples
     torch.manual_seed(1)
     before = torch.get_rng_state()
     together = sampler.call(samples).images
@@ -116,21 +115,21 @@ def test_a_picture_does_not_depend_on_its_batch_or_on_the_global_generator(three
 def test_the_first_stages_settings_are_the_rows_own(three):
     """Written beside `stages` or under the stage's name, it is the same run."""
     keys = STAGED["base"]["methods"]
-    beside, under = job(steps=5, methods=keys), job(stages={"base": {"steps": 5, "methods": keys}})
-    assert beside.run_id == under.run_id and beside.picture_id == under.picture_id
+    beside, under = plan(steps=5, methods=keys), plan(stages={"base": {"steps": 5, "methods": keys}})
+    assert beside.run_id == under.run_id and beside.images_id == under.images_id
     assert under.config.steps == 5 and under.stages[0].steps == 5
 
 
 def test_ids_hold_the_stages(three):
-    plain = job()
+    plain = plan()
     changes = ({"steps": 2}, {"guidance_scale": 3.0}, {"scheduler": "dpm_solver"}, STAGED["x4"])
-    ids = [job(stages={"x4": change}).picture_id for change in changes]
-    assert len({plain.picture_id, *ids}) == 5
-    assert job(stages={"x4": {"steps": 5}}).run_id == plain.run_id, "5 is the card's own"
-    assert job("propagated").reference_id == plain.reference_id == job(stages={"x4": {"steps": 2}}).reference_id
-    assert job(stages={"x4": {"reference_steps": 2}}).reference_id != plain.reference_id
+    ids = [plan(stages={"x4": change}).images_id for change in changes]
+    assert len({plain.images_id, *ids}) == 5
+    assert plan(stages={"x4": {"steps": 5}}).run_id == plain.run_id, "5 is the card's own"
+    assert plan("propagated").references_id == plain.references_id == plan(stages={"x4": {"steps": 2}}).references_id
+    assert plan(stages={"x4": {"reference_steps": 2}}).references_id != plain.references_id
     assert [stage.steps for stage in plain.reference().stages] == [7, 4, 5]
-    assert not any(stage.methods for stage in job("propagated").reference().stages)
+    assert not any(stage.methods for stage in plan("propagated").reference().stages)
 
 
 def test_a_cascade_that_ends_in_pixels(three, tmp_path, monkeypatch):
@@ -141,8 +140,8 @@ def test_a_cascade_that_ends_in_pixels(three, tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(card, sort_keys=False))
     monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, catalog.extra_roots()), str(tmp_path / "mine")]))
-    sampler = Pipelines().sampler(job(model="two"))
-    made, floats = sampler(sampler.job.samples), sampler.call(sampler.job.samples).images
+    sampler = Pipelines().sampler(plan(model="two"))
+    made, floats = sampler(sampler.plan.samples), sampler.call(sampler.plan.samples).images
     assert made.shape == (2, 3, 16, 16) and floats.min() < -0.1
     assert torch.equal(made, ((floats / 2 + 0.5) * 255).round().clamp(0, 255).to(torch.uint8))
 
@@ -255,7 +254,7 @@ def test_the_papers_rows_run_from_the_hub_with_their_own_steps_and_keys(tiny, ou
 
 def test_the_papers_rows_are_checked_before_any_weight_is_there():
     rows = ["if_ddpm", "if_ddpm_ours"]
-    plain, ours = prepare(experiment.load("faster_diffusion/table_1").select(rows))
+    plain, ours = plan_rows(experiment.load("faster_diffusion/table_1").select(rows))
     assert [stage.steps for stage in ours.stages] == [100, 50, 75]
     assert [len(stage.methods) for stage in ours.stages] == [1, 0, 1]
-    assert plain.reference_id == ours.reference_id == plain.picture_id
+    assert plain.references_id == ours.references_id == plain.images_id

@@ -8,9 +8,9 @@ from postdiff import accelerate, presets
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
+from postdiff.lab.config.schema import NetworkConfig
 from postdiff.lab.network import compiled_blocks
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.settings.config import NetworkConfig
 
 FEW = {"num_inference_steps": 3}
 

@@ -4,11 +4,10 @@ import pytest
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.config import digest
-from postdiff.lab.settings.resolving import resolve
-from postdiff.lab.settings.schema import from_words
+from postdiff.lab import plan
+from postdiff.lab.config import experiment
+from postdiff.lab.config.layers import from_words
+from postdiff.lab.config.schema import digest, resolve
 
 
 def test_layers_lie_in_order():
@@ -67,14 +66,14 @@ def test_mistakes_are_told(words, told):
 
 @pytest.mark.parametrize("name", catalog.names("experiments"))
 def test_shipped_experiments_are_ready_to_run(name):
-    jobs = job.prepare(experiment.load(name))
-    runs = {(one.run_id, one.speed_id) for one in jobs}
-    assert len(runs) == len(jobs), "two rows of one experiment are the same run"
+    plans = plan.plan_rows(experiment.load(name))
+    runs = {(one.run_id, one.speed_id) for one in plans}
+    assert len(runs) == len(plans), "two rows of one experiment are the same run"
 
 
 def _ids(**changes):
-    [one] = job.prepare(experiment.load("tiny", changes).select(["plain"]))
-    return one.run_id, one.picture_id, one.reference_id
+    [one] = plan.plan_rows(experiment.load("tiny", changes).select(["plain"]))
+    return one.run_id, one.images_id, one.references_id
 
 
 def test_the_run_id_is_of_what_is_run(tiny):
@@ -94,12 +93,12 @@ def test_the_run_id_is_of_what_is_run(tiny):
 
 
 def test_a_row_equal_to_the_reference_shares_its_pictures(tiny):
-    [one] = job.prepare(experiment.load("tiny", {"steps": 6}).select(["plain"]))
-    assert one.picture_id == one.reference_id == one.reference().picture_id
+    [one] = plan.plan_rows(experiment.load("tiny", {"steps": 6}).select(["plain"]))
+    assert one.images_id == one.references_id == one.reference().images_id
 
 
 def test_methods_are_spelt_out_in_the_resolved_config(tiny):
-    [_, one] = job.prepare(experiment.load("tiny"))
+    [_, one] = plan.plan_rows(experiment.load("tiny"))
     [(name, options)] = one.resolved()["methods"][0].items()
     assert name == "deepcache" and options["interval"] == 2 and "branch" in options
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Shard
-from postdiff.lab.storage import locks
+from postdiff.lab.files import folders, locks
+from postdiff.lab.samples import Shard
 from tests.lab import runs
 from tests.lab.forks import Fork
 

@@ -9,11 +9,11 @@ import os
 import pytest
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import experiment
 from postdiff.lab.files import typed
 from postdiff.lab.records import results
-from postdiff.lab.records.figures import flat_rows
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment
+from postdiff.lab.records.record import Record
+from postdiff.lab.tables.rows import flat_rows
 from tests.lab import runs
 from tests.lab.test_results import record
 

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import experiment
+from postdiff.lab.config.schema import RunConfig, TrainerConfig
 from postdiff.lab.devices import placement, requeue, trainer
-from postdiff.lab.inputs.data import PromptDataModule, Shard, pairs
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.config import RunConfig, TrainerConfig
+from postdiff.lab.samples import PromptDataModule, Shard, pairs
 from tests.lab import runs
 from tests.lab.forks import Fork
 

@@ -7,9 +7,9 @@ import pytest
 
 from postdiff import cli
 from postdiff.cli import commands
-from postdiff.lab.drawing.sampling import Sampler
 from postdiff.lab.pipelines import models
 from postdiff.lab.records import results
+from postdiff.lab.sampling.sampler import Sampler
 from tests.lab import tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole
@@ -216,7 +216,7 @@ def test_a_full_disk(tiny, refused, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("postdiff.lab.runs.quality.measure", full)
+    monkeypatch.setattr("postdiff.lab.row.measure", full)
     assert "No space left on device (somewhere)" in refused("run", "tiny")
 
 

@@ -16,16 +16,16 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs import data
-from postdiff.lab.storage.pictures import PictureFolder
+from postdiff.lab import samples as samples_
+from postdiff.lab.images.image_folder import ImageFolder
 
-SAMPLES = data.pairs(["a heart", "an apple", "a dog"], [0])
-BATCHES = {(sample.seed, sample.index): data.batch_name(SAMPLES) for sample in SAMPLES}
+SAMPLES = samples_.pairs(["a heart", "an apple", "a dog"], [0])
+BATCHES = {(sample.seed, sample.index): samples_.batch_name(SAMPLES) for sample in SAMPLES}
 PIXELS = torch.randint(256, (3, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def folder(root, name="abc", store="png", batches=BATCHES):
-    return PictureFolder(root / name, store, batches)
+    return ImageFolder(root / name, store, batches)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ FOREIGN = {
     "another sample": lambda row, own: with_row(own, {**row, "index": 2}),
     "another seed": lambda row, own: with_row(own, {**row, "seed": 1}),
     "another prompt": lambda row, own: with_row(own, {**row, "prompt": "a cat"}),
-    "another batch": lambda row, own: with_row(own, {**row, "batch": data.batch_name(SAMPLES[:2])}),
+    "another batch": lambda row, own: with_row(own, {**row, "batch": samples_.batch_name(SAMPLES[:2])}),
     "the mark on other pixels": lambda row, own: png(OTHER, json.dumps(row)),
     "the mark on grey pixels": lambda row, own: png(OTHER.convert("L"), json.dumps(row)),
     "the mark as a list": lambda row, own: png(OTHER, json.dumps([row])),
@@ -209,7 +209,7 @@ def rewritten(file, name, content):
 
 def test_pictures_of_another_batch_stand_beside_ours_in_files_of_many(tmp_path):
     """A run with fewer pictures has another last batch; neither run takes the other's, or away from it."""
-    fewer = {(sample.seed, sample.index): data.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
+    fewer = {(sample.seed, sample.index): samples_.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
     one, two = folder(tmp_path, store="npz", batches=fewer), folder(tmp_path, store="npz")
     one.write(SAMPLES[:2], PIXELS[:2])
     assert not two.has(SAMPLES[0]) and not two.damaged(SAMPLES)
@@ -222,7 +222,7 @@ def test_pictures_of_another_batch_stand_beside_ours_in_files_of_many(tmp_path):
 
 def test_a_single_picture_of_another_batch_is_missing_but_not_damaged(drawn, tmp_path):
     drawn()
-    fewer = {(sample.seed, sample.index): data.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
+    fewer = {(sample.seed, sample.index): samples_.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
     other = folder(tmp_path, batches=fewer)
     assert other.there(SAMPLES[0]) and not other.has(SAMPLES[0])
     with pytest.raises(UsageError, match="drawn in another batch, of a run with other seeds or count"):

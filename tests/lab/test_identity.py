@@ -9,14 +9,13 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from postdiff import model_files
-from postdiff.lab.files import hub
+from postdiff import hub, model_files
+from postdiff.lab.config import experiment
 from postdiff.lab.files.sources import Source
-from postdiff.lab.job import prepare
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.adapters import Lora
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
-from postdiff.lab.settings import experiment
+from postdiff.lab.plan import plan_rows
 from postdiff.metrics.checkpoints import CLIP
 from tests.lab import runs
 from tests.support import hub_cache
@@ -194,8 +193,8 @@ def test_networks_of_metrics(tiny, folder, monkeypatch, file):
         config = tiny / "configs" / "models" / "mine.yaml"
         config.write_text(yaml.safe_dump({"folder": str(folder), "dual_encoder": str(folder / "dual_encoder")}))
         changes = {"model": "mine", "metrics": ["emoji_text_score", "clip_score"]}
-        [job] = prepare(experiment.load("tiny", changes).select(["plain"]))
-        return job.run_id, job.picture_id, CLIP.identity()
+        [plan] = plan_rows(experiment.load("tiny", changes).select(["plain"]))
+        return plan.run_id, plan.images_id, CLIP.identity()
 
     try:
         before = ids()
@@ -212,9 +211,9 @@ def test_the_class_that_a_card_names_counts(tiny, folder):
     def ids(**keys):
         file = tiny / "configs" / "models" / "mine.yaml"
         file.write_text(yaml.safe_dump({"folder": str(folder), "height": 32, "width": 32, **keys}))
-        [job] = prepare(experiment.load("tiny", {"model": "mine"}).select(["plain"]))
+        [plan] = plan_rows(experiment.load("tiny", {"model": "mine"}).select(["plain"]))
         file.unlink()
-        return job.run_id, job.picture_id, job.reference_id
+        return plan.run_id, plan.images_id, plan.references_id
 
     plain = ids()
     assert ids(pipeline="StableDiffusionPipeline") == plain

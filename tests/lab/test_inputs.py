@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs import conditions, data
+from postdiff.lab.inputs import conditions, data_cards
 from postdiff.lab.inputs.conditions import Condition
 from postdiff.lab.pipelines import intake, models
 from tests.lab import task_twins, tiny_folder
@@ -30,15 +30,15 @@ def pictures(tmp_path):
 def card(tmp_path, lines, **keys):
     file = tmp_path / "prompts.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return data.DataCard(prompts=str(file), **keys)
+    return data_cards.DataCard(prompts=str(file), **keys)
 
 
 def test_pictures_belong_to_lines_in_order_or_by_name(tmp_path, pictures):
     lines = [{"prompt": "a"}, {"prompt": "b"}]
-    in_order = data.read(card(tmp_path, lines, images=str(pictures)))
+    in_order = data_cards.read(card(tmp_path, lines, images=str(pictures)))
     assert [entry.picture.name for entry in in_order] == ["0.png", "1.png"]
     named = [{"prompt": "a", "image": "2.png"}, {"prompt": "b", "image": "0.png"}]
-    assert [entry.picture.name for entry in data.read(card(tmp_path, named, images=str(pictures)))] == [
+    assert [entry.picture.name for entry in data_cards.read(card(tmp_path, named, images=str(pictures)))] == [
         "2.png",
         "0.png",
     ]
@@ -46,10 +46,10 @@ def test_pictures_belong_to_lines_in_order_or_by_name(tmp_path, pictures):
 
 def test_classes_are_line_numbers_or_named(tmp_path):
     lines = [{"prompt": "tench"}, {"prompt": "goldfish"}]
-    assert [entry.label for entry in data.read(card(tmp_path, lines, classes=2))] == [0, 1]
+    assert [entry.label for entry in data_cards.read(card(tmp_path, lines, classes=2))] == [0, 1]
     named = [{"prompt": "tench", "class": 7}, {"prompt": "goldfish", "class": 3}]
-    assert [entry.label for entry in data.read(card(tmp_path, named, classes=8))] == [7, 3]
-    imagenet = data.read(data.card("imagenet"))
+    assert [entry.label for entry in data_cards.read(card(tmp_path, named, classes=8))] == [7, 3]
+    imagenet = data_cards.read(data_cards.card("imagenet"))
     assert [entry.label for entry in imagenet] == list(range(1000))
     assert (imagenet[0].prompt, imagenet[207].prompt, imagenet[999].prompt) == (
         "tench",
@@ -83,7 +83,7 @@ def test_mistakes_in_a_data_card(tmp_path, pictures, lines, keys, told):
     if "images" in keys:
         keys = {"images": str(tmp_path / keys["images"])}
     with pytest.raises(UsageError, match=told) as error:
-        data.read(card(tmp_path, lines, **keys))
+        data_cards.read(card(tmp_path, lines, **keys))
     assert "\n" not in str(error.value)
 
 
@@ -105,7 +105,7 @@ def test_cards_are_checked_when_named(tmp_path, monkeypatch, keys, told):
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "controlnet_aux", None)
     with pytest.raises(UsageError) as error:
-        data.card("mine")
+        data_cards.card("mine")
     assert told in str(error.value) and "\n" not in str(error.value)
 
 

@@ -13,9 +13,8 @@ from threading import Event, Thread
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Shard
-from postdiff.lab.storage import locks
+from postdiff.lab.files import folders, locks
+from postdiff.lab.samples import Shard
 from tests.lab import runs
 
 ELSEWHERE = "0123456789ab"

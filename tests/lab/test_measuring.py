@@ -7,11 +7,11 @@ import pytest
 import torch
 from cleanfid import fid as clean_fid
 
-from postdiff.lab.job import prepare
+from postdiff.lab.config import experiment
+from postdiff.lab.config.schema import resolve
+from postdiff.lab.metrics import references
 from postdiff.lab.pipelines import models
-from postdiff.lab.scores import references
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.resolving import resolve
+from postdiff.lab.plan import plan_rows
 from postdiff.metrics.real import Real
 from tests.lab import tiny_folder
 from tests.metrics import networks
@@ -124,7 +124,7 @@ def test_changed_statistics_are_another_run_and_marked_in_the_table(tiny, output
     words = ["seeds=[0]", "bench.repeats=0", "count=4", "metrics=[fid_clean]"]
 
     def ids():
-        rows = prepare(experiment.load("tiny", {"seeds": [0], "count": 4, "metrics": ["fid_clean"]}))
+        rows = plan_rows(experiment.load("tiny", {"seeds": [0], "count": 4, "metrics": ["fid_clean"]}))
         return [row.run_id for row in rows]
 
     without = ids()
@@ -168,17 +168,17 @@ def test_where_a_file_is_does_not_matter_for_the_id_and_what_it_holds_does(tiny,
 
     def run_id(**options):
         overrides = {"metrics": [{"inception_score": options}] if options else ["inception_score"]}
-        return prepare(experiment.load("tiny", overrides))[0].run_id
+        return plan_rows(experiment.load("tiny", overrides))[0].run_id
 
     assert run_id(extractor=str(one)) == run_id(extractor=str(copy)) != run_id(extractor=str(other))
     assert run_id(extractor=str(one), splits=2) != run_id(extractor=str(one)) == run_id(extractor=str(one), splits=10)
 
 
 def test_ids_without_options_are_what_they_were(tiny):
-    plain = prepare(experiment.load("tiny"))[0]
+    plain = plan_rows(experiment.load("tiny"))[0]
     assert plain.config.metrics == plain.metrics
-    assert prepare(experiment.load("tiny", {"bootstrap": 0}))[0].run_id == plain.run_id
-    assert prepare(experiment.load("tiny", {"bootstrap": 9}))[0].run_id != plain.run_id
+    assert plan_rows(experiment.load("tiny", {"bootstrap": 0}))[0].run_id == plain.run_id
+    assert plan_rows(experiment.load("tiny", {"bootstrap": 9}))[0].run_id != plain.run_id
     assert resolve([]).bootstrap == 0
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab.settings import experiment, schema
-from postdiff.lab.settings.config import RunConfig
+from postdiff.lab.config import experiment, schema
+from postdiff.lab.config.schema import RunConfig
 from postdiff.safe_yaml import parsed
 from tests.lab import mistake_data, mistake_files, mistake_models, mistakes, survey
 

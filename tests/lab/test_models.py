@@ -12,11 +12,10 @@ import pytest
 import torch
 import yaml
 
-from postdiff import accelerate, catalog
+from postdiff import accelerate, catalog, hub
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import hub
 from postdiff.lab.pipelines import cards, models
-from postdiff.lab.records.results import Record
+from postdiff.lab.records.record import Record
 from postdiff.methods import DeepCache, MixedResolution
 from tests.lab import task_twins
 from tests.support import hub_cache, whole

@@ -9,12 +9,11 @@ from torch.nn import functional
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job
-from postdiff.lab.drawing import sampling
+from postdiff.lab import plan
+from postdiff.lab.config.experiment import Experiment, Row
+from postdiff.lab.config.schema import NetworkConfig, resolve
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.settings.config import NetworkConfig
-from postdiff.lab.settings.experiment import Experiment, Row
-from postdiff.lab.settings.resolving import resolve
+from postdiff.lab.sampling import pipelines as sampling
 from tests.support import tiny
 from tests.support.snapshot import snapshot
 
@@ -191,7 +190,7 @@ def jobs_of(rows, **base):
     """Jobs of rows that differ as `rows` says."""
     usual = {"count": 1, "seeds": [0], "metrics": [], "bench": {"repeats": 0}, "device": "cpu", **base}
     found = [Row(name, name, resolve([("test", {**usual, **values})]), {}, {}) for name, values in rows.items()]
-    return job.prepare(Experiment("options", "", "options", tuple(found)))
+    return plan.plan_rows(Experiment("options", "", "options", tuple(found)))
 
 
 def test_rows_of_one_pipeline_leave_each_other_alone(tiny):
@@ -210,9 +209,9 @@ def test_rows_of_one_pipeline_leave_each_other_alone(tiny):
 def test_options_are_part_of_an_identity_and_not_of_the_references(tiny):
     rows = {"plain": {}, "default": {"network": {"attention": None}}, "math": {"network": {"attention": "math"}}}
     plain, default, math = jobs_of(rows, model="tiny", data="tiny", steps=2)
-    for name in ("run_id", "speed_id", "picture_id", "drawn_id"):
+    for name in ("run_id", "speed_id", "images_id", "content_id"):
         assert getattr(plain, name) == getattr(default, name) != getattr(math, name)
-    assert plain.reference_id == math.reference_id == math.reference().picture_id
+    assert plain.references_id == math.references_id == math.reference().images_id
     assert math.reference().config.network == NetworkConfig() and math.resolved()["network"]["attention"] == "math"
 
 

@@ -8,15 +8,14 @@ import yaml
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job
+from postdiff.lab import plan
+from postdiff.lab.config.experiment import Experiment, Row
+from postdiff.lab.config.schema import NetworkConfig, resolve
 from postdiff.lab.devices import provenance
-from postdiff.lab.drawing import sampling
 from postdiff.lab.network import offloading
 from postdiff.lab.network.network_options import NetworkOptions
 from postdiff.lab.pipelines import models
-from postdiff.lab.settings.config import NetworkConfig
-from postdiff.lab.settings.experiment import Experiment, Row
-from postdiff.lab.settings.resolving import resolve
+from postdiff.lab.sampling import pipelines as sampling
 from tests.support import preparations
 from tests.support import tiny as pipelines
 
@@ -69,7 +68,7 @@ def jobs_of(rows, **base):
     usual = {"model": "tiny", "data": "tiny", "steps": 2, "count": 1, "seeds": [0], "metrics": []}
     usual |= {"bench": {"batch_size": 2}, **base}
     found = [Row(name, name, resolve([("test", {**usual, **values})]), {}, {}) for name, values in rows.items()]
-    return job.prepare(Experiment("offloading", "", "offloading", tuple(found)))
+    return plan.plan_rows(Experiment("offloading", "", "offloading", tuple(found)))
 
 
 @pytest.fixture
@@ -82,14 +81,14 @@ def gpu(monkeypatch):
 def test_only_times_know_of_it(tiny, gpu):
     rows = {"plain": {}, **{mode: {"network": {"offload": mode}} for mode in ("none", *MODES)}}
     plain, none, *others = jobs_of(rows, batch_size=2)
-    for name in ("run_id", "picture_id", "drawn_id", "reference_id"):
+    for name in ("run_id", "images_id", "content_id", "references_id"):
         assert {getattr(each, name) for each in (plain, none, *others)} == {getattr(plain, name)}
     assert len({each.speed_id for each in (plain, *others)}) == 4 and none.speed_id == plain.speed_id
     assert len({each.variant for each in (plain, *others)}) == 4 and none.variant == plain.variant
-    assert [len(group) for group in job.same_weights([plain, none, *others])] == [2, 1, 1, 1]
+    assert [len(group) for group in plan.same_weights([plain, none, *others])] == [2, 1, 1, 1]
     both = jobs_of({"both": {"network": {"offload": "group", "vae_slicing": True}}}, batch_size=2)[0]
     sliced = jobs_of({"sliced": {"network": {"vae_slicing": True}}}, batch_size=2)[0]
-    assert both.picture_id == sliced.picture_id and both.speed_id != sliced.speed_id
+    assert both.images_id == sliced.images_id and both.speed_id != sliced.speed_id
 
 
 def test_the_reference_run_needs_the_room_too(tiny, gpu):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from postdiff import methods
-from postdiff.lab.devices import own_code
+from postdiff.lab import code_hash
 from tests.lab import runs
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ import functools
 import pytest
 
 from postdiff import catalog
-from postdiff.lab.job import prepare
-from postdiff.lab.settings import experiment
+from postdiff.lab.config import experiment
+from postdiff.lab.plan import plan_rows
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,10 @@ LOADED = functools.cache(experiment.load)  # the files do not change while tests
 @pytest.mark.parametrize("name", NAMES)
 def test_every_row_can_be_prepared_and_says_how_it_differs(name):
     found = experiment.load(name, {"model": "emoji", "data": "emoji"})
-    jobs = prepare(found)
-    assert len({job.name for job in jobs}) == len(jobs) == len({(row.label, row.config.model) for row in _own(name)})
+    plans = plan_rows(found)
+    assert (
+        len({plan.name for plan in plans}) == len(plans) == len({(row.label, row.config.model) for row in _own(name)})
+    )
     assert found.summary
 
 

@@ -11,35 +11,36 @@ from PIL import Image
 import postdiff
 from postdiff import catalog, methods, metrics
 from postdiff.engine.errors import UsageError
+from postdiff.lab import samples as samples_
+from postdiff.lab.config import schedulers
 from postdiff.lab.files import folders
-from postdiff.lab.inputs import data, data_cards
-from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard
+from postdiff.lab.images import grid
+from postdiff.lab.images.image_folder import ImageFolder
+from postdiff.lab.inputs import data_cards
 from postdiff.lab.listing import listing
 from postdiff.lab.pipelines import models, random_weights
-from postdiff.lab.settings import schedulers
-from postdiff.lab.storage import grid
-from postdiff.lab.storage.pictures import PictureFolder
+from postdiff.lab.samples import PromptDataModule, Sample, Shard
 
 PACKAGE = Path(postdiff.__file__).parent
 
 
 def test_every_prompt_with_every_seed():
-    samples = data.pairs(["a", "b"], [3, 5])
+    samples = samples_.pairs(["a", "b"], [3, 5])
     assert samples == [Sample(0, "a", 3), Sample(1, "b", 3), Sample(0, "a", 5), Sample(1, "b", 5)]
 
 
 def test_a_samples_noise_is_its_own():
     def noise(*sample):
-        return torch.randn(3, generator=data.generator(Sample(*sample)))
+        return torch.randn(3, generator=samples_.generator(Sample(*sample)))
 
     assert torch.equal(noise(4, "a", 1), noise(4, "another prompt", 1))
     assert len({tuple(noise(index, "a", seed).tolist()) for index in range(5) for seed in range(5)}) == 25
     # Pictures on disk and published figures rest on this number.
-    assert data.generator(Sample(4, "a", 1)).initial_seed() == 20594608899518939
+    assert samples_.generator(Sample(4, "a", 1)).initial_seed() == 20594608899518939
 
 
 def test_shards_part_the_work():
-    samples = data.pairs([str(i) for i in range(5)], [0, 1])
+    samples = samples_.pairs([str(i) for i in range(5)], [0, 1])
     parts = [
         [sample for batch in PromptDataModule(samples, 3, Shard(i, 3)).predict_dataloader() for sample in batch]
         for i in (1, 2, 3)
@@ -60,11 +61,11 @@ def test_shipped_data_cards(name, tmp_path, monkeypatch):
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
     if data_cards.shipped_card(name).source.given:
         with pytest.raises(UsageError, match=f"'{name}' is not prepared yet; run 'postdiff data prepare {name}'"):
-            data.card(name)
+            data_cards.card(name)
         return
-    found = data.card(name)
+    found = data_cards.card(name)
     least = 100 if found.images is None else 10
-    assert found.summary and len(set(data.read_prompts(found))) > least
+    assert found.summary and len(set(data_cards.read_prompts(found))) > least
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -87,7 +88,7 @@ def test_prompt_files_are_checked(tmp_path, text, told):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UsageError, match=told):
-        data.read_prompts(data.DataCard(prompts=str(file)))
+        data_cards.read_prompts(data_cards.DataCard(prompts=str(file)))
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
@@ -128,8 +129,8 @@ def test_a_solver_that_clips_by_itself_does_not_clip_latents(name):
 
 
 def test_pictures_are_kept_exactly(tmp_path):
-    folder = PictureFolder(tmp_path / "pictures")
-    samples = data.pairs(["a", "b"], [0])
+    folder = ImageFolder(tmp_path / "pictures")
+    samples = samples_.pairs(["a", "b"], [0])
     images = torch.randint(256, (2, 3, 8, 10), dtype=torch.uint8)
     assert not folder.has(samples[0])
     folder.write(samples, images)
@@ -140,11 +141,11 @@ def test_pictures_are_kept_exactly(tmp_path):
 
 
 def test_the_grid_has_prompts_across_and_rows_down(tmp_path):
-    samples = data.pairs(["red heart", "a very long prompt that needs several lines of its own"], [0])
+    samples = samples_.pairs(["red heart", "a very long prompt that needs several lines of its own"], [0])
     colours = {"One": 200, "Another row": 90}
     rows = []
     for label, value in colours.items():
-        folder = PictureFolder(tmp_path / label)
+        folder = ImageFolder(tmp_path / label)
         folder.write(samples, torch.full((2, 3, 64, 64), value, dtype=torch.uint8))
         rows.append((label, folder))
     grid.draw(rows, samples, tmp_path / "grid.png")

@@ -13,9 +13,9 @@ from cleanfid import utils as clean_fid
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs import conditions, data, picture_files
+from postdiff.lab.inputs import conditions, data_cards, picture_files
 from postdiff.lab.inputs.conditions import Condition
-from postdiff.lab.scores import references
+from postdiff.lab.metrics import references
 from tests.metrics import networks
 
 
@@ -185,7 +185,7 @@ def test_a_card_s_pictures_are_looked_at_before_anything_is_drawn(tmp_path, kind
     (tmp_path / "pictures" / name).write_bytes(content)
     (tmp_path / "p.txt").write_text("a\n")
     with pytest.raises(UsageError, match="picture .* (has|cannot be read)"):
-        data.read(data.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures")))
+        data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures")))
 
 
 def test_folders_as_clean_fid_walks_them(tmp_path):
@@ -232,15 +232,15 @@ def test_pictures_in_order_need_all_of_them_to_be_read(tmp_path):
     for name in ("0.png", "2.png"):
         save(tmp_path / "pictures" / name)
     (tmp_path / "p.txt").write_text("a\nb\n")
-    card = data.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures"))
+    card = data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures"))
     (tmp_path / "pictures" / "notes.txt").write_text("")
-    assert [entry.picture.name for entry in data.read(card)] == ["0.png", "2.png"]
+    assert [entry.picture.name for entry in data_cards.read(card)] == ["0.png", "2.png"]
     Image.fromarray(PIXELS).save(tmp_path / "pictures" / "1.gif")
     with pytest.raises(UsageError, match=r"holds pictures that are not read \(1 \.gif, 1 \.txt\), so which belongs to"):
-        data.read(card)
+        data_cards.read(card)
     # By name, any format that Pillow reads will do.
     (tmp_path / "p.csv").write_text("prompt,image\na,1.gif\nb,0.png\n")
-    named = data.read(data.DataCard(prompts=str(tmp_path / "p.csv"), images=str(tmp_path / "pictures")))
+    named = data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.csv"), images=str(tmp_path / "pictures")))
     assert [entry.picture.name for entry in named] == ["1.gif", "0.png"]
 
 
@@ -327,7 +327,7 @@ def test_values_of_conditions(tmp_path, monkeypatch, condition, told):
     )
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
     with pytest.raises(UsageError) as error:
-        data.card("mine")
+        data_cards.card("mine")
     assert told in str(error.value) and len(str(error.value)) < 170 + len(str(tmp_path))
 
 

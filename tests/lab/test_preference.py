@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from postdiff.lab.job import prepare
+from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import models
-from postdiff.lab.settings import experiment
+from postdiff.lab.plan import plan_rows
 from postdiff.metrics import METRICS
 from postdiff.metrics.image_reward import ImageReward
 from postdiff.metrics.pick_score import PairedPickPreference, PickScore
@@ -49,13 +49,13 @@ def test_a_run_measures_them_and_says_with_what(tiny, outputs, command, weights)
 
 
 def test_nobody_asked_for_them(tiny):
-    [job, _] = prepare(experiment.load("tiny"))
-    assert job.metrics and not set(job.metrics) & set(NAMES)
+    [plan, _] = plan_rows(experiment.load("tiny"))
+    assert plan.metrics and not set(plan.metrics) & set(NAMES)
 
 
 def test_other_weights_are_another_run(tiny, monkeypatch, weights):
     def run_id(**changes):
-        return prepare(experiment.load("tiny", {"metrics": ["pick_score"], **changes}))[0].run_id
+        return plan_rows(experiment.load("tiny", {"metrics": ["pick_score"], **changes}))[0].run_id
 
     own = run_id()
     assert run_id(metrics=["image_reward"]) != own

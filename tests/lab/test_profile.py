@@ -6,11 +6,11 @@ import json
 
 import pytest
 from PIL import Image
+from postdiff.lab.bench.profile_figures import LOOP, PLACES, WHOLE, place_key
 
 from postdiff.cost.groups import GROUPS
-from postdiff.lab.settings import experiment
-from postdiff.lab.timing import profile_table, profiling
-from postdiff.lab.timing.profile_figures import LOOP, PLACES, WHOLE, place_key
+from postdiff.lab.bench import profile_table, profiling
+from postdiff.lab.config import experiment
 
 QUICK = ("steps=3", "count=2", "bench.repeats=2", "bench.warmup=0")
 

@@ -9,7 +9,7 @@ import pytest
 
 from postdiff.lab import progress
 from postdiff.lab.devices import distributed
-from postdiff.lab.inputs.data import Shard
+from postdiff.lab.samples import Shard
 
 
 @pytest.fixture

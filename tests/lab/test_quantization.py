@@ -12,13 +12,13 @@ from torchao.utils import TorchAOBaseTensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab import job
-from postdiff.lab.drawing import sampling
+from postdiff.lab import plan
+from postdiff.lab.config.experiment import Experiment, Row
+from postdiff.lab.config.schema import resolve
 from postdiff.lab.macs import work
 from postdiff.lab.pipelines import models, quantization
 from postdiff.lab.pipelines.quantization import Quantization
-from postdiff.lab.settings.experiment import Experiment, Row
-from postdiff.lab.settings.resolving import resolve
+from postdiff.lab.sampling import pipelines as sampling
 from postdiff.methods import DeepCache, FirstBlockCache
 from tests.support import texts
 from tests.support import tiny as pipelines
@@ -43,10 +43,10 @@ def loaded(found):
 
 
 def jobs_of(*names, **base):
-    """A job on each model."""
+    """A plan on each model."""
     usual = {"data": "tiny", "steps": 2, "count": 1, "seeds": [0], "metrics": [], "device": "cpu", **base}
     rows = [Row(name, name, resolve([("test", {**usual, "model": name})]), {}, {}) for name in names]
-    return job.prepare(Experiment("quantised", "", "quantised", tuple(rows)))
+    return plan.plan_rows(Experiment("quantised", "", "quantised", tuple(rows)))
 
 
 def quantised(network):
@@ -99,7 +99,7 @@ def test_fewer_bits_are_other_pictures_and_the_same_work(card, command, outputs)
     card({"method": "torchao_int8"})
     assert models.checkpoint(models.card("fewer")) == f"{plain}+quantization=torchao_int8"
     one, other = jobs_of("tiny", "fewer")
-    for name in ("run_id", "speed_id", "picture_id", "drawn_id", "reference_id"):
+    for name in ("run_id", "speed_id", "images_id", "content_id", "references_id"):
         assert getattr(one, name) != getattr(other, name)
     card({"method": "torchao_int8", "networks": ["unet", "text_encoder"], "options": {"group_size": 32}})
     told = models.checkpoint(models.card("fewer"))

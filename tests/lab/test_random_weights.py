@@ -5,17 +5,16 @@ import json
 import pytest
 import torch
 
-from postdiff import catalog
+from postdiff import catalog, hub
 from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import real_size
-from postdiff.lab.drawing.sampling import Pipelines
-from postdiff.lab.files import hub
-from postdiff.lab.inputs import data
-from postdiff.lab.job import prepare
+from postdiff.lab import samples as samples_
+from postdiff.lab.config import experiment, schedulers
 from postdiff.lab.pipelines import adapters, cards, models, random_weights
 from postdiff.lab.pipelines.random_filling import fill, unfilled
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment, schedulers
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.records.record import Record
+from postdiff.lab.sampling.pipelines import Pipelines
 
 CARD = models.card("emoji")
 WORDS = ("weights=random", "steps=4", "bench.repeats=1", "bench.warmup=0")
@@ -26,9 +25,9 @@ def pipe():
     return random_weights.load(CARD, "float32", "cpu")
 
 
-def job(methods=(), **changes):
+def plan(methods=(), **changes):
     given = {"weights": "random", "count": 2, "seeds": [0], "steps": 4, "methods": list(methods), **changes}
-    return prepare(experiment.load("demo", given).select(["steps_20"]))[0]
+    return plan_rows(experiment.load("demo", given).select(["steps_20"]))[0]
 
 
 def drawn(of, samples=None):
@@ -105,14 +104,14 @@ def test_no_number_of_a_call_overflows_in_float16():
 
 
 def test_runs_are_finite_and_depend_on_each_samples_seed_alone():
-    plain, together = job(), drawn(job())
+    plain, together = plan(), drawn(plan())
     assert together.shape == (2, 3, 64, 64) and torch.isfinite(together).all()
     assert together.std() > 0.01 and not torch.equal(together[0], together[1])
     torch.testing.assert_close(drawn(plain, plain.samples[1:]), together[1:], atol=1e-4, rtol=0)
 
 
 def test_what_stands_for_a_prompt(pipe):
-    samples = data.pairs(["a", "b"], [0, 1])
+    samples = samples_.pairs(["a", "b"], [0, 1])
     found = random_weights.inputs(CARD, pipe, samples)
     assert set(found) == {"prompt_embeds", "negative_prompt_embeds"}
     prompts, negative = found["prompt_embeds"], found["negative_prompt_embeds"]
@@ -123,7 +122,7 @@ def test_what_stands_for_a_prompt(pipe):
 
 def test_masks_are_whole_and_a_model_without_decoder_ends_in_latents(pipe):
     card, blind = models.card("pixart_alpha"), models.card("videofusion")
-    samples = data.pairs(["a"], [0])
+    samples = samples_.pairs(["a"], [0])
     found = random_weights.inputs(card, pipe, samples)
     assert found["prompt_attention_mask"].eq(1).all() and found["prompt_embeds"].shape == (1, 120, 4096)
     assert found["negative_prompt"] is None and "output_type" not in found
@@ -144,7 +143,7 @@ STACK = [
 
 @pytest.mark.parametrize("methods", [STACK, ["tome", {"encoder_propagation": {"keys": 2}}]])
 def test_work_is_what_is_counted_without_weights(methods):
-    one = job(methods)
+    one = plan(methods)
     sampler = Pipelines().sampler(one)
     real = count_macs(sampler.pipe, lambda: sampler.call(one.samples[:1]))
     twin = real_size("emoji", schedulers.stand_in())
@@ -165,10 +164,10 @@ def test_bench_writes_a_record_that_says_so(outputs, command, monkeypatch):
 
 
 def test_identities_of_trained_rows_do_not_know_of_weights():
-    plain = prepare(experiment.load("demo", {}).select(["steps_20"]))[0]
-    said = prepare(experiment.load("demo", {"weights": "trained"}).select(["steps_20"]))[0]
-    assert (plain.run_id, plain.speed_id, plain.picture_id) == (said.run_id, said.speed_id, said.picture_id)
-    assert job(count=16, steps=20).speed_id != plain.speed_id
+    plain = plan_rows(experiment.load("demo", {}).select(["steps_20"]))[0]
+    said = plan_rows(experiment.load("demo", {"weights": "trained"}).select(["steps_20"]))[0]
+    assert (plain.run_id, plain.speed_id, plain.images_id) == (said.run_id, said.speed_id, said.images_id)
+    assert plan(count=16, steps=20).speed_id != plain.speed_id
 
 
 @pytest.mark.parametrize("words", [("run",), ("score",), ("launch", "--dry-run"), ("export", "--rows", "steps_20")])
@@ -205,6 +204,6 @@ def test_speed_experiments_say_what_their_rows_need():
     for name in published:
         rows = experiment.load(name).rows
         assert {row.config.weights for row in rows} == {"random"}
-        jobs = prepare(experiment.load(name))
-        assert len({job.name for job in jobs}) == len({job.row.label for job in jobs}) == len(rows)
-        assert all(job.checkpoint.startswith("random:") for job in jobs)
+        plans = plan_rows(experiment.load(name))
+        assert len({plan.name for plan in plans}) == len({plan.row.label for plan in plans}) == len(rows)
+        assert all(plan.checkpoint.startswith("random:") for plan in plans)

@@ -7,7 +7,7 @@ import pytest
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.records import results
-from postdiff.lab.records.results import Record, Value
+from postdiff.lab.records.record import Record, Value
 
 
 def record(**changes):

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from postdiff.lab import job, run
-from postdiff.lab.drawing.sampling import Sampler
-from postdiff.lab.mirrors.wandb_reader import offline_runs
+from postdiff.lab import plan, row, run
+from postdiff.lab.bench import speed
+from postdiff.lab.config import experiment
+from postdiff.lab.evaluation import Evaluation
+from postdiff.lab.loggers.wandb_reader import offline_runs
 from postdiff.lab.pipelines import models
-from postdiff.lab.records.results import Record
-from postdiff.lab.runs import quality
-from postdiff.lab.runs.evaluation import Evaluation
-from postdiff.lab.settings import experiment
-from postdiff.lab.timing import speed
+from postdiff.lab.records.record import Record
+from postdiff.lab.sampling.sampler import Sampler
 
 
 def read(outputs, row, kind=""):
@@ -31,7 +30,7 @@ def counted(monkeypatch):
     call = Sampler.__call__
 
     def counting(self, samples):
-        drawn[self.job.name] = drawn.get(self.job.name, 0) + len(samples)
+        drawn[self.plan.name] = drawn.get(self.plan.name, 0) + len(samples)
         return call(self, samples)
 
     monkeypatch.setattr(Sampler, "__call__", counting)
@@ -82,18 +81,18 @@ def test_rows_of_equal_settings_share_their_pictures(tiny, outputs, command, cou
 
 
 def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch):
-    write = quality.PictureFolder.write
+    write = quality.ImageFolder.write
 
     def interrupted(self, samples, images):
         write(self, samples, images)
         if "cached" in counted:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(quality.PictureFolder, "write", interrupted)
+    monkeypatch.setattr(quality.ImageFolder, "write", interrupted)
     code, _, err = command("run", "tiny", "bench.repeats=0")
     assert code == 130 and err.splitlines()[-1].startswith("postdiff: interrupted")
     assert read(outputs, "plain").full and not (outputs / "records" / "tiny" / "cached.json").exists()
-    monkeypatch.setattr(quality.PictureFolder, "write", write)
+    monkeypatch.setattr(quality.ImageFolder, "write", write)
     assert counted["cached"] == 2
     code, _, err = command("run", "tiny", "bench.repeats=0")
     assert code == 0 and counted["cached"] == 6, "the two finished pictures were made again"
@@ -118,7 +117,7 @@ def test_parts_add_up(tiny, outputs, command, counted):
 def test_a_late_part_does_not_undo_a_full_record(tiny, outputs, command):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
     command(*words)
-    [one] = job.prepare(experiment.load("tiny", {"bench": {"repeats": 0}}).select(["plain"]))
+    [one] = plan.plan_rows(experiment.load("tiny", {"bench": {"repeats": 0}}).select(["plain"]))
     quality.pictures(one).file(one.samples[-1]).unlink()
     quality.measure(one, run.Pipelines(), quality.Shard(1, 6))
     assert read(outputs, "plain").full

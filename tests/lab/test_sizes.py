@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.job import prepare
+from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
-from postdiff.lab.settings import experiment
+from postdiff.lab.plan import plan_rows
 from tests.lab import runs
 from tests.support import tiny as pipelines
 
@@ -23,8 +23,8 @@ GIVEN = [({"height": 48}, (48, 32)), ({"width": 48}, (32, 48)), ({"height": 48, 
 
 
 def ids(**changes):
-    [job] = prepare(experiment.load("tiny", {"metrics": [], **changes}).select(["plain"]))
-    return job.run_id, job.speed_id, job.picture_id, job.reference_id
+    [plan] = plan_rows(experiment.load("tiny", {"metrics": [], **changes}).select(["plain"]))
+    return plan.run_id, plan.speed_id, plan.images_id, plan.references_id
 
 
 @pytest.mark.parametrize(("given", "size"), GIVEN)

@@ -12,12 +12,12 @@ from postdiff.cli import main
 from postdiff.cost import latency
 from postdiff.cost.time_limit import TimeIsUp
 from postdiff.engine.errors import UsageError
+from postdiff.lab.bench import peers
+from postdiff.lab.config import experiment
+from postdiff.lab.config.schema import BenchConfig
 from postdiff.lab.macs import work
-from postdiff.lab.records.figures import flat_rows
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment
-from postdiff.lab.settings.config import BenchConfig
-from postdiff.lab.timing import peers
+from postdiff.lab.records.record import Record
+from postdiff.lab.tables.rows import flat_rows
 from postdiff.methods import FORA, DeepCache, PyramidAttentionBroadcast, ToMe
 from tests.support.snapshot import snapshot
 from tests.support.tiny import build
@@ -25,7 +25,7 @@ from tests.support.tiny import build
 pytestmark = pytest.mark.slow
 
 
-def job(*methods, stages=()):
+def plan(*methods, stages=()):
     return SimpleNamespace(methods=methods, stages=stages)
 
 
@@ -45,7 +45,7 @@ def test_a_peer_makes_the_same_pictures_and_leaves_no_trace(name, methods, packa
     one = build(name)
     plain = one.call(one.pipe)  # a pipeline notes down its first call
     before = snapshot(one.pipe)
-    peer = peers.peer_of(job(*methods), one.pipe)
+    peer = peers.peer_of(plan(*methods), one.pipe)
     assert peer.name.startswith(package)
     for _ in range(2):  # nothing is carried over
         with peer.ready():
@@ -62,19 +62,19 @@ def test_a_peer_makes_the_same_pictures_and_leaves_no_trace(name, methods, packa
     ids=str,
 )
 def test_where_nobody_does_the_same(case, methods):
-    assert peers.peer_of(job(*methods), case("sd_deep").pipe) is None
+    assert peers.peer_of(plan(*methods), case("sd_deep").pipe) is None
 
 
 def test_the_helper_counts_on_two_layers_a_block(case):
-    assert peers.peer_of(job(DeepCache()), case("sd_deep").pipe) is not None
-    assert peers.peer_of(job(DeepCache()), case("sd").pipe) is None
-    assert peers.peer_of(job(DeepCache(), stages=("a", "b")), case("sd_deep").pipe) is None
+    assert peers.peer_of(plan(DeepCache()), case("sd_deep").pipe) is not None
+    assert peers.peer_of(plan(DeepCache()), case("sd").pipe) is None
+    assert peers.peer_of(plan(DeepCache(), stages=("a", "b")), case("sd_deep").pipe) is None
 
 
 def test_a_missing_package_is_named(case, monkeypatch):
     monkeypatch.setattr(peers, "version", lambda name: (_ for _ in ()).throw(peers.PackageNotFoundError(name)))
     with pytest.raises(UsageError, match=r"needs tomesd, .*postdiff\[official\]"):
-        peers.peer_of(job(ToMe()), case("sd").pipe)
+        peers.peer_of(plan(ToMe()), case("sd").pipe)
 
 
 def test_bench_from_the_command_line(outputs, capsys):
@@ -113,7 +113,7 @@ def test_batch_sizes_are_timed_one_after_the_other(outputs, two_sizes, command, 
     rounds, counted = [], []
     measure, count = latency.measure, work.count
     monkeypatch.setattr(latency, "measure", lambda calls, **how: rounds.append(list(calls)) or measure(calls, **how))
-    monkeypatch.setattr(work, "count", lambda job, *more: counted.append(job.name) or count(job, *more))
+    monkeypatch.setattr(work, "count", lambda plan, *more: counted.append(plan.name) or count(plan, *more))
     assert command(*two_sizes)[0] == 0
     assert rounds == [["original_b1", "deepcache_b1"], ["original_b8", "deepcache_b8"]]
     assert counted == ["original_b1", "deepcache_b1"]
@@ -163,7 +163,7 @@ def test_a_time_limit_belongs_to_the_identity_only_where_there_is_one():
 
 
 def test_pictures_that_are_no_numbers_are_timed_and_named(outputs, two_sizes, command, monkeypatch):
-    from postdiff.lab.timing import speed
+    from postdiff.lab.bench import speed
 
     monkeypatch.setattr(speed, "_pictures", lambda made: torch.full((1,), float("nan")))
     code, table, _ = command(*two_sizes)

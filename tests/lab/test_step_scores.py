@@ -4,21 +4,21 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.lab.drawing.sampling import Pipelines
-from postdiff.lab.job import prepare
-from postdiff.lab.records.results import find
-from postdiff.lab.runs.step_scores import CleanEstimates
-from postdiff.lab.settings import experiment
+from postdiff.lab.config import experiment
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.records.record import find
+from postdiff.lab.sampling.pipelines import Pipelines
+from postdiff.lab.step_scores import CleanEstimates
 from postdiff.methods import MixedResolution
 
 
 def test_the_estimates_have_the_size_of_their_step_and_end_in_the_picture(tiny):
-    job = prepare(experiment.load("tiny", {"steps": 6}))[0]
-    sampler = Pipelines().sampler(job)
+    plan = plan_rows(experiment.load("tiny", {"steps": 6}))[0]
+    sampler = Pipelines().sampler(plan)
     estimates = CleanEstimates()
     driver = accelerate(sampler.pipe, [estimates, MixedResolution(beta=0.5, switch=2)])
     plain = accelerate(sampler.pipe, [MixedResolution(beta=0.5, switch=2)])
-    watched, alone = (sampler.call(job.samples[:2], each).images for each in (driver, plain))
+    watched, alone = (sampler.call(plan.samples[:2], each).images for each in (driver, plain))
     assert torch.equal(watched, alone), "watching changed the picture"
     side = estimates.found[-1].shape[-1]
     assert [latents.shape[-1] for latents in estimates.found] == [side // 2] * 2 + [side] * 4

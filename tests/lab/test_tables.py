@@ -7,10 +7,10 @@ import json
 import pytest
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import experiment
 from postdiff.lab.records import results, tables
-from postdiff.lab.records.figures import flat_rows
-from postdiff.lab.records.results import Value
-from postdiff.lab.settings import experiment
+from postdiff.lab.records.record import Value
+from postdiff.lab.tables.rows import flat_rows
 from tests.lab.test_results import record
 
 

@@ -10,13 +10,13 @@ import yaml
 from diffusers import ControlNetModel
 from PIL import Image
 
-from postdiff.lab.drawing.sampling import Pipelines
-from postdiff.lab.files import hub
-from postdiff.lab.inputs.data import PromptDataModule, Sample, Shard, generator
-from postdiff.lab.job import prepare
+from postdiff import hub
+from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import models
-from postdiff.lab.records.results import Record
-from postdiff.lab.settings import experiment
+from postdiff.lab.plan import plan_rows
+from postdiff.lab.records.record import Record
+from postdiff.lab.samples import PromptDataModule, Sample, Shard, generator
+from postdiff.lab.sampling.pipelines import Pipelines
 from postdiff.metrics.paired import psnr
 from tests.lab import task_twins
 from tests.support import hub_cache
@@ -83,20 +83,20 @@ def test_from_the_hub_to_a_record(tiny, outputs, on_hub, command, name):
 
 
 def prepared(changes, **more):
-    return prepare(experiment.load("tiny", {"count": 2, "seeds": [0], **changes, **more}).select(["plain"]))[0]
+    return plan_rows(experiment.load("tiny", {"count": 2, "seeds": [0], **changes, **more}).select(["plain"]))[0]
 
 
 def test_classes_by_a_random_solver_draw_from_their_own_generators(tiny, saved):
     """DiT's pipeline hands its solver no generator."""
-    job = prepared({"model": str(saved("dit_xl_256")[""]), "data": "tiny_classes", "scheduler": "ddpm", "count": 3})
-    sampler = Pipelines().sampler(job)
+    plan = prepared({"model": str(saved("dit_xl_256")[""]), "data": "tiny_classes", "scheduler": "ddpm", "count": 3})
+    sampler = Pipelines().sampler(plan)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    together = sampler.call(job.samples).images
+    together = sampler.call(plan.samples).images
     assert torch.equal(torch.get_rng_state(), before), "the global generator was drawn from"
-    alone = sampler.call(job.samples[2:]).images
+    alone = sampler.call(plan.samples[2:]).images
     assert torch.allclose(together[2:], alone, atol=1e-5)
-    other = [Sample(sample.index, sample.prompt, sample.seed, label=4) for sample in job.samples]
+    other = [Sample(sample.index, sample.prompt, sample.seed, label=4) for sample in plan.samples]
     assert not torch.allclose(sampler.call(other).images, together, atol=1e-3), "the class makes no difference"
     assert "step" not in vars(sampler.pipe.scheduler)
 
@@ -135,8 +135,8 @@ def test_frames_of_a_video_share_its_noise_and_stay_together():
 
 def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
     def ids(data="tiny_pictures", **changes):
-        job = prepared({"model": str(tmp_path / "card"), "data": data}, **changes)
-        return job.run_id, job.speed_id, job.picture_id, job.reference_id
+        plan = prepared({"model": str(tmp_path / "card"), "data": data}, **changes)
+        return plan.run_id, plan.speed_id, plan.images_id, plan.references_id
 
     folder = saved("sd15_img2img")[""]
     (tmp_path / "card").symlink_to(folder)
@@ -155,8 +155,8 @@ def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
         picture.write_bytes(kept)
         (folder / "model_index.json").write_text(json.dumps(index))
     video = {"model": str(saved("videofusion")[""])}
-    assert len({prepared(video, frames=frames).picture_id for frames in (None, 2, 3)}) == 3
-    assert prepared(video).picture_id == prepared(video, frames=16).picture_id, "16 is the pipeline's own"
+    assert len({prepared(video, frames=frames).images_id for frames in (None, 2, 3)}) == 3
+    assert prepared(video).images_id == prepared(video, frames=16).images_id, "16 is the pipeline's own"
 
 
 @pytest.fixture
@@ -193,9 +193,9 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
 
 
 def drawn(**changes):
-    job = prepared({"steps": 10, "count": 1, "metrics": ["paired_psnr"], **changes})
-    sampler = Pipelines().sampler(job)
-    return sampler(job.samples), sampler.watched.counts
+    plan = prepared({"steps": 10, "count": 1, "metrics": ["paired_psnr"], **changes})
+    sampler = Pipelines().sampler(plan)
+    return sampler(plan.samples), sampler.watched.counts
 
 
 def test_the_less_strength_the_more_of_the_picture_stays(emoji_cards):

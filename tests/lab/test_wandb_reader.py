@@ -5,7 +5,7 @@ import struct
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.mirrors.wandb_reader import _messages, ended, offline_runs
+from postdiff.lab.loggers.wandb_reader import _messages, ended, offline_runs
 
 HEAD = b":W&B\xe1\xbe\0"
 

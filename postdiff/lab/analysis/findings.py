@@ -20,8 +20,8 @@ import torch
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders, typed
-from postdiff.lab.job import Job
-from postdiff.lab.records.recording import now
+from postdiff.lab.plan import Plan
+from postdiff.lab.records.job_record import now
 
 __all__ = ["SCHEMA", "Findings", "find", "found_by", "fresh_path", "plain"]
 
@@ -117,20 +117,26 @@ def find(experiment: str, name: str, made_by: str) -> Findings:
 
 
 def found_by(
-    job: Job, name: str, run_id: str, started: str, settings: Mapping[str, Any], found: Mapping[str, Any], **arrays: Any
+    plan: Plan,
+    name: str,
+    run_id: str,
+    started: str,
+    settings: Mapping[str, Any],
+    found: Mapping[str, Any],
+    **arrays: Any,
 ) -> Findings:
-    """Findings on all samples of a job, which end now."""
+    """Findings on all samples of a plan, which end now."""
     return Findings(
-        experiment=job.experiment,
+        experiment=plan.experiment,
         name=name,
         run_id=run_id,
-        config=job.resolved(),
-        checkpoint=job.checkpoint,
-        prompts=job.prompts_hash,
-        samples=len(job.samples),
+        config=plan.resolved(),
+        checkpoint=plan.checkpoint,
+        prompts=plan.prompts_hash,
+        samples=len(plan.samples),
         settings=dict(settings),
         found=dict(found),
-        device=provenance.device_name(job.config.device),
+        device=provenance.device_name(plan.config.device),
         started=started,
         ended=now(),
         git=provenance.git(),

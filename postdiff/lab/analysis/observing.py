@@ -1,4 +1,4 @@
-"""A setting looked at from inside: command-line words to a job, and its pictures drawn with observers in place."""
+"""A setting looked at from inside: command-line words to a plan, and its pictures drawn with observers in place."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab.drawing.sampling import Pipelines
-from postdiff.lab.inputs.data import PromptDataModule
-from postdiff.lab.job import Job, prepare
+from postdiff.lab.config.experiment import Experiment, Row
+from postdiff.lab.config.schema import resolve
+from postdiff.lab.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
-from postdiff.lab.runs.quality import pictures
-from postdiff.lab.settings.experiment import Experiment, Row
-from postdiff.lab.settings.resolving import resolve
+from postdiff.lab.row import images_of
+from postdiff.lab.samples import PromptDataModule
+from postdiff.lab.sampling.pipelines import Pipelines
 from postdiff.methods.base import Method
 
 __all__ = ["job_of", "observe", "pictures_of"]
@@ -27,8 +27,8 @@ def job_of(
     defaults: Mapping[str, Any],
     words: Mapping[str, Any],
     fixed: Mapping[str, Any] | None = None,
-) -> Job:
-    """A job that no experiment file holds.
+) -> Plan:
+    """A plan that no experiment file holds.
 
     Args:
         experiment: folder for what is found.
@@ -44,24 +44,24 @@ def job_of(
     if taken := sorted(own.keys() & words.keys()):
         raise UsageError(f"{taken[0]}=... is set by this program itself; leave it out")
     config = resolve([("settings of this program", {**defaults, **own}), ("command line", words)])
-    return prepare(Experiment(experiment, "", name, (Row(name, name, config, {}, {}),)))[0]
+    return plan_rows(Experiment(experiment, "", name, (Row(name, name, config, {}, {}),)))[0]
 
 
-def observe(job: Job, observers: Sequence[Method], title: str) -> None:
-    """Draw all samples of a job for the observers' sake, with a progress bar; they stand outside its methods.
+def observe(plan: Plan, observers: Sequence[Method], title: str) -> None:
+    """Draw all samples of a plan for the observers' sake, with a progress bar; they stand outside its methods.
 
     Args:
-        job: what to draw.
+        plan: what to draw.
         observers: methods that change nothing.
         title: of the bar.
 
     Raises:
         UsageError: settings that the pipeline or an observer refuses.
     """
-    sampler = Pipelines().sampler(job)
-    driver = accelerate(sampler.pipe, [*observers, *job.methods])
+    sampler = Pipelines().sampler(plan)
+    driver = accelerate(sampler.pipe, [*observers, *plan.methods])
     # One row of a call each: of a video one frame stands for all.
-    rows, size = list({sample.call: sample for sample in job.samples}.values()), job.config.batch_size
+    rows, size = list({sample.call: sample for sample in plan.samples}.values()), plan.config.batch_size
     with bar(title, len(rows), "img") as shown:
         for start in range(0, len(rows), size):
             batch = rows[start : start + size]
@@ -69,18 +69,18 @@ def observe(job: Job, observers: Sequence[Method], title: str) -> None:
             shown.update(len(batch))
 
 
-def pictures_of(job: Job, pipelines: Pipelines) -> Tensor:
-    """The finished pictures of a job, (N, 3, H, W), uint8; those that no run has left behind are drawn and kept.
+def pictures_of(plan: Plan, pipelines: Pipelines) -> Tensor:
+    """The finished pictures of a plan, (N, 3, H, W), uint8; those that no run has left behind are drawn and kept.
 
     Raises:
         UsageError: settings that the pipeline refuses.
     """
-    folder = pictures(job)
-    missing = [sample for sample in job.samples if not folder.has(sample)]
+    folder = pictures(plan)
+    missing = [sample for sample in plan.samples if not folder.has(sample)]
     if missing:
-        sampler = pipelines.sampler(job)
-        with bar(job.row.label, len(missing), "img") as shown:
-            for batch in PromptDataModule(missing, job.config.batch_size).predict_dataloader():
+        sampler = pipelines.sampler(plan)
+        with bar(plan.row.label, len(missing), "img") as shown:
+            for batch in PromptDataModule(missing, plan.config.batch_size).predict_dataloader():
                 folder.write(batch, sampler(batch))
                 shown.update(len(batch))
-    return folder.read(job.samples)
+    return folder.read(plan.samples)

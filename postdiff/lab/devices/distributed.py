@@ -22,10 +22,10 @@ from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
+from postdiff.lab.config.schema import TrainerConfig
 from postdiff.lab.devices import requeue, trainer, watch
 from postdiff.lab.devices.placement import several
-from postdiff.lab.inputs.data import Shard
-from postdiff.lab.settings.config import TrainerConfig
+from postdiff.lab.samples import Shard
 
 __all__ = ["crew", "device", "first", "from_first", "gathered", "joined", "placed"]
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import torch
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config.schema import RunConfig, TrainerConfig
 from postdiff.lab.devices import provenance
-from postdiff.lab.settings.config import RunConfig, TrainerConfig
 
 __all__ = ["common", "device", "several"]
 

@@ -16,9 +16,9 @@ from lightning.pytorch.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 
+from postdiff.lab.config.schema import TrainerConfig
 from postdiff.lab.devices.placement import several
 from postdiff.lab.files import folders
-from postdiff.lab.settings.config import TrainerConfig
 
 __all__ = ["environment", "make", "passing_interrupts"]
 

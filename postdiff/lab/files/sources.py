@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from postdiff import hub
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
-from postdiff.lab.files import hub
 
 __all__ = ["Source", "check", "identity", "network_folder", "package_file"]
 

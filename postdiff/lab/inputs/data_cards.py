@@ -22,12 +22,12 @@ from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
+from postdiff.lab.config.layers import merged, read_yaml
+from postdiff.lab.config.resolving import check_seeds
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import conditions, picture_files
 from postdiff.lab.inputs.conditions import Condition
-from postdiff.lab.settings.resolving import check_seeds
-from postdiff.lab.settings.schema import merged, read_yaml
 
 __all__ = [
     "DataCard",

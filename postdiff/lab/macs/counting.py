@@ -9,12 +9,12 @@ from dataclasses import asdict
 from postdiff.cost.groups import GROUPS
 from postdiff.cost.structures import Twin
 from postdiff.cost.tally import CONVENTIONS, Tally
-from postdiff.lab.macs.counted import Counted, counted
+from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.config.experiment import Row as ExperimentRow
+from postdiff.lab.macs.row_macs import Counted, counted
 from postdiff.lab.pipelines import models
 from postdiff.lab.progress import bar
-from postdiff.lab.records.figures import Row
-from postdiff.lab.settings.experiment import Experiment
-from postdiff.lab.settings.experiment import Row as ExperimentRow
+from postdiff.lab.tables.rows import Row
 
 __all__ = ["Counted", "convention_of", "count", "group_key", "row_figures", "step_figures"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff.cost.macs import count_macs
-from postdiff.lab.drawing.sampling import Sampler
-from postdiff.lab.job import Job
-from postdiff.lab.records.results import Record
+from postdiff.lab.plan import Plan
+from postdiff.lab.records.record import Record
+from postdiff.lab.sampling.sampler import Sampler
 
 __all__ = ["Work", "adaptive", "count", "known"]
 
@@ -35,9 +35,9 @@ class Work:
     counts: dict[str, int]
 
 
-def adaptive(job: Job) -> bool:
+def adaptive(plan: Plan) -> bool:
     """Whether pictures of a row differ in their work."""
-    return any(method.adaptive for method in job.methods)
+    return any(method.adaptive for method in plan.methods)
 
 
 def known(record: Record | None) -> Work | None:
@@ -45,11 +45,11 @@ def known(record: Record | None) -> Work | None:
     return Work(record.macs, record.macs_spread, record.counts) if record and record.macs else None
 
 
-def count(job: Job, sampler: Sampler, see: Callable[[Any], object] = lambda made: None) -> Work:
+def count(plan: Plan, sampler: Sampler, see: Callable[[Any], object] = lambda made: None) -> Work:
     """Make one picture under the counter, or several where their work differs.
 
     Args:
-        job: the row.
+        plan: the row.
         sampler: of the row.
         see: given what each call of the pipeline returns.
 
@@ -58,7 +58,7 @@ def count(job: Job, sampler: Sampler, see: Callable[[Any], object] = lambda made
     """
     counted: list[ByPart] = []
     counts: Counter[str] = Counter()
-    for sample in job.samples[: PICTURES if adaptive(job) else 1]:
+    for sample in plan.samples[: PICTURES if adaptive(plan) else 1]:
         found = count_macs(sampler.pipe, lambda one=sample: see(sampler.call([one])))  # type: ignore[misc]
         counted.append({part: dict(by_convention) for part, by_convention in found.items()})
         counts = counts or sampler.fast.counts

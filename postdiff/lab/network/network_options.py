@@ -13,9 +13,9 @@ from torch import nn
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
+from postdiff.lab.config.schema import NetworkConfig, RunConfig
 from postdiff.lab.network import attention_backends, compiled_blocks, offloading, vae_options
 from postdiff.lab.network.memory_format import channels_last
-from postdiff.lab.settings.config import NetworkConfig, RunConfig
 
 __all__ = ["NetworkOptions", "check", "described", "described_for_times"]
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from postdiff.engine.errors import UsageError, shown
-from postdiff.lab.settings.config import RunConfig
+from postdiff.lab.config.schema import RunConfig
 
 __all__ = ["check", "chosen", "place", "starts_on"]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
-from postdiff.lab.settings.config import NetworkConfig
+from postdiff.lab.config.schema import NetworkConfig
 
 __all__ = ["check", "held", "vaes"]
 

@@ -12,9 +12,9 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
+from postdiff import hub, weights
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import real
-from postdiff.lab.files import hub, weights
 from postdiff.lab.files.sources import Source, check, identity, package_file
 
 __all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "given", "lay_over"]

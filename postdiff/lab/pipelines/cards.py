@@ -9,14 +9,14 @@ from typing import Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.values import expanded, sound, whole
+from postdiff.lab.config import ranges, schedulers
+from postdiff.lab.config.layers import merged, read_yaml
+from postdiff.lab.config.schema import SchedulerConfig
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines import quantization
 from postdiff.lab.pipelines.adapters import Adapters, check_adapters
 from postdiff.lab.pipelines.quantization import Quantization
-from postdiff.lab.settings import ranges, schedulers
-from postdiff.lab.settings.config import SchedulerConfig
-from postdiff.lab.settings.schema import merged, read_yaml
 
 __all__ = ["ModelCard", "PipelineCard", "StageCard", "card", "parts"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from postdiff.engine.errors import UsageError, shown
-from postdiff.lab.settings import schedulers
-from postdiff.lab.settings.ranges import MOST_PIXELS
+from postdiff.lab.config import schedulers
+from postdiff.lab.config.ranges import MOST_PIXELS
 
 __all__ = ["check"]
 

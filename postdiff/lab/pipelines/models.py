@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from postdiff import model_files
+from postdiff import hub, model_files, sources, weights
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
-from postdiff.lab.files import hub, sources, weights
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.files.weights import file_hash
 from postdiff.lab.pipelines import folder_values, loading, quantization

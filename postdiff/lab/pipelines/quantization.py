@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
+from postdiff import hub, sources, weights
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import one_of, sound
-from postdiff.lab.files import hub, sources, weights
 from postdiff.lab.files.sources import Source, package_file
 
 __all__ = ["Quantization", "check", "check_card", "configs", "described", "single_file"]

@@ -18,12 +18,12 @@ from postdiff import catalog, model_files
 from postdiff.cost import structure_file
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
-from postdiff.lab.inputs.data import Sample
+from postdiff.lab.config import schedulers
+from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.pipelines import adapters
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.random_filling import fill, unfilled
-from postdiff.lab.settings import schedulers
-from postdiff.lab.settings.experiment import Experiment
+from postdiff.lab.samples import Sample
 
 __all__ = ["identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_pictures"]
 

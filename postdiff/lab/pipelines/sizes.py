@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from postdiff import hub
 from postdiff.cost import structure_file
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
-from postdiff.lab.files import hub
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.cards import PipelineCard, parts

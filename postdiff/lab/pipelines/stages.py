@@ -8,11 +8,11 @@ from typing import Any
 
 from postdiff import presets
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.config import schedulers
+from postdiff.lab.config.experiment import Row
+from postdiff.lab.config.schema import RunConfig, SchedulerConfig, StageConfig
 from postdiff.lab.pipelines import intake, models, sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
-from postdiff.lab.settings import schedulers
-from postdiff.lab.settings.config import RunConfig, SchedulerConfig, StageConfig
-from postdiff.lab.settings.experiment import Row
 
 __all__ = ["StageRun", "fitted", "first_laid_over", "resolve"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from postdiff.lab.records.results import Record, Value
+from postdiff.lab.records.record import Record, Value
 from postdiff.metrics import METRICS
 
 __all__ = ["unlike"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.lab.scores import references
+from postdiff.lab.metrics import references
 from postdiff.metrics import MetricInfo, find
 from postdiff.metrics.checkpoints import CLIP, CMMD, hash_of
 from postdiff.metrics.extractor import Extractor

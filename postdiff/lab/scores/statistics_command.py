@@ -8,7 +8,7 @@ from pathlib import Path
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
-from postdiff.lab.scores import metric_networks, references
+from postdiff.lab.metrics import metric_networks, references
 from postdiff.metrics.options import MODES
 
 __all__ = ["Wish", "statistics"]

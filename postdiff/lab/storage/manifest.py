@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Sample
+from postdiff.lab.samples import Sample
 
 __all__ = ["add"]
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data import Sample
-from postdiff.lab.storage.picture_rows import LARGEST, Damaged, PictureRow, row_of
+from postdiff.lab.images.marked_png import LARGEST, Damaged, PictureRow, row_of
+from postdiff.lab.samples import Sample
 
 __all__ = ["PictureShards"]
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from postdiff.lab.bench.profile_figures import LOOP, seconds, work
+from postdiff.lab.bench.profiling import Profiled
 
 from postdiff.cost.groups import GROUPS
 from postdiff.lab.files import folders
-from postdiff.lab.timing.profile_figures import LOOP, seconds, work
-from postdiff.lab.timing.profiling import Profiled
 
 __all__ = ["draw"]
 
@@ -48,7 +48,7 @@ def draw(rows: Sequence[Profiled], file: Path) -> None:
             total = sum(seconds(one).values())
             _stack(left, times, LOOP, 1e3)
             _stack(right, macs, GROUPS, 1e-9)
-            left.set_title(f"{one.job.row.label}: {1e3 * total:.0f} ms a picture", loc="left")
+            left.set_title(f"{one.plan.row.label}: {1e3 * total:.0f} ms a picture", loc="left")
             right.set_title(f"{1e-9 * sum(work(one).values()):.2f} GMACs", loc="left")
             left.set_ylabel("ms")
             right.set_ylabel("GMACs")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from postdiff.lab.bench.profiling import Profiled
+
 from postdiff.cost.groups import GROUPS
 from postdiff.cost.stopwatch import BEFORE, DRIVER, PIPELINE, SOLVER
 from postdiff.cost.tally import Cell
-from postdiff.lab.records.figures import Row
-from postdiff.lab.timing.profiling import Profiled
+from postdiff.lab.tables.rows import Row
 
 __all__ = ["LOOP", "PLACES", "WHOLE", "group_figures", "place_key", "seconds", "step_figures", "work"]
 
@@ -47,8 +48,8 @@ def group_figures(rows: Sequence[Profiled]) -> list[Row]:
     for one in rows:
         times, macs = seconds(one), work(one)
         whole = (sum(times.values()), sum(macs.values()))
-        model = one.job.config.model
-        names = {"row": one.job.name, "label": one.job.row.label, "model": model}
+        model = one.plan.config.model
+        names = {"row": one.plan.name, "label": one.plan.row.label, "model": model}
         for place in (WHOLE, *PLACES):
             spent, done = whole if place == WHOLE else (times.get(place, 0.0), macs.get(place, 0.0))
             first = firsts.setdefault((model, place), (spent, done))
@@ -67,7 +68,7 @@ def step_figures(rows: Sequence[Profiled]) -> list[Row]:
     """
     found = []
     for one in rows:
-        names = {"row": one.job.name, "label": one.job.row.label, "model": one.job.config.model}
+        names = {"row": one.plan.name, "label": one.plan.row.label, "model": one.plan.config.model}
         last = one.time.steps
         for step in range(BEFORE, last + 1):
             times, macs = seconds(one, step), work(one, step)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from postdiff.lab.bench.profile_figures import PLACES, WHOLE, group_figures, place_key, step_figures
+from postdiff.lab.bench.profiling import Profiled
+
 from postdiff.engine.errors import unknown
+from postdiff.lab.bench import profile_chart, profiling
+from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
-from postdiff.lab.records.figures import Row
-from postdiff.lab.records.tables import FORMATS, Column, draw, plain
-from postdiff.lab.settings.experiment import Experiment
-from postdiff.lab.timing import profile_chart, profiling
-from postdiff.lab.timing.profile_figures import PLACES, WHOLE, group_figures, place_key, step_figures
-from postdiff.lab.timing.profiling import Profiled
+from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.table import FORMATS, Column, draw, plain
 
 __all__ = ["VIEWS", "profile", "render"]
 
@@ -23,7 +24,7 @@ def profile(experiment: Experiment, style: str, by: str) -> tuple[str, list[Path
 
     Args:
         experiment: its rows are run.
-        style: one of `postdiff.lab.records.tables.FORMATS`; csv and json hold all figures.
+        style: one of `postdiff.lab.tables.table.FORMATS`; csv and json hold all figures.
         by: one of `VIEWS`.
 
     Returns:
@@ -124,7 +125,7 @@ def _mean(run: list[Row]) -> Row:
 
 
 def _about(rows: Sequence[Profiled]) -> list[str]:
-    device, pictures = rows[0].job.config.device, rows[0].pictures
+    device, pictures = rows[0].plan.config.device, rows[0].pictures
     slower = max(one.time.wall_s / one.bare_s for one in rows)
     waiting = ", which are events in the GPU's queue," if device.startswith("cuda") else ""
     calls = f"{len(rows[0].times)} calls with {pictures} picture{'s' if pictures > 1 else ''} each"

@@ -11,6 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from postdiff.lab.bench.turns import limit_of, told
+
 from postdiff.cost import macs
 from postdiff.cost.latency import seconds
 from postdiff.cost.stopwatch import BEFORE, TimeProfile, middle
@@ -18,14 +20,13 @@ from postdiff.cost.tally import Cell, Tally
 from postdiff.cost.time_limit import TimeLimit
 from postdiff.cost.time_profile import touched, watch
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import provenance
-from postdiff.lab.drawing.sampling import Pipelines
 from postdiff.lab.files import folders
-from postdiff.lab.job import Job, prepare, same_weights
+from postdiff.lab.plan import Plan, plan_rows, same_weights
 from postdiff.lab.progress import bar
 from postdiff.lab.records import recording
-from postdiff.lab.settings.experiment import Experiment
-from postdiff.lab.timing.turns import limit_of, told
+from postdiff.lab.sampling.pipelines import Pipelines
 
 __all__ = ["Profiled", "profile", "write"]
 
@@ -35,14 +36,14 @@ class Profiled:
     """One row.
 
     Attributes:
-        job: the row.
+        plan: the row.
         pictures: in one call.
         work: MACs of a call, convention `all`, by the cells of `time`.
         times: of every call under the stopwatch.
         bare: seconds of as many calls without it.
     """
 
-    job: Job
+    plan: Plan
     pictures: int
     work: dict[Cell, int]
     times: list[TimeProfile] = field(default_factory=list)
@@ -67,20 +68,20 @@ def profile(experiment: Experiment) -> list[Profiled]:
             `bench.seconds`.
     """
     folders.writable_outputs()
-    jobs = [job for job in prepare(experiment) if job.config.bench.repeats]
-    if not jobs:
+    plans = [plan for plan in plan_rows(experiment) if plan.config.bench.repeats]
+    if not plans:
         raise UsageError("bench.repeats=0 leaves nothing to time; use bench.repeats=5")
-    for job in jobs:
-        if job.config.network.compile:
+    for plan in plans:
+        if plan.config.network.compile:
             raise UsageError(
-                f"row '{job.name}': inside compiled blocks no module can be timed; use network.compile=false"
+                f"row '{plan.name}': inside compiled blocks no module can be timed; use network.compile=false"
             )
-    limit, groups = limit_of(jobs), same_weights(jobs)
+    limit, groups = limit_of(plans), same_weights(plans)
     found: dict[str, Profiled] = {}
     for place, group in enumerate(groups):
         with told(group, limit, len(groups) - place):
-            found |= {one.job.name: one for one in _in_turns(group, limit.part(len(groups) - place))}
-    return [found[job.name] for job in jobs]
+            found |= {one.plan.name: one for one in _in_turns(group, limit.part(len(groups) - place))}
+    return [found[plan.name] for plan in plans]
 
 
 def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
@@ -92,7 +93,7 @@ def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
     content = {
         "experiment": experiment.name,
         "made": recording.now(),
-        "device": provenance.device_name(rows[0].job.config.device),
+        "device": provenance.device_name(rows[0].plan.config.device),
         "versions": provenance.versions(),
         "git": provenance.git(),
         "convention": "all",
@@ -102,22 +103,22 @@ def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _in_turns(jobs: Sequence[Job], limit: TimeLimit) -> list[Profiled]:
-    repeats = max(job.config.bench.repeats for job in jobs)
-    warmup = max(job.config.bench.warmup for job in jobs)
+def _in_turns(plans: Sequence[Plan], limit: TimeLimit) -> list[Profiled]:
+    repeats = max(plan.config.bench.repeats for plan in plans)
+    warmup = max(plan.config.bench.warmup for plan in plans)
     # A pipeline is shared, and a call hands it the row's own scheduler: right before a row is counted or watched, it is
     # called. So the first two calls of each row warm it up, however little is asked for.
-    with bar("profile", len(jobs) * (2 + warmup + 2 * repeats), "call") as shown:
+    with bar("profile", len(plans) * (2 + warmup + 2 * repeats), "call") as shown:
         rows, calls = [], []
         held: dict[Any, Pipelines] = {}
-        for job in jobs:
-            sampler, size = held.setdefault(job.variant, Pipelines()).sampler(job), job.config.bench.batch_size
-            call = partial(sampler.call, list(itertools.islice(itertools.cycle(job.samples), size)))
+        for plan in plans:
+            sampler, size = held.setdefault(plan.variant, Pipelines()).sampler(plan), plan.config.bench.batch_size
+            call = partial(sampler.call, list(itertools.islice(itertools.cycle(plan.samples), size)))
             modules = touched(sampler.pipe, call)
-            rows.append(Profiled(job, size, _cells(macs.tally(sampler.pipe, call))))
+            rows.append(Profiled(plan, size, _cells(macs.tally(sampler.pipe, call))))
             calls.append((sampler.pipe, call, modules))
             shown.update(2)
-            limit.need(limit.gone / len(rows) * (len(jobs) - len(rows)))
+            limit.need(limit.gone / len(rows) * (len(plans) - len(rows)))
         for turn in range(warmup + repeats):
             if turn > warmup and limit.left < 0:
                 break
@@ -143,10 +144,10 @@ def _described(one: Profiled) -> dict[str, Any]:
     spent = one.time
     cells = {**dict.fromkeys(spent.cells), **dict.fromkeys(one.work)}
     return {
-        "row": one.job.name,
-        "label": one.job.row.label,
-        "run_id": one.job.speed_id,
-        "config": one.job.resolved(),
+        "row": one.plan.name,
+        "label": one.plan.row.label,
+        "run_id": one.plan.speed_id,
+        "config": one.plan.resolved(),
         "pictures": one.pictures,
         "repeats": len(one.times),
         "steps": spent.steps,

@@ -1,0 +1,232 @@
+"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike.
+
+Of every call the denoising loop is timed apart. Peak memory and MACs follow from further calls: with the MACs, a table
+can say how much of the saving became time. With `bench.official` the code of others runs in the same turns.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.cost import latency
+from postdiff.cost.latency import Rounds, Timed
+from postdiff.cost.memory import peak_memory
+from postdiff.cost.ratios import Latency, ratio
+from postdiff.cost.time_limit import TimeIsUp, TimeLimit
+from postdiff.lab.bench import peers
+from postdiff.lab.bench.reference_implementations import Peer
+from postdiff.lab.bench.turns import compared, limit_of, told
+from postdiff.lab.devices import provenance
+from postdiff.lab.loggers import mirror
+from postdiff.lab.macs import work
+from postdiff.lab.plan import Plan
+from postdiff.lab.progress import bar
+from postdiff.lab.records import recording, results
+from postdiff.lab.records.record import Record
+from postdiff.lab.sampling.pipelines import Pipelines, Sampler
+
+__all__ = ["measure"]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a call shows beside its time.
+
+    Attributes:
+        peak: its most memory in bytes.
+        spent: its work.
+        finite: whether its pictures are numbers throughout.
+        difference: how far they are from the peer's at most: 0 if alike.
+    """
+
+    peak: int
+    spent: work.Work
+    finite: bool
+    difference: float | None
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What is timed of a row."""
+
+    plan: Plan
+    sampler: Sampler
+    batch: list[Any]
+    peer: Peer | None
+
+    def ours(self) -> Any:
+        return self.sampler.call(self.batch)
+
+    def theirs(self) -> Any:
+        return self.sampler.call(self.batch, self.sampler.pipe)
+
+    def look(self, counts: dict[str, work.Work]) -> _Seen:
+        """What is measured beside time, in as few calls as can be: a call may last minutes.
+
+        They come first, and so warm the row up as well.
+
+        Args:
+            counts: {id of settings and samples: their work}, which this adds to: it does not depend on the batch size.
+        """
+        plan, made, counted = self.plan, [], []
+        device, spent = plan.config.device, counts.get(plan.content_id) or work.known(recording.last(plan))
+        if spent is not None or len(self.batch) > 1 or work.adaptive(plan):
+            peak = peak_memory(lambda: made.append(self.ours()), device)
+            spent = spent or work.count(plan, self.sampler)
+        else:
+            peak = peak_memory(lambda: counted.append(work.count(plan, self.sampler, made.append)), device)
+            [spent] = counted
+        counts[plan.content_id] = spent
+        ours = _pictures(made[0])
+        finite = bool(ours.isfinite().all())
+        if self.peer is None:
+            return _Seen(peak, spent, finite, None)
+        with self.peer.ready():
+            theirs = _pictures(self.theirs())
+        return _Seen(peak, spent, finite, float((ours - theirs).abs().max()))
+
+
+def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
+    """Time all plans whose `bench.repeats` is not 0, measure peak memory and MACs of one more call each, write records.
+
+    Rows on the same weights and of one batch size run in turns, also in several dtypes or with several network options,
+    for each of which a pipeline is held; rows on other weights, or offloaded otherwise, follow, since two models may
+    not fit in memory. With `bench.seconds` each such group gets its part of the time, and its records are there when it
+    is done.
+
+    Raises:
+        UsageError: methods do not fit, or an official package is wanted and missing.
+        TimeIsUp: a group does not get through one round in its time. Those after it are measured all the same.
+    """
+    timed = [plan for plan in plans if plan.config.bench.repeats]
+    limit, groups = limit_of(timed), compared(timed)
+    started, counts = recording.now(), dict[str, work.Work]()
+    records, short = list[Record](), list[TimeIsUp]()
+    for place, group in enumerate(groups):
+        to_come = len(groups) - place
+        try:
+            with told(group, limit, to_come):
+                records += _measure(group, pipelines, started, limit.part(to_come), counts)
+        except TimeIsUp as error:
+            short.append(error)
+    if short:
+        raise short[0]
+    return records
+
+
+def _measure(
+    plans: Sequence[Plan], pipelines: Pipelines, started: str, limit: TimeLimit, counts: dict[str, work.Work]
+) -> list[Record]:
+    repeats = max(plan.config.bench.repeats for plan in plans)
+    warmup = max(plan.config.bench.warmup for plan in plans)
+    rows = _rows(plans, pipelines)
+    calls: dict[str, Timed] = {}
+    for row in rows:
+        loops = _loops(row.sampler)
+        calls[row.plan.name] = Timed(row.ours, loops=loops)
+        if row.peer is not None:
+            calls[_beside(row.plan)] = Timed(row.theirs, row.peer.ready, loops)
+    seen: dict[str, _Seen] = {}
+    with bar("speed", len(calls) * (warmup + repeats) + len(rows), "call") as shown:
+        begin = limit.gone
+        for done, row in enumerate(rows, 1):
+            seen[row.plan.name] = row.look(counts)
+            shown.update()
+            limit.need((limit.gone - begin) / done * (len(rows) - done))
+        found = latency.measure(calls, warmup=warmup, repeats=repeats, progress=lambda *_: shown.update(), limit=limit)
+    environment = provenance.environment(plans[0].config.device)  # with clocks as the last round leaves them
+    session = f"{started} {provenance.device_name(plans[0].config.device)}"
+    records = []
+    for row in rows:
+        name, size = row.plan.name, len(row.batch)
+        own, beside = found[name], found.get(_beside(row.plan))
+        figures = {
+            **_seconds(own.whole, size),
+            **({"loop": _seconds(own.loop, size)} if own.loop else {}),
+            "repeats": len(own.whole),
+            **({} if row.plan.config.bench.seconds is None else {"seconds": row.plan.config.bench.seconds}),
+            "finite": seen[name].finite,
+            "warmup": warmup,
+            "batch_size": size,
+            "peak_memory_mb": seen[name].peak / 1e6,  # of a call, not of a picture
+            "session": session,
+            "rounds_s": [seconds / size for seconds in own.whole],
+            "loop_rounds_s": [seconds / size for seconds in own.loop],
+        }
+        if row.peer is not None and beside is not None:
+            figures["official"] = _against(row.peer, own, beside, size) | {"difference": seen[name].difference}
+        record = recording.record(
+            row.plan,
+            kind="speed",
+            run_id=row.plan.speed_id,
+            started=started,
+            n_asked=len(own.whole) if row.plan.config.bench.seconds else repeats,  # as many as ended in time
+            n_done=len(own.whole),
+            macs=seen[name].spent.macs,
+            macs_spread=seen[name].spent.spread,
+            counts=seen[name].spent.counts,
+            latency=figures | {"environment": environment},
+        )
+        record.write(results.fresh_path(row.plan.experiment, name, "speed"))
+        records.append(record)
+    for row, record in zip(rows, records, strict=True):
+        mirror.speed(row.plan, record)
+    return records
+
+
+def _rows(plans: Sequence[Plan], pipelines: Pipelines) -> list[_Row]:
+    """A pipeline for every variant of the weights; the first is the one that is at hand already."""
+    held: dict[Any, Pipelines] = {}
+    rows = []
+    for plan in plans:
+        variant = plan.variant
+        held.setdefault(variant, pipelines if not held else Pipelines())
+        sampler = held[variant].sampler(plan)
+        batch = list(itertools.islice(itertools.cycle(plan.samples), plan.config.bench.batch_size))
+        # Compiled blocks would pass over what a peer puts inside them, and offloading would take it away.
+        network = plan.config.network
+        beside = plan.config.bench.official and not network.compile and network.offload is None
+        peer = peers.peer_of(plan, sampler.pipe) if beside else None
+        rows.append(_Row(plan, sampler, batch, peer))
+    return rows
+
+
+def _beside(plan: Plan) -> str:
+    return f"{plan.name}/official"
+
+
+def _loops(sampler: Sampler) -> list[tuple[Any, Any]]:
+    schedulers = getattr(sampler, "schedulers", None)
+    if schedulers is None:
+        return [(sampler.pipe, sampler.scheduler)]
+    return [(pipe, schedulers[stage]) for stage, pipe in sampler.pipe.pipes.items()]
+
+
+def _seconds(rounds: Sequence[float], pictures: int) -> dict[str, float]:
+    found = Latency.of([seconds / pictures for seconds in rounds])
+    return {"median_s": found.median, "q25_s": found.q25, "q75_s": found.q75}
+
+
+def _against(peer: Peer, own: Rounds, beside: Rounds, pictures: int) -> dict[str, Any]:
+    """The peer's times, and how many times faster we are: above 1 our code is the faster one."""
+    whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
+    return {
+        "name": peer.name,
+        **_seconds(beside.whole, pictures),
+        "ratio": whole.median,
+        "ratio_q25": whole.q25,
+        "ratio_q75": whole.q75,
+        "loop_ratio": loop.median,
+        "loop_ratio_q25": loop.q25,
+        "loop_ratio_q75": loop.q75,
+    }
+
+
+def _pictures(result: Any) -> Tensor:
+    return torch.as_tensor(result.frames if hasattr(result, "frames") else result.images).float().cpu()

@@ -1,0 +1,140 @@
+"""What a record says, as W&B and TensorBoard take it: flat numbers, a description, and a few pictures with figures."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from postdiff.lab.config.schema import digest
+from postdiff.lab.images.image_folder import ImageFolder
+from postdiff.lab.plan import Plan
+from postdiff.lab.records import results
+from postdiff.lab.records.record import Record, Value
+from postdiff.lab.samples import Sample
+
+__all__ = ["curves", "describe", "name", "numbers", "table", "tags", "times"]
+
+LONGEST_TAG = 64  # W&B refuses longer ones
+# Columns of the CSV file that say which picture it is; the others are its figures.
+WHICH = ("index", "prompt", "seed", "own_seed", "sha256")
+
+
+def name(plan: Plan) -> str:
+    """The run's own name: the same whenever the row is drawn with these settings, prompts and seeds."""
+    return digest([plan.experiment, plan.name, plan.content_id], 16)
+
+
+def tags(plan: Plan) -> list[str]:
+    """Experiment, model, data, methods, and what the config adds."""
+    methods = [method for one in plan.resolved()["methods"] for method in one]
+    model, data = Path(plan.config.model).name, Path(plan.config.data).name
+    every = [plan.experiment, model, data, *methods, *plan.config.mirror.tags]
+    return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in every if tag))
+
+
+def numbers(record: Record) -> dict[str, float]:
+    """Metrics (value, spread and each seed), MACs by part and convention, counts, and how many pictures there are.
+
+    Keys: "<metric>", "<metric>_spread", "seeds/<metric>/<seed>", "macs/<part>/<convention>", "counts/<what>",
+    "n_done" and "n_asked".
+    """
+    found: dict[str, Any] = {"n_done": record.n_done, "n_asked": record.n_asked}
+    for metric, value in record.metrics.items():
+        found |= _of_value(metric, value)
+    for part, by_convention in record.macs.items():
+        found |= {f"macs/{part}/{convention}": count for convention, count in by_convention.items()}
+    found |= {f"counts/{what}": count for what, count in record.counts.items()}
+    return _finite(found)
+
+
+def times(record: Record) -> dict[str, float]:
+    """Figures of a speed record: "latency/median_s" (a picture) and its kind; "latency/loop/median_s" of a part."""
+    flat: dict[str, Any] = {}
+    for what, figure in record.latency.items():
+        parts = figure.items() if isinstance(figure, dict) else [("", figure)]
+        flat |= {f"latency/{what}/{part}" if part else f"latency/{what}": one for part, one in parts}
+    return _finite(flat)
+
+
+def describe(record: Record) -> dict[str, Any]:
+    """What no number says: which metrics these are, by what code, on what machine, with which inputs."""
+    return {
+        "run_id": record.run_id,
+        "identity": {metric: value.identity for metric, value in record.metrics.items()},
+        "record": {
+            key: getattr(record, key)
+            for key in ("label", "checkpoint", "prompts", "references", "pictures", "device", "git", "versions")
+        }
+        | {"started": record.started, "ended": record.ended},
+    }
+
+
+def curves(record: Record) -> dict[str, list[float]]:
+    """{"curves/<metric>/<seed>": figures of the clean estimate after each step}."""
+    return {
+        f"curves/{metric}/{seed}": [math.nan if value is None else value for value in curve]
+        for metric, by_seed in record.curves.items()
+        for seed, curve in by_seed.items()
+    }
+
+
+def table(plan: Plan, pictures: ImageFolder) -> tuple[list[str], list[tuple[Sample, list[Any]]]]:
+    """The first finished pictures, of videos their first frames; at most `mirror.pictures`.
+
+    Returns:
+        Column heads (prompt, seed, index, metrics), and for each picture its sample and its cells.
+    """
+    finished = (sample for sample in plan.samples if sample.frame == 0 and pictures.has(sample))
+    shown = list(itertools.islice(finished, plan.config.mirror.pictures))
+    figures = _of_pictures(plan)
+    metrics = list(dict.fromkeys(key for own in figures.values() for key in own))
+    cells = {sample: figures.get((sample.seed, sample.index), {}) for sample in shown}
+    return ["prompt", "seed", "index", *metrics], [
+        (sample, [sample.prompt, sample.seed, sample.index, *(own.get(key) for key in metrics)])
+        for sample, own in cells.items()
+    ]
+
+
+def _of_pictures(plan: Plan) -> dict[tuple[int, int], dict[str, float]]:
+    """{(seed, index): {metric: figure}} from the CSV file beside the record; empty if there is none."""
+    file = results.fresh_path(plan.experiment, plan.name).with_suffix(".csv")
+    if not file.is_file():
+        return {}
+    with file.open(newline="") as stream:
+        return {(int(row["seed"]), int(row["index"])): dict(_figures(row)) for row in csv.DictReader(stream)}
+
+
+def _figures(row: dict[str, str]) -> Iterator[tuple[str, float]]:
+    for key, text in row.items():
+        if key in WHICH:
+            continue
+        try:
+            yield key, float(text)
+        except (TypeError, ValueError):
+            continue
+
+
+def _of_value(metric: str, value: Value) -> dict[str, Any]:
+    found: dict[str, Any] = {metric: value.value}
+    for field in dataclasses.fields(value):
+        own = getattr(value, field.name)
+        if field.name in ("value", "n"):
+            continue
+        if isinstance(own, float):
+            found[f"{metric}_{field.name}"] = own
+        elif isinstance(own, (list, tuple)) and len(own) == 2:  # an interval
+            found |= {f"{metric}_{field.name}_low": own[0], f"{metric}_{field.name}_high": own[1]}
+    return found | {f"seeds/{metric}/{seed}": own for seed, own in value.per_seed.items()}
+
+
+def _finite(found: dict[str, Any]) -> dict[str, float]:
+    return {
+        key: value
+        for key, value in found.items()
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    }

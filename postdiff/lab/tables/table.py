@@ -1,0 +1,204 @@
+"""Tables from records, in five formats; text fits 120 columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from postdiff.engine.errors import unknown
+from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.tables.rows import Row, flat_rows
+from postdiff.metrics import METRICS
+
+__all__ = ["Column", "FORMATS", "draw", "plain", "render"]
+
+WIDTH = 120
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading and what stands below it."""
+
+    heading: str
+    cell: Callable[[Row], str]
+
+
+def render(experiment: Experiment, style: str = "text") -> str:
+    """The table of an experiment.
+
+    Args:
+        experiment: which rows, in which order.
+        style: one of `FORMATS`.
+
+    Raises:
+        UsageError: no records yet, or an unknown format.
+    """
+    rows = flat_rows(experiment)
+    return draw(rows, _columns(rows), _explanations(rows), style)
+
+
+def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -> str:
+    """Rows in one of `FORMATS`; csv and json hold every figure of the rows, whatever the columns.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    if style not in FORMATS:
+        raise unknown("format", style, FORMATS)
+    return FORMATS[style](rows, columns, notes)
+
+
+def _columns(rows: Sequence[Row]) -> list[Column]:
+    present = {key for row in rows for key, value in row.items() if value is not None}
+    # What holds for all rows needs no mark.
+    common = set.intersection(*(set(row["notes"].split("; ")) for row in rows))
+    columns = [Column("Row", lambda row: row["label"] + ("*" if set(row["notes"].split("; ")) - common - {""} else ""))]
+    if len({row["model"] for row in rows}) > 1:
+        columns.append(Column("Model", lambda row: row["model"]))
+    columns += [Column(title, plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
+    for name, info in METRICS.items():
+        if name in present:
+            arrow = "↑" if info.higher_is_better else "↓"
+            columns.append(Column(f"{info.title} {arrow}", _spread(name, info.digits)))
+        steps = sorted(int(key.rpartition("_")[2]) for key in present if key.startswith(f"{name}_at_"))
+        columns += [Column(f"after {step}", plain(f"{name}_at_{step}", info.digits)) for step in steps]
+    if "macs_g" in present:
+        columns += [Column("MACs (G) ↓", _spread("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
+    if "time_s" in present:
+        columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
+    if "realised" in present:
+        columns.append(Column("of ideal ↑", plain("realised", 2)))
+    if "peak_memory_mb" in present:
+        columns.append(Column("Memory (MB) ↓", plain("peak_memory_mb", 1)))
+    reported = (key for row in rows for key in row if key.startswith("reported_"))
+    for name in dict.fromkeys(key.removeprefix("reported_") for key in reported):
+        digits = METRICS[name].digits if name in METRICS else 2
+        columns.append(Column(f"{name}, reported", plain(f"reported_{name}", digits)))
+        columns.append(Column("gap", plain(f"gap_{name}", digits, signed=True)))
+    return columns
+
+
+def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        value = row.get(key)
+        return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}{unit}"
+
+    return cell
+
+
+def _spread(name: str, digits: int) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        value, spread = row.get(name), row.get(f"{name}_spread")
+        if value is None:
+            return "-"
+        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+        between = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}") + between
+
+    return cell
+
+
+def _time(row: Row) -> str:
+    if row.get("time_s") is None:
+        return "-"
+    digits = 2 if row["time_s"] >= 0.1 else 4
+    return f"{row['time_s']:.{digits}f} [{row['time_q25_s']:.{digits}f}-{row['time_q75_s']:.{digits}f}]"
+
+
+def _explanations(rows: Sequence[Row]) -> list[str]:
+    """What the figures mean, and which rows to read with care."""
+    measured = next((row for row in rows if row.get("n_done")), {})
+    lines = []
+    if measured:
+        seeds = measured["seeds"]
+        lines.append(
+            f"{measured['n_done']} pictures a row"
+            + (f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed")
+            + "; MACs of the denoiser for one picture, dense convention"
+        )
+    timed = next((row for row in rows if row.get("time_s")), None)
+    if timed:
+        size, device = timed["time_batch_size"], timed["time_device"]
+        lines.append(f"time of one picture at batch size {size}, median [quartiles], on {device}")
+    if any(row.get("realised") for row in rows):
+        lines.append("of ideal: the speed-up over what it would be if time fell as all MACs do")
+    if any(row.get("macs_g_spread") for row in rows):
+        lines.append("MACs ±: standard deviation over pictures, since a method decides by the features of each")
+    if any(row.get("peak_memory_mb") for row in rows):
+        lines.append("memory: the peak of one call at that batch size, weights included")
+    noted: dict[str, list[str]] = {}
+    for row in rows:
+        for note in filter(None, row["notes"].split("; ")):
+            noted.setdefault(note, []).append(row["label"])
+    for note, labels in noted.items():
+        lines.append(f"all rows: {note}" if len(labels) == len(rows) else f"* {note}: {', '.join(labels)}")
+    return lines
+
+
+def _text(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+    cells = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+    blocks, used = [[0]], widths[0]
+    for place in range(1, len(columns)):
+        if used + 2 + widths[place] > WIDTH:
+            # A new block repeats the row labels, so that no line is wider than a terminal.
+            blocks.append([0])
+            used = widths[0]
+        blocks[-1].append(place)
+        used += 2 + widths[place]
+    drawn = []
+    for block in blocks:
+        lines = ["  ".join(_aligned(line[place], widths[place], place) for place in block).rstrip() for line in cells]
+        drawn.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
+    return "\n\n".join(drawn) + "\n\n" + "\n".join(notes)
+
+
+def _aligned(text: str, width: int, place: int) -> str:
+    return text.ljust(width) if place == 0 else text.rjust(width)
+
+
+def _markdown(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+    lines = [[column.heading for column in columns], ["---", *("---:" for _ in columns[1:])]]
+    lines += [[column.cell(row).replace("|", r"\|").replace("*", r"\*") for column in columns] for row in rows]
+    notes = [line.replace("*", r"\*") for line in notes]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "  \n".join(notes)
+
+
+def _latex(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+    lines = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
+    head, *body = [" & ".join(_latex_text(cell) for cell in line) + r" \\" for line in lines]
+    notes = [f"% {line}" for line in notes]
+    table = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+    return "\n".join([*notes, *table, r"\bottomrule", r"\end{tabular}"])
+
+
+def _latex_text(text: str) -> str:
+    for plain, escaped in {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}.items():
+        text = text.replace(plain, escaped)
+    for plain, escaped in {"↑": r"$\uparrow$", "↓": r"$\downarrow$", "±": r"$\pm$"}.items():
+        text = text.replace(plain, escaped)
+    return text
+
+
+def _csv(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue().rstrip("\n")
+
+
+def _json(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+    return json.dumps(rows, indent=1)
+
+
+FORMATS: dict[str, Callable[[list[Row], list[Column], list[str]], str]] = {
+    "text": _text,
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+}
