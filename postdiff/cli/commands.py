@@ -42,13 +42,12 @@ def run(given: argparse.Namespace) -> None:
 
 def score(given: argparse.Namespace) -> None:
     """Measure stored pictures anew and print the table."""
-    from postdiff.lab import quiet
+    from postdiff.lab import quiet, run
     from postdiff.lab.records import tables
-    from postdiff.lab.runs import scoring
 
     quiet.quiet()
     experiment = _experiment(given)
-    scoring.score(experiment, _say)
+    run.score(experiment, _say)
     print(tables.render(experiment))
 
 

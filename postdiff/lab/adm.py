@@ -16,8 +16,8 @@ from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import plan_rows
 from postdiff.lab.progress import bar
-from postdiff.lab.row import images_of
 from postdiff.lab.samples import Sample
+from postdiff.lab.stored import images_of
 
 __all__ = ["export", "write"]
 
@@ -37,7 +37,7 @@ def export(experiment: Experiment, out: str | None) -> Path:
         raise UsageError(f"an export is of one row; choose with --rows one of {names}")
     random_weights.refuse_pictures(experiment)
     [plan] = plan_rows(experiment)
-    folder, samples = pictures(plan), plan.samples
+    folder, samples = images_of(plan), plan.samples
     missing = [sample for sample in samples if not folder.has(sample)]
     if missing:
         raise UsageError(

@@ -1,51 +1,58 @@
-"""The Lightning module: `trainer.predict` makes pictures, `trainer.test` makes numbers."""
+"""The Lightning module of a row: `trainer.predict` generates its images, `trainer.test` measures them.
+
+`evaluate` measures without a trainer, and shares the work with the other processes of the run.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
 from postdiff.lab.devices import distributed
+from postdiff.lab.generate import generate_batch
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.images.marked_png import pixel_hash
-from postdiff.lab.metrics import intervals
+from postdiff.lab.metrics import intervals, measuring
+from postdiff.lab.plan import Plan
 from postdiff.lab.records.record import Value
-from postdiff.lab.samples import Sample
+from postdiff.lab.samples import Sample, Shard, measured_batches, measured_share
 from postdiff.lab.sampling.sampler import Sampler
+from postdiff.lab.stored import images_of, references_of
 from postdiff.metrics import METRICS
 from postdiff.metrics.base import PerImageMetric
 
-__all__ = ["Evaluation"]
+__all__ = ["Evaluation", "evaluate"]
 
 
 class Evaluation(LightningModule):
-    """One row: makes the pictures that are missing, then measures all.
+    """One row: generates the images that are missing, then measures all.
 
-    Each seed has its own metrics, so that every figure, also one that is no mean over pictures, has a spread.
+    Each seed has its own metrics, so that every value, also one that is no mean over images, has a spread.
 
     Args:
-        pictures: where the pictures are kept.
-        sampler: makes pictures; not needed for testing.
-        references: pictures of the reference run, if a metric needs them.
+        images: where the images are kept.
+        sampler: generates images; not needed for testing.
+        references: images of the reference run, if a metric needs them.
         metrics: for each seed, metrics by name.
         references_id: names the reference run in the identity of paired metrics.
-        shared: whether other processes measure the rest; otherwise this one is given all pictures.
+        shared: whether other processes measure the rest; otherwise this one is given all images.
 
     Attributes:
-        rows: after a test, one mapping a picture for the CSV file; empty in all but the first process.
+        rows: after a test, one mapping an image for the CSV file; empty in all processes but rank 0.
         values: after a test, the metrics by name.
     """
 
     def __init__(
         self,
-        pictures: ImageFolder,
+        images: ImageFolder,
         sampler: Sampler | None = None,
         references: ImageFolder | None = None,
         metrics: Mapping[int, Mapping[str, Metric]] | None = None,
@@ -53,7 +60,7 @@ class Evaluation(LightningModule):
         shared: bool = False,
     ) -> None:
         super().__init__()
-        self.pictures, self.sampler, self.references, self.references_id = pictures, sampler, references, references_id
+        self.images, self.sampler, self.references, self.references_id = images, sampler, references, references_id
         self.shared = shared
         # No compute groups: they would join metrics that only happen to agree on the first batch.
         self.by_seed = nn.ModuleDict(
@@ -62,20 +69,31 @@ class Evaluation(LightningModule):
         self.rows: list[dict[str, Any]] = []
         self.values: dict[str, Value] = {}
 
-    def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
-        """Draw a batch if some of its pictures are not there yet, and keep those; returns how many were drawn.
+    @classmethod
+    def of(
+        cls, plan: Plan, metrics: Mapping[int, Mapping[str, Metric]] | None = None, sampler: Sampler | None = None
+    ) -> Evaluation:
+        """The module of a row.
 
-        The whole batch is drawn, since a picture drawn with fewer others would differ in its last bits.
+        Args:
+            plan: the row.
+            metrics: for each seed, metrics by name; None means those that the plan asks for.
+            sampler: generates images; not needed for testing.
+
+        Raises:
+            UsageError: a file that a metric needs is missing or does not fit.
         """
-        missing = [place for place, sample in enumerate(batch) if not self.pictures.has(sample)]
-        if not missing:
-            return 0
-        assert self.sampler is not None, "pictures are missing and there is no sampler"
-        drawn = self.sampler(batch)
-        self.pictures.write([batch[place] for place in missing], drawn[missing])
-        return len(batch)
+        if metrics is None:
+            metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
+        return cls(images_of(plan), sampler, references_of(plan), metrics, plan.references_id)
+
+    def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
+        """Generate a batch if some of its images are missing; returns how many were generated."""
+        assert self.sampler is not None, "images are missing and there is no sampler"
+        return generate_batch(batch, self.sampler, self.images)
 
     def on_test_start(self) -> None:
+        """Forget what was measured before."""
         self.rows, self.values = [], {}
         for seed in self.by_seed:
             for metric in self._metrics(seed).values():
@@ -83,58 +101,56 @@ class Evaluation(LightningModule):
                 metric.distributed_available_fn = lambda: self.shared
 
     def test_step(self, batch: list[Sample], batch_idx: int = 0) -> None:
-        """Measure the pictures of a batch, all of one seed."""
-        self._measure(batch, self._metrics(batch[0].seed))
-
-    def _measure(self, samples: Sequence[Sample], metrics: MetricCollection) -> None:
-        images = self.pictures.read(samples)
-        given: dict[str, Any] = {
-            "images": images.to(self.device),
-            "prompts": [sample.prompt for sample in samples],
-        }
+        """Measure the images of a batch, all of one seed."""
+        images, metrics = self.images.read(batch), self._metrics(batch[0].seed)
+        inputs: dict[str, Any] = {"images": images.to(self.device), "prompts": [sample.prompt for sample in batch]}
         if self.references is not None:
-            given["references"] = self.references.read(samples).to(self.device)
-        metrics.update(**given)
+            inputs["references"] = self.references.read(batch).to(self.device)
+        metrics.update(**inputs)
         # A collection sorts its metrics by name; files keep the order of the table of metrics.
         named = {name: metrics[name] for name in METRICS if name in metrics}
         single = {name: metric.last.tolist() for name, metric in named.items() if isinstance(metric, PerImageMetric)}
-        for place, (sample, image) in enumerate(zip(samples, images, strict=True)):
+        for place, (sample, image) in enumerate(zip(batch, images, strict=True)):
             self.rows.append(
                 {
                     "index": sample.index,
                     "prompt": sample.prompt,
                     "seed": sample.seed,
                     **({} if sample.own_seed is None else {"own_seed": sample.own_seed}),
-                    **{name: figures[place] for name, figures in single.items()},
+                    **{name: values[place] for name, values in single.items()},
                     "sha256": pixel_hash(image),
                 }
             )
 
     def on_test_epoch_end(self) -> None:
-        """Gather the seeds' values and hand the means to the loggers."""
+        """Hand the means to the trainer's loggers."""
+        self.gather()
+        # Lightning would average over devices what is the same on all.
+        if distributed.share().of == 1:
+            self.log_dict({name: value.value for name, value in self.values.items() if value.value is not None})
+
+    def gather(self) -> None:
+        """Make `values` and `rows` of what this process and the others have measured."""
         counts = {seed: sum(row["seed"] == int(seed) for row in self.rows) for seed in self.by_seed}
         if self.shared:
-            counts = distributed.joined(counts)
-            self.rows = self._in_order(itertools.chain(*distributed.gathered(self.rows)))
+            counts = distributed.all_sums(counts)
+            self.rows = self._in_order(itertools.chain(*distributed.gather(self.rows)))
         total = sum(counts.values())
         first = self._metrics(next(iter(self.by_seed)))
         for name in (known for known in METRICS if known in first):
             metric = first[name]
-            # A Frechet distance needs two pictures; a part of a run may have seeds with fewer.
+            # A Frechet distance needs two images; a part of a run may have seeds with fewer.
             least = METRICS[name].least
             per_seed = {
                 seed: float(self._metrics(seed)[name].compute()) for seed, count in counts.items() if count >= least
             }
-            with metric.sync_context():  # an identity may tell how many pictures were seen
+            with metric.sync_context():  # an identity may say how many images were seen
                 identity = {**metric.identity(), "n_per_seed": max(counts.values(), default=0)}  # type: ignore[operator]
             if name.startswith("paired_"):
                 identity["reference"] = self.references_id
             self.values[name] = _value(per_seed, total, bool(metric.higher_is_better), identity)
             measured = {int(seed): self._metrics(seed)[name] for seed in per_seed}
             self.values[name].interval = intervals.interval(name, measured, self.rows)
-        figures = {name: value.value for name, value in self.values.items() if value.value is not None}
-        if distributed.share().of == 1:  # Lightning would average over devices what is the same on all
-            self.log_dict(figures)
 
     def _in_order(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         places = {int(seed): place for place, seed in enumerate(self.by_seed)}
@@ -144,6 +160,31 @@ class Evaluation(LightningModule):
         found = self.by_seed[str(seed)]
         assert isinstance(found, MetricCollection)
         return found
+
+
+def evaluate(plan: Plan, evaluation: Evaluation) -> Evaluation:
+    """Measure all images of a row that are stored, and whose references are; needs no pipeline.
+
+    Args:
+        plan: the row.
+        evaluation: its module, with its metrics.
+
+    Raises:
+        UsageError: an image is damaged.
+    """
+    folders = [folder for folder in (evaluation.images, evaluation.references) if folder is not None]
+    there = [sample for sample in plan.samples if all(folder.has(sample) for folder in folders)]
+    batches, share = measured_batches(there, plan.config.batch_size), distributed.share()
+    # A seed with fewer batches than devices would leave one without any, which metrics cannot join.
+    fewest = min(len(batches.get(seed, ())) for seed in plan.config.seeds)
+    evaluation.shared = share.of > 1 and fewest >= share.of
+    evaluation.to(plan.config.device).eval()
+    evaluation.on_test_start()
+    with torch.no_grad():
+        for batch in measured_share(batches, share if evaluation.shared else Shard(1, 1)):
+            evaluation.test_step(batch)
+    evaluation.gather()
+    return evaluation
 
 
 def _value(per_seed: dict[str, float], n: int, higher_is_better: bool, identity: dict[str, Any]) -> Value:

@@ -1,87 +1,88 @@
-"""Making the pictures of a row that are not there yet, whatever broke off the run that made the others."""
+"""Generating the images of a row that are not stored yet, whatever broke off the run that made the others."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
-from postdiff.lab.devices import distributed, trainer
-from postdiff.lab.evaluation import Evaluation
+from postdiff.lab.devices import distributed
 from postdiff.lab.files import locks
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
-from postdiff.lab.progress import PictureBar
-from postdiff.lab.samples import PromptDataModule, Sample, Shard, part_of
+from postdiff.lab.progress import ImageBar
+from postdiff.lab.samples import Sample, Shard, part_of
 from postdiff.lab.sampling.sampler import Sampler
 
-__all__ = ["make"]
+__all__ = ["generate", "generate_batch"]
 
-Say = Callable[[str], None]
-Key = tuple[int, int]
+Report = Callable[[str], None]
+Batch = list[Sample]
 
 
-def make(
-    plan: Plan, sampler: Callable[[], Sampler], folder: ImageFolder, shard: Shard | None, say: Say, name: str
+def generate(
+    plan: Plan, sampler: Callable[[], Sampler], images: ImageFolder, shard: Shard | None, report: Report, name: str
 ) -> None:
-    """Make what is missing or damaged, alone or with the other devices of the run: batch by batch of the row's plan.
+    """Generate what is missing or damaged, alone or with the other devices of the run, in the batches of the plan.
 
-    Another process that makes the same pictures is waited for; then only what it has left over is made.
+    Another process that generates the same images is waited for; then only what it has left over is done.
 
     Args:
-        plan: what to make.
-        sampler: gives what makes it; asked only if a picture is missing.
-        folder: where the pictures go.
-        shard: make only this part.
-        say: told for whom this process waits, and which pictures are damaged.
-        name: of the row for which they are made.
+        plan: what to generate.
+        sampler: gives what generates it; asked only if an image is missing.
+        images: where the images go.
+        shard: only this part.
+        report: given for whom this process waits, and which images are damaged.
+        name: of the row for which they are generated.
 
     Raises:
-        UsageError: a picture holds NaN or infinity, or cannot be opened.
-        OSError: a picture cannot be written.
+        UsageError: an image holds NaN or infinity, or cannot be opened.
+        OSError: an image cannot be written.
     """
-    batches = plan.batches
-    own = list(itertools.chain(*part_of(batches, shard)))
-    if shard is not None and not own:
-        say(
+    batches = part_of(plan.batches, shard)
+    if shard is not None and not batches:
+        report(
             f"{name}: part {shard.number} of {shard.of} is empty: {len(plan.samples)} pictures are drawn in "
-            f"{len(batches)} batches, and each belongs to one part; use fewer parts or a smaller batch_size"
+            f"{len(plan.batches)} batches, and each belongs to one part; use fewer parts or a smaller batch_size"
         )
-    with ExitStack() as stack:
-        missing = distributed.from_first(lambda: _missing(stack, own, folder, shard, say, name))
-        folder.refresh()
+    with ExitStack() as lock:
+        missing = distributed.broadcast(lambda: _missing(lock, batches, images, shard, report, name))
+        images.refresh()
         if missing:
-            _draw(plan, sampler(), folder, shard, missing)
-        # Whoever has drawn its share waits here, so that all pictures are there when the first goes on.
-        distributed.joined({"done": 1})
-    folder.refresh()
+            title = plan.row.label + (f" (part {shard.number} of {shard.of})" if shard else "")
+            generator = sampler()
+            with ImageBar(title, sum(map(len, missing))) as bar:
+                for batch in part_of(missing, distributed.share()):
+                    bar.update(len(batch), generate_batch(batch, generator, images))
+        # Whoever is done waits here, so that all images are there when rank 0 goes on.
+        distributed.barrier()
+    images.refresh()
+
+
+def generate_batch(batch: Batch, sampler: Sampler, images: ImageFolder) -> int:
+    """Generate a batch if some of its images are missing, and write those; returns how many were generated.
+
+    The whole batch is generated, since an image generated with fewer others would differ in its last bits.
+    """
+    missing = [place for place, sample in enumerate(batch) if not images.has(sample)]
+    if not missing:
+        return 0
+    generated = sampler(batch)
+    images.write([batch[place] for place in missing], generated[missing])
+    return len(batch)
 
 
 def _missing(
-    stack: ExitStack, own: list[Sample], folder: ImageFolder, shard: Shard | None, say: Say, name: str
-) -> set[Key]:
-    """Seed and index of every picture to make; the right to make them is held until `stack` is closed."""
-    if all(map(folder.there, own)) and not folder.damaged(own):
-        return set()
-    stack.enter_context(locks.making(folder.folder, shard, lambda line: say(f"{name}: {line}")))
-    damaged = folder.repair(own)
+    lock: ExitStack, batches: Sequence[Batch], images: ImageFolder, shard: Shard | None, report: Report, name: str
+) -> list[Batch]:
+    """The batches of which an image is missing; the right to write them is held until `lock` is closed."""
+    samples = list(itertools.chain(*batches))
+    if all(map(images.there, samples)) and not images.damaged(samples):
+        return []
+    lock.enter_context(locks.making(images.folder, shard, lambda line: report(f"{name}: {line}")))
+    damaged = images.repair(samples)
     if damaged:
         file, reason = next(iter(damaged.items()))
         others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
-        say(f"{name}: {file} {reason}; it is made anew{others}")
-    return {(sample.seed, sample.index) for sample in own if not folder.there(sample)}
-
-
-def _draw(
-    plan: Plan, sampler: Sampler, folder: ImageFolder, shard: Shard | None, missing: set[tuple[int, int]]
-) -> None:
-    def wanted(sample: Sample) -> bool:
-        return (sample.seed, sample.index) in missing
-
-    size, device = plan.config.batch_size, distributed.share()
-    total = sum(len(batch) for batch in PromptDataModule(plan.samples, size, shard, wanted).predict_dataloader())
-    title = plan.row.label + (f" (part {shard.number} of {shard.of})" if shard else "")
-    settings = plan.config.trainer if device.of > 1 else None
-    predict = trainer.make(plan.config.device, [PictureBar(title, total)], settings=settings)
-    module, prompts = Evaluation(folder, sampler), PromptDataModule(plan.samples, size, shard, wanted, device)
-    trainer.passing_interrupts(predict, lambda: predict.predict(module, datamodule=prompts, return_predictions=False))
+        report(f"{name}: {file} {reason}; it is made anew{others}")
+    return [batch for batch in batches if not all(map(images.there, batch))]

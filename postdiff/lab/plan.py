@@ -1,28 +1,35 @@
-"""A row made ready: names resolved, every check done that needs no weights, and its identities computed."""
+"""A row as a plan: names resolved, everything checked that needs no weights, and two identities.
+
+`run_id` is of the record: of all that is generated and measured. `images_id` is of the images alone. Each is a hash of
+settings and of the code of the row's own methods, so rows of equal settings share their images in any experiment.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from postdiff import catalog, metrics, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import code_hash, placement
-from postdiff.lab import samples as samples_
+from postdiff.lab import code_hash, defaults
 from postdiff.lab.config import metric_specs, schedulers
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import NetworkConfig, RunConfig, digest
 from postdiff.lab.files import weights
 from postdiff.lab.inputs import data_cards
+from postdiff.lab.inputs.data_cards import DataCard, Entry
 from postdiff.lab.metrics import measuring
-from postdiff.lab.network import network_options, offloading
-from postdiff.lab.pipelines import intake, models, quantization, random_weights, sizes
-from postdiff.lab.pipelines.stages import StageRun, first_laid_over, fitted, resolve
+from postdiff.lab.network import network_options
+from postdiff.lab.pipelines import intake, models, random_weights, stages
+from postdiff.lab.pipelines.cards import ModelCard
+from postdiff.lab.pipelines.stages import StageRun
+from postdiff.lab.samples import Sample, batches, samples
 
-__all__ = ["Plan", "prepare", "same_weights"]
+__all__ = ["Plan", "plan_rows", "same_weights"]
 
 
 @dataclass(frozen=True)
@@ -30,37 +37,29 @@ class Plan:
     """A row that can be run.
 
     Attributes:
-        row: name, label and reported figures.
-        config: the row's config with everything that the cards decide filled in.
+        experiment: its name.
+        row: name, label and reported values.
+        config: the row's config with everything filled in that the cards decide.
         card: the model card.
         data_card: the data card.
         methods: instances, first outermost; of a cascade, the first stage's.
-        checkpoint: the weights, or "random:" and the structure that takes random ones.
         entries: the lines of the data card that are used.
-        prompts_hash: hash of their prompts, and of their own seeds where they have any.
-        run_id: of the quality record.
-        speed_id: of the speed record.
-        images_id: of all that decides the pixels, but for what the other pictures of a batch are.
-        references_id: the same for the run without methods and with `reference_steps`.
-        content_id: of settings, prompts and seeds, whatever is measured of them and with whatever code.
         stages: of a cascade, all of them in order; empty if the model is one pipeline.
+        source: what decides the pixels beside steps, methods, stages and network options: weights, all prompts of the
+            data, solvers, size, guidance, dtype, conditions.
+        measured_with: hashes of the files that the metrics rest on.
     """
 
     experiment: str
     row: Row
     config: RunConfig
-    card: models.ModelCard
-    data_card: data_cards.DataCard
+    card: ModelCard
+    data_card: DataCard
     methods: tuple[Any, ...]
-    checkpoint: str
-    entries: tuple[data_cards.Entry, ...]
-    prompts_hash: str
-    run_id: str
-    speed_id: str
-    images_id: str
-    references_id: str
-    content_id: str
-    stages: tuple[StageRun, ...] = ()
+    entries: tuple[Entry, ...]
+    stages: tuple[StageRun, ...]
+    source: dict[str, Any]
+    measured_with: list[str | None]
 
     @property
     def name(self) -> str:
@@ -68,24 +67,29 @@ class Plan:
         return self.row.name
 
     @property
+    def checkpoint(self) -> str:
+        """The weights, or "random:" and the structure that takes random ones."""
+        return str(self.source["checkpoint"])
+
+    @property
     def prompts(self) -> tuple[str, ...]:
         """The prompts used, or the names of classes."""
         return tuple(entry.prompt for entry in self.entries)
 
-    @property
-    def samples(self) -> list[samples_.Sample]:
+    @cached_property
+    def samples(self) -> list[Sample]:
         """Every line with every seed; of a video, every frame."""
-        return samples_.samples(self.entries, self.config.seeds, self.config.frames or 1)
+        return samples(self.entries, self.config.seeds, self.config.frames or 1)
+
+    @cached_property
+    def batches(self) -> list[list[Sample]]:
+        """The samples of each pipeline call, whatever is stored already and whoever generates."""
+        return batches(self.samples, self.config.batch_size)
 
     @property
-    def batches(self) -> list[list[samples_.Sample]]:
-        """The samples of each network call, whatever is there already and whoever draws."""
-        return samples_.batches(self.samples, self.config.batch_size)
-
-    @property
-    def given(self) -> intake.Given:
+    def offer(self) -> intake.Given:
         """What the row offers its pipeline."""
-        return _given(self.config, self.data_card)
+        return defaults.offer(self.config, self.data_card)
 
     @property
     def metrics(self) -> list[str]:
@@ -94,13 +98,18 @@ class Plan:
 
     @property
     def paired(self) -> bool:
-        """Whether a metric needs the reference pictures."""
+        """Whether a metric needs the reference images."""
         return any("references" in metrics.find(name).needs for name in self.metrics)
 
     @property
     def step_metric(self) -> str | None:
-        """The metric that scores every step, if `step_scores` asks for it: one of picture and prompt alone."""
+        """The metric that scores every step, if `step_scores` asks for it: one of image and prompt alone."""
         return next(measuring.step_metrics(self.metrics), None) if self.config.step_scores else None
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether anything acts on the pipeline."""
+        return bool(self.methods) or any(stage.methods for stage in self.stages)
 
     @property
     def variant(self) -> tuple[Any, ...]:
@@ -108,13 +117,13 @@ class Plan:
         return (self.config.dtype, self.config.network.offload)
 
     def reference(self) -> Plan:
-        """The plan that makes the reference pictures: no methods, more steps."""
+        """The plan of the reference images: no methods, more steps."""
         # A model too large for the GPU is so without methods too.
         network = NetworkConfig(offload=self.config.network.offload)
         config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps, network=network)
         row = Row("reference", f"{config.steps}-step reference", config, {}, {})
         alone = tuple(stage.reference() for stage in self.stages)
-        return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone, images_id=self.references_id)
+        return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone)
 
     def resolved(self) -> dict[str, Any]:
         """The resolved config as a record keeps it, methods with every option spelt out."""
@@ -123,9 +132,67 @@ class Plan:
         seeded = {"line_seeds": digest(own)} if own else {}
         return {**self.config.as_dict(), "methods": presets.describe(self.methods), "stages": chain, **seeded}
 
+    @cached_property
+    def images_id(self) -> str:
+        """Of all that decides the pixels, but for what the other images of a batch are."""
+        # How many are generated at once moves the last bits of each image.
+        at_once = {"batch_size": self.config.batch_size} if self.config.batch_size != RunConfig.batch_size else {}
+        stacks = (self.methods, *(stage.methods for stage in self.stages))
+        classes = frozenset(type(method) for stack in stacks for method in stack)
+        # Without methods the images are the bare pipeline's, whatever our code.
+        bare = not self.accelerated and not network_options.described(self.config.network)
+        return digest({**self._settings, **at_once, "code": None if bare else code_hash.code_hash(classes)})
 
-def prepare(experiment: Experiment) -> list[Plan]:
-    """Check all rows and make them ready, before any weight is loaded.
+    @cached_property
+    def references_id(self) -> str:
+        """The same of the reference images."""
+        return self.reference().images_id
+
+    @cached_property
+    def run_id(self) -> str:
+        """Of the quality record: of all that is generated and measured."""
+        config = self.config
+        return digest(
+            {
+                **self._settings,
+                **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
+                "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
+                **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
+                "used": self.prompts_hash,
+                "measured_with": self.measured_with,
+            }
+        )
+
+    @cached_property
+    def speed_id(self) -> str:
+        """Of the speed record."""
+        options = network_options.described_for_times(self.config.network)
+        return digest({**self._settings, **options, "bench": self.config.bench.described()})
+
+    @cached_property
+    def content_id(self) -> str:
+        """Of settings, prompts and seeds, whatever is measured of them and with whatever code."""
+        return digest({**self._settings, "seeds": self.config.seeds, "used": self.prompts_hash})
+
+    @cached_property
+    def prompts_hash(self) -> str:
+        """Of the prompts used, and of their own seeds where they have any."""
+        return _prompts_hash(self.entries)
+
+    @cached_property
+    def _settings(self) -> dict[str, Any]:
+        chain = [[stage.name, stage.described()] for stage in self.stages]
+        return {
+            **self.source,
+            "steps": self.config.steps,
+            "methods": presets.describe(self.methods),
+            **({"stages": chain} if chain else {}),
+            **network_options.described(self.config.network),
+        }
+
+
+def plan_rows(experiment: Experiment) -> list[Plan]:
+    """Plan all rows, before any weight is loaded.
 
     Raises:
         UsageError: the first mistake found, with the row it is in.
@@ -137,113 +204,39 @@ def prepare(experiment: Experiment) -> list[Plan]:
     entries = functools.cache(lambda name: data_cards.read(data_card(name)))
     for row in experiment.rows:
         try:
-            card, shared = model_card(row.config.model), data_card(row.config.data)
+            card, data = model_card(row.config.model), data_card(row.config.data)
             model = identity(row.config.model, row.config.weights == "random")
-            plans.append(_prepare(experiment.name, row, card, shared, entries(row.config.data), model))
+            plans.append(_plan(experiment.name, row, card, data, entries(row.config.data), model))
         except UsageError as error:
             raise UsageError(f"row '{row.name}': {error}") from error
     return plans
 
 
-def _prepare(
-    experiment: str,
-    row: Row,
-    card: models.ModelCard,
-    data_card: data_cards.DataCard,
-    available: Sequence[data_cards.Entry],
-    model: dict[str, str],
+def _plan(
+    experiment: str, row: Row, card: ModelCard, data_card: DataCard, available: Sequence[Entry], model: dict[str, str]
 ) -> Plan:
-    row = fitted(row, card)
-    row = dataclasses.replace(row, config=first_laid_over(row.config, card))
-    random = row.config.weights == "random"
-    chain = resolve(row.config, card)
-    methods = tuple(presets.build_methods(row.config.methods))
-    for solver in (card.scheduler, row.config.scheduler):
+    row = stages.fitted(row, card)
+    config = stages.first_laid_over(row.config, card)
+    chain = stages.resolve(config, card)
+    methods = tuple(presets.build_methods(config.methods))
+    for solver in (card.scheduler, config.scheduler):
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
-    count = row.config.count or len(available)
-    if count > len(available):
-        raise UsageError(f"count={count}, but data '{row.config.data}' has {len(available)} prompts; use at most that")
-    asked = dataclasses.replace(row.config, **card.of_task(row.config))
-    cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
-    wanted = cls and intake.intake_of(cls)
-    if wanted is not None:
-        intake.check(wanted, _given(asked, data_card))
-    device, network = placement.device(row.config), row.config.network
-    config = dataclasses.replace(
-        asked,
-        frames=_frames(asked, wanted),
-        count=count,
-        seeds=row.config.seeds or data_card.seeds or [0],
-        dtype=row.config.dtype or card.dtype,
-        device=device,
-        network=dataclasses.replace(network, offload=offloading.chosen(network.offload, card.offload, device)),
-        metrics=[] if random else measuring.chosen(row.config, count, card, data_card),
-        **_usual(card, row.config, random),
-    )
-    measured = metric_specs.names(config.metrics)
-    if config.step_scores and next(measuring.step_metrics(measured), None) is None:
-        raise UsageError(
-            f"step_scores=true needs a text score among the metrics, and those of model '{row.config.model}' are "
-            f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"
-        )
-    network_options.check(config)
-    for each in (card, *card.stages.values()):
-        quantization.check(each.quantization, config.device)
+    config = defaults.fill(config, card, data_card, available, chain)
     _check_words(card, available)
-    made_of = {
+    source = {
         **model,
-        "prompts": _digest_of(available),
+        "prompts": _prompts_hash(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
-        **_beside_text(config, data_card, available),
+        **_conditions(config, data_card, available),
     }
-    described = presets.describe(methods)
-    options = network_options.described(config.network)
-    # How many are drawn at once moves the last bits of each; at the usual number, older ids stay true.
-    at_once = {} if config.batch_size == RunConfig.batch_size else {"batch_size": config.batch_size}
-    run = {**made_of, "steps": config.steps, "methods": described, **_of(chain), **options}
-    references = _of(stage.reference() for stage in chain)
-    quality = {
-        **run,
-        **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
-        "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
-        **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
-        "used": _digest_of(available[:count]),
-        "measured_with": measuring.measured_with(config, card, data_card),
-    }
-    return Plan(
-        experiment=experiment,
-        row=row,
-        config=config,
-        card=card,
-        data_card=data_card,
-        methods=methods,
-        checkpoint=model["checkpoint"],
-        entries=tuple(available[:count]),
-        prompts_hash=_digest_of(available[:count]),
-        run_id=digest(quality),
-        speed_id=digest(
-            {**run, **network_options.described_for_times(config.network), "bench": config.bench.described()}
-        ),
-        # Without methods the pictures are the bare pipeline's, whatever our code.
-        images_id=digest(
-            {**run, **at_once, "code": _code(methods, chain) if _accelerated(methods, chain) or options else None}
-        ),
-        references_id=digest(
-            {**made_of, **at_once, "steps": config.reference_steps, "methods": [], "code": None, **references}
-        ),
-        content_id=digest({**run, "seeds": config.seeds, "used": _digest_of(available[:count])}),
-        stages=chain,
-    )
+    row, entries = dataclasses.replace(row, config=config), tuple(available[: config.count])
+    measured_with = measuring.measured_with(config, card, data_card)
+    return Plan(experiment, row, config, card, data_card, methods, entries, chain, source, measured_with)
 
 
-def _digest_of(entries: Sequence[data_cards.Entry]) -> str:
-    """Of prompts alone where no line has a seed of its own, so that older ids stay true."""
-    return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
-
-
-def _identity(card: models.ModelCard, name: str, random: bool) -> dict[str, str]:
+def _identity(card: ModelCard, name: str, random: bool) -> dict[str, str]:
     """What a model adds to an identity: its weights and configs, and its class where that is not what they say."""
     if random:
         return {"checkpoint": random_weights.identity(card, name), **random_weights.own_structure(card)}
@@ -255,53 +248,19 @@ def _identity(card: models.ModelCard, name: str, random: bool) -> dict[str, str]
     return found
 
 
-def _usual(card: models.ModelCard, config: RunConfig, random: bool) -> dict[str, Any]:
-    found = card.usual(config)
-    usual = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
-    height, width = sizes.whole(found["height"], found["width"], usual)
-    return {**found, "height": height, "width": width}
+def _prompts_hash(entries: Sequence[Entry]) -> str:
+    """Of prompts alone where no line has a seed of its own."""
+    return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
 
 
-def _of(chain: Iterable[StageRun]) -> dict[str, Any]:
-    """What the stages of a cascade add to an identity; nothing where there are none, so that older ids stay true."""
-    described = [[stage.name, stage.described()] for stage in chain]
-    return {"stages": described} if described else {}
-
-
-def _code(methods: Sequence[Any], chain: Sequence[StageRun]) -> str:
-    stacks = (methods, *(stage.methods for stage in chain))
-    return own_code.code_hash(frozenset(type(method) for stack in stacks for method in stack))
-
-
-def _accelerated(methods: Sequence[Any], chain: Sequence[StageRun]) -> bool:
-    return bool(methods) or any(stage.methods for stage in chain)
-
-
-def _given(config: RunConfig, data_card: data_cards.DataCard) -> intake.Given:
-    return intake.Given(
-        config.data, data_card.images is not None, data_card.classes is not None, config.strength, config.frames
-    )
-
-
-def _frames(config: RunConfig, wanted: intake.Intake | None) -> int | None:
-    """Length of the row's videos; None for single pictures."""
-    if wanted is None or wanted.usual_frames is None:
-        return config.frames
-    if config.step_scores:
-        raise UsageError(f"step_scores=true is for pictures, and {wanted.name} makes videos; use step_scores=false")
-    return config.frames or wanted.usual_frames
-
-
-def _check_words(card: models.ModelCard, entries: Sequence[data_cards.Entry]) -> None:
+def _check_words(card: ModelCard, entries: Sequence[Entry]) -> None:
     for embedding in card.embeddings:
         if embedding.token is not None and not any(embedding.token in entry.prompt for entry in entries):
             raise UsageError(f"no prompt holds the word '{embedding.token}' that the model card brings; use others")
 
 
-def _beside_text(
-    config: RunConfig, data_card: data_cards.DataCard, entries: Sequence[data_cards.Entry]
-) -> dict[str, Any]:
-    """What decides the pixels beside prompts; nothing where there is nothing, so that older ids stay true."""
+def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Entry]) -> dict[str, Any]:
+    """What decides the pixels beside prompts."""
     found: dict[str, Any] = {
         name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None
     }
@@ -314,7 +273,7 @@ def _beside_text(
 
 
 def same_weights(plans: Sequence[Plan]) -> list[list[Plan]]:
-    """Jobs in groups that share pipeline class, weights, device and where weights wait; dtypes may differ.
+    """Plans in groups that share pipeline class, weights, device and where weights wait; dtypes may differ.
 
     Groups and plans keep the order of appearance.
     """

@@ -7,15 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
-from lightning.pytorch import Callback
 from tqdm import tqdm
 
 from postdiff.engine.errors import shown
 from postdiff.lab.devices import distributed
 
-__all__ = ["PictureBar", "Rows", "bar", "tell"]
+__all__ = ["ImageBar", "Rows", "bar", "tell"]
 
 FORMAT = "{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}, {remaining} left, {rate_fmt}]"
 # What variables of the environment would change otherwise.
@@ -89,49 +88,39 @@ class Rows:
             )
 
 
-class PictureBar(Callback):
-    """Counts pictures while Lightning predicts; on many devices the first counts for all, which go at one pace.
+class ImageBar:
+    """Counts images while they are generated; on many devices rank 0 counts for all, which go at one pace.
 
     Args:
-        title: what is being made.
-        total: pictures in all, of all devices.
+        title: what is generated.
+        total: images in all, of all devices.
     """
 
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total = title, total
         self.bar: Any = None
 
-    def on_predict_start(self, *_: Any) -> None:
+    def __enter__(self) -> Self:
         if distributed.is_rank_zero():
             self.bar = bar(self.title, self.total, "img")
+        return self
 
-    def on_predict_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, *_: Any) -> None:
-        """Count a batch; `outputs`, if a number, says how many pictures were drawn for it: 0 if all were found."""
+    def update(self, seen: int, made: int) -> None:
+        """Count `seen` images of this device, of which `made` were generated just now."""
         if self.bar is None or self.bar.disable:
             return
         devices = distributed.share().of
-        seen = self._at_most(len(batch) * devices)
-        made = outputs * devices if isinstance(outputs, int) else seen
-        # Pictures of an earlier run took no time, and the estimate must not think so.
-        self.bar.initial += max(seen - made, 0)
+        seen = min(seen * devices, self.total - int(self.bar.n))
+        # Images of an earlier run took no time, and the estimate must not think so.
+        self.bar.initial += max(seen - made * devices, 0)
         self.bar.update(seen)
 
-    def on_predict_end(self, *_: Any) -> None:
-        if self.bar is not None:
-            if distributed.share().of > 1:  # shares are equal only nearly, but now all are done
-                self.bar.update(self._at_most(self.total))
-            self._close()
-
-    def on_exception(self, *_: Any) -> None:
-        if self.bar is not None:
-            self._close()
-
-    def _at_most(self, count: int) -> int:
-        return min(count, self.total - int(self.bar.n))
-
-    def _close(self) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if self.bar is None:
+            return
+        if kind is None and distributed.share().of > 1:  # shares are equal only nearly, but now all are done
+            self.bar.update(self.total - int(self.bar.n))
         self.bar.close()
-        self.bar = None
 
 
 class _Lines:

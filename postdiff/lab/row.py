@@ -1,126 +1,121 @@
-"""One row's pictures and numbers, as a record."""
+"""One row from start to end: its images, its numbers, its record."""
 
 from __future__ import annotations
 
-from torchmetrics import Metric
+from collections.abc import Callable
 
+from postdiff.engine.errors import UsageError
 from postdiff.lab import progress
-from postdiff.lab.devices import distributed, trainer
-from postdiff.lab.evaluation import Evaluation
-from postdiff.lab.files import folders
-from postdiff.lab.images.image_folder import ImageFolder
+from postdiff.lab.devices import distributed
+from postdiff.lab.evaluation import Evaluation, evaluate
+from postdiff.lab.generate import generate
 from postdiff.lab.loggers import mirror
 from postdiff.lab.macs import work
 from postdiff.lab.metrics import measuring
 from postdiff.lab.plan import Plan
-from postdiff.lab.progress import PictureBar
 from postdiff.lab.records import recording
 from postdiff.lab.records.record import Record
-from postdiff.lab.runs.making import Say, make
-from postdiff.lab.samples import PromptDataModule, Sample, Shard, batch_name
-from postdiff.lab.sampling.pipelines import Pipelines, Sampler
-from postdiff.lab.step_scores import StepScores
-from postdiff.metrics.base import PerImageMetric
+from postdiff.lab.samples import Shard
+from postdiff.lab.sampling.pipelines import Pipelines
+from postdiff.lab.step_scores import step_scores
+from postdiff.lab.stored import images_of, references_of
 
-__all__ = ["evaluated", "measure", "pictures", "reference_pictures"]
+__all__ = ["measure", "refuse_without_images", "score"]
 
-
-def pictures(plan: Plan) -> ImageFolder:
-    """Where a row's pictures are; rows of equal settings share them, in whatever experiment they stand."""
-    return _folder(plan, plan.images_id)
+Report = Callable[[str], None]
 
 
-def reference_pictures(plan: Plan) -> ImageFolder:
-    """Where the pictures are that paired metrics compare with."""
-    return _folder(plan, plan.references_id)
-
-
-def _folder(plan: Plan, name: str) -> ImageFolder:
-    drawn_in: dict[tuple[int, int], str] = {}
-    for batch in plan.batches:
-        drawn_in |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
-    return ImageFolder(folders.outputs() / "pictures" / name, plan.config.store, drawn_in)
-
-
-def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: Say = progress.tell) -> Record:
-    """Make the pictures that are missing (of this shard), measure all there are, and write record and CSV.
+def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report: Report = progress.tell) -> Record:
+    """Generate the images that are missing (of this shard), measure all there are, and write record and CSV file.
 
     Raises:
-        UsageError: the settings do not fit the model, or a picture holds NaN.
+        UsageError: the settings do not fit the model, or an image holds NaN.
     """
     started = recording.now()
-    # First of all: an encoder that does not fit must not be found out after an hour of drawing.
-    by_seed = measuring.by_seed(plan.config, plan.card, plan.data_card)
-    # So must methods that do not fit each other, the network or the run: one picture tells before many are made.
-    own, sampler = pictures(plan), pipelines.sampler(plan)
+    # First of all: an encoder that does not fit must not be found out after an hour of sampling.
+    metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
+    # So must methods that do not fit each other, the network or the run: one image shows it before many are made.
+    images, references, sampler = images_of(plan), references_of(plan), pipelines.sampler(plan)
     spent = work.count(plan, sampler)
-    # Of a part there is nothing to tell yet; whoever finishes the record opens the mirror then.
-    mirrors = mirror.start(plan) if shard is None else None
-    if plan.paired:
+    # Of a part there is nothing to log yet; whoever finishes the record opens the loggers then.
+    loggers = mirror.start(plan) if shard is None else None
+    if references is not None:
         reference = plan.reference()
-        make(reference, lambda: pipelines.sampler(reference), reference_pictures(plan), shard, say, plan.name)
-    make(plan, lambda: sampler, own, shard, say, plan.name)
-    evaluation = evaluated(plan, by_seed)
-    # Every step is scored by the first device alone; the others go on to the next row and meet it there.
+        generate(reference, lambda: pipelines.sampler(reference), references, shard, report, plan.name)
+    generate(plan, lambda: sampler, images, shard, report, plan.name)
+    found = evaluate(plan, Evaluation.of(plan, metrics))
+    # Every step is scored by rank 0 alone; the others go on to the next row and meet it there.
     scored = plan.step_metric and shard is None and distributed.is_rank_zero()
     record = recording.quality(
         plan,
         started,
-        evaluation.rows,
-        evaluation.values,
-        curves=_step_scores(plan, sampler, by_seed) if scored else {},
+        found.rows,
+        found.values,
+        curves=step_scores(plan, sampler, metrics) if scored else {},
         macs=spent.macs,
         macs_spread=spent.spread,
         counts=spent.counts,
     )
     if distributed.is_rank_zero():
-        recording.keep(record, evaluation.rows)
-        own.list_in_manifest(evaluation.rows)
-    mirror.finish(mirrors, plan, own, record)
+        recording.keep(record, found.rows)
+        images.list_in_manifest(found.rows)
+    mirror.finish(loggers, plan, images, record)
     return record
 
 
-def evaluated(plan: Plan, by_seed: dict[int, dict[str, Metric]]) -> Evaluation:
-    """Measure all pictures of a row that are there, and whose references are; needs no pipeline.
+def score(plan: Plan, report: Report) -> Record:
+    """Measure the stored images of a row: no pipeline is loaded, nothing is generated.
+
+    What only a pipeline can know (MACs, calls, scores of every step) stays as the row's last record has it. Missing
+    images make the record a partial one.
 
     Args:
-        plan: the row.
-        by_seed: for each seed its own metrics, by name.
+        plan: the row; its `metrics` say what is measured.
+        report: given what is missing.
 
     Raises:
-        UsageError: a picture is damaged.
+        UsageError: an image is damaged.
     """
-    own, references = pictures(plan), reference_pictures(plan) if plan.paired else None
-    present = {
-        (sample.seed, sample.index)
-        for sample in plan.samples
-        if own.has(sample) and (references is None or references.has(sample))
-    }
+    started, images = recording.now(), images_of(plan)
+    found = evaluate(plan, Evaluation.of(plan, measuring.by_seed(plan.config, plan.card, plan.data_card)))
+    before = recording.last(plan)
+    if before is None:
+        report(f"{plan.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
+    if plan.step_metric and not (before and before.curves):
+        report(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
+    record = recording.quality(
+        plan,
+        started,
+        found.rows,
+        found.values,
+        curves=before.curves if before and plan.step_metric else {},
+        macs=before.macs if before else {},
+        macs_spread=before.macs_spread if before else {},
+        counts=before.counts if before else {},
+    )
+    if before is not None:
+        record.device = before.device  # where the images were generated
+    recording.keep(record, found.rows)
+    images.list_in_manifest(found.rows)
+    mirror.finish(None, plan, images, record)
+    if not record.full:
+        missing = record.n_asked - record.n_done
+        report(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; 'postdiff run' makes them")
+    return record
 
-    def wanted(sample: Sample) -> bool:
-        return (sample.seed, sample.index) in present
 
-    device = distributed.share()
-    prompts = PromptDataModule(plan.samples, plan.config.batch_size, wanted=wanted, device=device)
-    # A seed with fewer batches than devices would leave one without any, which metrics cannot join.
-    batches = prompts.measured()
-    shared = device.of > 1 and min(len(batches.get(seed, ())) for seed in plan.config.seeds) >= device.of
-    if not shared:
-        prompts.device = Shard(1, 1)
-    evaluation = Evaluation(own, None, references, by_seed, plan.references_id, shared)
-    test = trainer.make(plan.config.device, settings=plan.config.trainer if device.of > 1 else None)
-    trainer.passing_interrupts(test, lambda: test.test(evaluation, datamodule=prompts, verbose=False))
-    return evaluation
+def refuse_without_images(plan: Plan) -> None:
+    """Refuse to score a row that has none.
 
-
-def _step_scores(
-    plan: Plan, sampler: Sampler, by_seed: dict[int, dict[str, Metric]]
-) -> dict[str, dict[str, list[float]]]:
-    assert plan.step_metric is not None
-    metric = next(iter(by_seed.values()))[plan.step_metric]
-    assert isinstance(metric, PerImageMetric)
-    predict = trainer.make(plan.config.device, [PictureBar(f"{plan.row.label}, every step", len(plan.samples))])
-    module = StepScores(sampler, metric)
-    prompts = PromptDataModule(plan.samples, plan.config.batch_size)
-    trainer.passing_interrupts(predict, lambda: predict.predict(module, datamodule=prompts, return_predictions=False))
-    return {plan.step_metric: module.curve()}
+    Raises:
+        UsageError: no image of the row or of its reference is stored.
+    """
+    images, references = images_of(plan), references_of(plan)
+    run = f"'postdiff run {plan.experiment} --rows {plan.name}' with the same settings"
+    if not any(map(images.has, plan.samples)):
+        raise UsageError(f"row '{plan.name}': there are no pictures in {images.folder}; {run} makes them")
+    if references is not None and not any(map(references.has, plan.samples)):
+        raise UsageError(
+            f"row '{plan.name}': paired metrics compare with a run of {plan.config.reference_steps} steps, which has "
+            f"no pictures; {run} makes them, or name other metrics"
+        )

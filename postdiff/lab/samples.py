@@ -1,4 +1,4 @@
-"""What pictures are made of: samples of a data set, and the Lightning data module that yields every one of them."""
+"""What is generated: samples of a data set in batches, parts of the work, and the Lightning data module of them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,19 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError, shown
-from postdiff.lab.inputs.data_cards import DataCard, Entry, card, read, read_prompts
+from postdiff.lab.inputs.data_cards import Entry
 
 __all__ = [
-    "DataCard",
-    "Entry",
     "PromptDataModule",
     "Sample",
     "Shard",
     "batch_name",
     "batches",
-    "card",
     "generator",
+    "measured_batches",
+    "measured_share",
     "pairs",
     "part_of",
-    "read",
-    "read_prompts",
     "samples",
 ]
 
@@ -147,6 +144,29 @@ def batch_name(batch: Sequence[Sample]) -> str:
     return hashlib.sha256(repr(calls).encode()).hexdigest()[:12]
 
 
+def measured_batches(samples: Sequence[Sample], batch_size: int) -> dict[int, list[list[Sample]]]:
+    """Batches to measure, {seed: its batches}: cut where a seed ends, since each seed has its own metrics.
+
+    Args:
+        samples: those whose images are stored, in order.
+        batch_size: images in a batch.
+    """
+    found: dict[int, list[list[Sample]]] = {}
+    for start in range(0, len(samples), batch_size):
+        for seed, batch in itertools.groupby(samples[start : start + batch_size], lambda sample: sample.seed):
+            found.setdefault(seed, []).append(list(batch))
+    return found
+
+
+def measured_share(found: dict[int, list[list[Sample]]], device: Shard) -> list[list[Sample]]:
+    """One device's part of the batches to measure: of each seed neighbouring ones, so that joined they are in order."""
+    own = []
+    for batches in found.values():
+        first, last = (len(batches) * number // device.of for number in (device.number - 1, device.number))
+        own += batches[first:last]
+    return own
+
+
 def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
     """The batches of one part of the work: they are dealt out in turns, so that all parts are equally hard."""
     return list(found if part is None else found[part.number - 1 :: part.of])
@@ -193,19 +213,6 @@ class PromptDataModule(LightningDataModule):
         return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
-        by_seed = self.measured()
-        own = [batch for found in by_seed.values() for batch in _run_of(found, self.device)]
+        measured = measured_batches(list(filter(self.wanted, self.samples)), self.batch_size)
+        own = measured_share(measured, self.device)
         return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
-
-    def measured(self) -> dict[int, list[list[Sample]]]:
-        """The batches that are measured, of each seed."""
-        wanted, by_seed = list(filter(self.wanted, self.samples)), dict[int, list[list[Sample]]]()
-        for start in range(0, len(wanted), self.batch_size):
-            for seed, found in itertools.groupby(wanted[start : start + self.batch_size], lambda sample: sample.seed):
-                by_seed.setdefault(seed, []).append(list(found))
-        return by_seed
-
-
-def _run_of(found: Sequence[T], device: Shard) -> Sequence[T]:
-    ends = [len(found) * number // device.of for number in (device.number - 1, device.number)]
-    return found[ends[0] : ends[1]]

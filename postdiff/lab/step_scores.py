@@ -1,4 +1,4 @@
-"""How good the picture is after every step, were the run to end there: PostDiff's per-step figure.
+"""How good the image is after every step, were the run to end there: PostDiff's per-step figure.
 
 After each solver call the clean latents are estimated from the guided prediction, decoded at the size the network
 works at, and scored. The paper does not say how it decodes; at their own size the low steps are shown as they are.
@@ -6,23 +6,25 @@ works at, and scored. The paper does not say how it decodes; at their own size t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
+from torchmetrics import Metric
 
 from postdiff import accelerate
 from postdiff.engine import noise_levels
 from postdiff.engine.grid import resize
 from postdiff.engine.state import State
+from postdiff.lab.plan import Plan
+from postdiff.lab.progress import ImageBar
 from postdiff.lab.samples import Sample
 from postdiff.lab.sampling.sampler import Sampler
 from postdiff.methods.base import Method, StepCall
 from postdiff.metrics.base import PerImageMetric
 
-__all__ = ["CleanEstimates", "StepScores"]
+__all__ = ["CleanEstimates", "step_scores"]
 
 
 class CleanEstimates(Method):
@@ -43,41 +45,41 @@ class CleanEstimates(Method):
         return forward(output, timestep, sample)
 
 
-class StepScores(LightningModule):
-    """Draws samples once more and scores each step; `trainer.predict` fills `scores`.
+def step_scores(
+    plan: Plan, sampler: Sampler, metrics: Mapping[int, Mapping[str, Metric]]
+) -> dict[str, dict[str, list[float]]]:
+    """Generate a row's samples once more and score each step.
 
     Args:
-        sampler: draws.
-        metric: one figure a picture, from pictures and prompts.
+        plan: the row; its `step_metric` gives one value an image, from images and prompts.
+        sampler: of the row.
+        metrics: for each seed, metrics by name.
 
-    Attributes:
-        scores: {seed: one list of figures, a step each, for every picture}.
+    Returns:
+        {metric: {seed: mean value after each step}}.
     """
+    assert plan.step_metric is not None
+    metric = next(iter(metrics.values()))[plan.step_metric]
+    assert isinstance(metric, PerImageMetric)
+    metric.to(plan.config.device)
+    scores: dict[int, list[Tensor]] = {}
+    with ImageBar(f"{plan.row.label}, every step", len(plan.samples)) as bar:
+        for batch in plan.batches:
+            estimates = CleanEstimates()
+            sampler.call(batch, accelerate(sampler.pipe, [estimates, *plan.methods]))
+            by_step = torch.stack([_score(latents, batch, sampler.pipe.vae, metric) for latents in estimates.found])
+            for sample, values in zip(batch, by_step.unbind(1), strict=True):
+                scores.setdefault(sample.seed, []).append(values)
+            bar.update(len(batch), len(batch))
+    means = {str(seed): torch.stack(values).double().mean(0) for seed, values in scores.items()}
+    return {plan.step_metric: {seed: [round(value, 4) for value in mean.tolist()] for seed, mean in means.items()}}
 
-    def __init__(self, sampler: Sampler, metric: PerImageMetric) -> None:
-        super().__init__()
-        self.sampler, self.metric = sampler, metric
-        self.scores: dict[int, list[list[float]]] = {}
 
-    def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
-        """Draw and score a batch; returns its size."""
-        estimates = CleanEstimates()
-        self.sampler.call(batch, accelerate(self.sampler.pipe, [estimates, *self.sampler.job.methods]))
-        by_step = torch.stack([self._score(latents, batch) for latents in estimates.found])
-        for sample, scores in zip(batch, by_step.unbind(1), strict=True):
-            self.scores.setdefault(sample.seed, []).append(scores.tolist())
-        return len(batch)
-
-    def curve(self) -> dict[str, list[float]]:
-        """{seed: mean figure after each step}."""
-        means = {seed: torch.tensor(rows).double().mean(0) for seed, rows in self.scores.items()}
-        return {str(seed): [round(value, 4) for value in mean.tolist()] for seed, mean in means.items()}
-
-    def _score(self, latents: Tensor, batch: Sequence[Sample]) -> Tensor:
-        vae = self.sampler.pipe.vae
-        shift = getattr(vae.config, "shift_factor", None) or 0
-        with torch.no_grad():
-            pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
-        pictures = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
-        self.metric.update(pictures.to(self.device), [sample.prompt for sample in batch])
-        return self.metric.last
+@torch.no_grad()
+def _score(latents: Tensor, batch: Sequence[Sample], vae: Any, metric: PerImageMetric) -> Tensor:
+    """Value of each sample's clean estimate, (B,)."""
+    shift = getattr(vae.config, "shift_factor", None) or 0
+    pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor + shift, return_dict=False)[0]
+    images = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    metric.update(images.to(metric.device), [sample.prompt for sample in batch])
+    return metric.last

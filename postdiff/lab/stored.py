@@ -1,51 +1,63 @@
-"""Whether a row is done: its record is whole, and so is all that the record speaks of."""
+"""What is stored of a row: where its images are, whether all of it is whole, and taking it away."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from postdiff.lab import row
-from postdiff.lab.files import folders
+from postdiff.lab.files import folders, locks
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
 from postdiff.lab.records import recording, results
 from postdiff.lab.records.record import Record
-from postdiff.lab.samples import Sample
+from postdiff.lab.samples import Sample, batch_name
 
-__all__ = ["finished", "recorded", "unsound"]
+__all__ = ["finished", "images_of", "recorded", "references_of", "remove", "unsound"]
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
-def finished(plan: Plan, say: Say, mend: bool = True) -> bool:
-    """Whether nothing is left to do: record, figures and pictures are there and whole.
+def images_of(plan: Plan) -> ImageFolder:
+    """Where a row's images are; rows of equal settings share them, in whatever experiment they stand."""
+    batch_of: dict[tuple[int, int], str] = {}
+    for batch in plan.batches:
+        batch_of |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
+    return ImageFolder(folders.outputs() / "pictures" / plan.images_id, plan.config.store, batch_of)
+
+
+def references_of(plan: Plan) -> ImageFolder | None:
+    """Where the images are that paired metrics compare with; None if no metric is one."""
+    return images_of(plan.reference()) if plan.paired else None
+
+
+def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
+    """Whether nothing is left to do: record, values and images are there and whole.
 
     Args:
         plan: the row.
-        say: told why a row that has its record is run again.
-        mend: also sweep what killed processes left, and list the pictures again if the list is not whole.
+        report: given why a row that has its record is run again.
+        mend: also sweep what killed processes left, and list the images again if the list is not whole.
 
     Raises:
-        UsageError: a picture may not be opened, or a folder stands in its place.
+        UsageError: an image may not be opened, or a folder stands in its place.
     """
     record = recorded(plan, "quality", plan.run_id)
     if record is None:
         return False
     rows = recording.figures(record)
     if rows is None:
-        say(f"{plan.name}: the figures of its pictures are missing or damaged; they are measured again")
+        report(f"{plan.name}: the figures of its pictures are missing or damaged; they are measured again")
         return False
     # What was measured when the record was written need not be decoded again unless it has changed since.
     since = results.fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
-    own = quality.pictures(plan)
-    for folder in [own, *([quality.reference_pictures(plan)] if plan.paired else [])]:
+    images = images_of(plan)
+    for folder in filter(None, (images, references_of(plan))):
         if mend:
             folders.sweep(folder.folder)
         if trouble := unsound(folder, plan.samples, since):
-            say(f"{plan.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
+            report(f"{plan.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
             return False
     if mend:
-        own.list_in_manifest(rows)
+        images.list_in_manifest(rows)
     return True
 
 
@@ -59,7 +71,7 @@ def recorded(plan: Plan, kind: str, run_id: str) -> Record | None:
 
 
 def unsound(folder: ImageFolder, samples: Sequence[Sample], since: int | None = None) -> str:
-    """What is wrong with the pictures of samples, in a few words; empty if nothing is.
+    """What is wrong with the images of samples, in a few words; empty if nothing is.
 
     Args:
         folder: where they are.
@@ -69,3 +81,24 @@ def unsound(folder: ImageFolder, samples: Sequence[Sample], since: int | None = 
     damaged = folder.damaged(samples, since)
     lost = sum((file := folder.file(sample)) in damaged or not file.is_file() for sample in samples)
     return f"{lost} of {len(samples)} pictures are missing or damaged" if lost or damaged else ""
+
+
+def remove(plans: Sequence[Plan], timed: bool, report: Report) -> None:
+    """Take away what --fresh makes again. Records go first: none may ever speak of images that are gone.
+
+    Args:
+        plans: the rows.
+        timed: whether their times go as well.
+        report: given for whom this process waits.
+    """
+    found = {plan.name: images_of(plan).folder for plan in plans}
+    for folder in found.values():
+        folders.refuse_link(folder)
+    for plan in plans:
+        recording.remove(plan, timed=timed and plan.config.bench.repeats > 0)
+    for folder in dict.fromkeys(found.values()):
+        with locks.making(folder, None, report):
+            for plan in plans:  # whoever was waited for may have kept a record
+                if found[plan.name] == folder:
+                    recording.remove(plan, timed=False)
+            folders.discard(folder)

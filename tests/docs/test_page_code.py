@@ -101,3 +101,12 @@ def test_the_metric_of_the_page(monkeypatch):
 def test_presets_of_the_page_are_whole():
     for block in blocks("add_a_method.md", "yaml"):
         assert {"label", "reference", "methods", "identity"} <= set(yaml.safe_load(block))
+
+
+def test_a_row_under_a_trainer(tmp_path, monkeypatch):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    given = {}
+    [code] = blocks("evaluation.md", "python")
+    exec(code, given)
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+    assert given["module"].values["emoji_text_score"].n == 2

@@ -16,9 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-from lightning.pytorch.strategies.launchers import subprocess_script
-
 from postdiff import cli
+from postdiff.lab.devices import processes
 
 
 class Fork:
@@ -105,9 +104,11 @@ class Fork:
                     file = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
                     os.dup2(file, number)
                 sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
-            # Lightning starts the other devices with these words: here they are copies as well.
+            # The other devices are started with these words: here they are copies as well.
             sys.argv = ["postdiff", *words]
-            subprocess_script.subprocess = SimpleNamespace(Popen=lambda _, env, cwd: Fork(words, env))
+            processes.subprocess = SimpleNamespace(
+                Popen=lambda _, env: Fork(words, env), TimeoutExpired=subprocess.TimeoutExpired
+            )
             if self.first is not None:
                 self.first()
             code = cli.main(words)

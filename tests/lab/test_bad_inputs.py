@@ -23,8 +23,8 @@ from postdiff.lab.devices import distributed
 from postdiff.lab.files import locks
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan import plan_rows
-from postdiff.lab.row import images_of
 from postdiff.lab.sampling.sampler import Sampler
+from postdiff.lab.stored import images_of
 from tests.lab import bad_files, bad_values, tiny_folder
 from tests.lab.bad import FEW, RUN, data, instead, model, run
 from tests.metrics import networks
@@ -87,9 +87,9 @@ def assert_told(line: str, told: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("name", EARLY)
 def test_told_before_anything_is_loaded(name, here, ends_well, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
-    monkeypatch.setattr(run_module, "_quality", lambda *_: pytest.fail("the run began before the mistake was told"))
+    monkeypatch.setattr(run_module.row, "measure", lambda *_: pytest.fail("the run began before the mistake was told"))
     monkeypatch.setattr(
-        distributed, "crew", lambda *_: pytest.fail("processes were started before the mistake was told")
+        distributed, "launch", lambda *_: pytest.fail("processes were started before the mistake was told")
     )
     written(here, EARLY[name].files)
     assert_told(ends_well(*EARLY[name].words), EARLY[name].told)
@@ -256,7 +256,7 @@ def stored(drawn, outputs, here, capsys):
     capsys.readouterr()
     shutil.copytree(drawn, outputs)
     [plan] = plan_rows(load_experiment("tiny", from_words(SMALL)).select(["plain"]))
-    return pictures(plan).file(plan.samples[1])
+    return images_of(plan).file(plan.samples[1])
 
 
 @pytest.mark.parametrize("length", [0, 30, 500])
@@ -305,7 +305,7 @@ def test_a_folder_of_extras_that_is_not_there(tiny, ends_well, monkeypatch):
 def test_a_locked_folder_is_waited_for_and_left_alone(here, outputs, command, monkeypatch):
     """Nobody says for how long: Ctrl-C ends the waiting, and the pictures are the other process's."""
     [plan] = plan_rows(load_experiment("tiny", from_words(FEW)).select(["plain"]))
-    place = outputs / "locks" / pictures(plan).folder.name
+    place = outputs / "locks" / images_of(plan).folder.name
     place.mkdir(parents=True)
     waits = []
 

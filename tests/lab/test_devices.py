@@ -5,12 +5,12 @@ import time
 
 import pytest
 import torch
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import RunConfig, TrainerConfig
-from postdiff.lab.devices import placement, requeue, trainer
+from postdiff.lab.devices import distributed, placement, slurm
 from postdiff.lab.samples import PromptDataModule, Shard, pairs
 from tests.lab import runs
 from tests.lab.forks import Fork
@@ -145,10 +145,10 @@ def test_slurm_puts_the_job_back(tmp_path, monkeypatch, capfd):
         "JOB_NAME": "row",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    environment = trainer.environment()
+    environment = distributed.cluster()
     assert isinstance(environment, SLURMEnvironment)
     before = signal.getsignal(signal.SIGUSR1)
-    with requeue.answering(environment):
+    with slurm.requeue(environment):
         signal.raise_signal(signal.SIGUSR1)
     assert (tmp_path / "asked").read_text() == "requeue 77\n" and signal.getsignal(signal.SIGUSR1) == before
     assert "SLURM job 77 goes back into the queue" in capfd.readouterr().err

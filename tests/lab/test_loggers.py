@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan, row
+from postdiff.lab import plan, stored
 from postdiff.lab.config import experiment
 from postdiff.lab.devices import distributed
 from postdiff.lab.loggers import mirror, mirror_content, wandb_run
@@ -77,7 +77,7 @@ def test_the_table_holds_pictures_with_prompts_seeds_and_their_own_figures(tiny,
         own = figures[str(row["seed"]), str(row["index"])]
         assert row["paired_psnr"] == pytest.approx(float(own["paired_psnr"]))
         with Image.open(row["picture"]) as sent:
-            drawn = quality.pictures(one).read([sample])[0].permute(1, 2, 0).numpy()
+            drawn = stored.images_of(one).read([sample])[0].permute(1, 2, 0).numpy()
             assert np.array_equal(np.array(sent.convert("RGB")), drawn)
         assert outputs in Path(row["picture"]).parents, "W&B keeps its files somewhere else"
 
@@ -158,10 +158,10 @@ def test_parts_are_mirrored_when_the_last_is_there(tiny, outputs, command):
 
 
 def test_only_the_first_device_mirrors(tiny, outputs, monkeypatch):
-    monkeypatch.setattr(distributed, "first", lambda: False)
+    monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
     one = prepared(wandb="offline", tensorboard=True)
     assert mirror.start(one) is None
-    mirror.again(one, quality.pictures(one))
+    mirror.again(one, stored.images_of(one))
     assert not outputs.exists()
 
 

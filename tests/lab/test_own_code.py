@@ -19,21 +19,21 @@ COMMENTED = '"""Another docstring."""\n\n# A comment.\n'
 def package(tmp_path, monkeypatch):
     """A copy of the code that draws, whose files may be edited."""
     for part in ("engine", "methods"):
-        shutil.copytree(own_code.PACKAGE / part, tmp_path / "postdiff" / part)
-    monkeypatch.setattr(own_code, "PACKAGE", tmp_path / "postdiff")
+        shutil.copytree(code_hash.PACKAGE / part, tmp_path / "postdiff" / part)
+    monkeypatch.setattr(code_hash, "PACKAGE", tmp_path / "postdiff")
     yield tmp_path / "postdiff"
     forget()
 
 
 def forget():
     """As in a process of its own."""
-    for kept in (own_code.code_hash, own_code._tree, own_code._digest):
+    for kept in (code_hash.code_hash, code_hash._tree, code_hash._digest):
         kept.cache_clear()
 
 
 def hashes(*names):
     forget()
-    return {name: own_code.code_hash(frozenset([methods.find(name)])) for name in names or methods.names()}
+    return {name: code_hash.code_hash(frozenset([methods.find(name)])) for name in names or methods.names()}
 
 
 def differing(before, after):
@@ -135,7 +135,7 @@ def test_a_method_built_upon_another_one(extended):
     built = code.replace("methods.base import Method", "methods import DeepCache as Method")
     file.write_text(built)
     assert "DeepCache" in built and differing(plain, hashes("nudge")) == {"nudge"}
-    named = own_code._origin("postdiff.methods", "DeepCache")
+    named = code_hash._origin("postdiff.methods", "DeepCache")
     assert list(named) == ["postdiff.methods.deepcache"]
 
 

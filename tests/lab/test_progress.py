@@ -23,14 +23,12 @@ def clock(monkeypatch):
 
 
 def picture_bar(monkeypatch, device="1/1", total=100):
-    monkeypatch.setattr(distributed, "device", lambda: Shard.parse(device))
-    one = progress.PictureBar("Row", total)
-    one.on_predict_start(None, None)
-    return one
+    monkeypatch.setattr(distributed, "share", lambda: Shard.parse(device))
+    return progress.ImageBar("Row", total).__enter__()
 
 
 def made(one, pictures, new=None):
-    one.on_predict_batch_end(None, None, pictures if new is None else new, [None] * pictures)
+    one.update(pictures, pictures if new is None else new)
 
 
 def test_every_title_says_which_row_it_is(capsys):
@@ -87,7 +85,7 @@ def test_pictures_that_were_there_do_not_count_as_fast(clock, monkeypatch):
     told = one.bar.format_dict
     assert (told["n"] - told["initial"]) / told["elapsed"] == pytest.approx(1.0)
     assert "[00:10, 00:40 left,  1.00img/s]" in str(one.bar)
-    one.on_predict_end(None, None)
+    one.__exit__(None, None, None)
 
 
 def test_the_first_device_counts_for_all(monkeypatch, capsys):
@@ -96,10 +94,10 @@ def test_the_first_device_counts_for_all(monkeypatch, capsys):
     assert one.bar.n == 16
     made(one, 4)
     assert one.bar.n == 30, "more than there are"
-    one.on_predict_end(None, None)
+    one.__exit__(None, None, None)
     other = picture_bar(monkeypatch, "2/4")
     made(other, 4)
-    other.on_predict_end(None, None)
+    other.__exit__(None, None, None)
     assert other.bar is None
     assert capsys.readouterr().err.splitlines()[-1].startswith("Row: 100%")
 
@@ -107,15 +105,14 @@ def test_the_first_device_counts_for_all(monkeypatch, capsys):
 def test_what_the_last_batches_of_other_devices_made_is_counted_at_the_end(monkeypatch, capsys):
     one = picture_bar(monkeypatch, "1/2", total=5)
     made(one, 2)
-    one.on_predict_end(None, None)
+    one.__exit__(None, None, None)
     assert "| 5/5 [" in capsys.readouterr().err
 
 
 def test_a_broken_off_run_does_not_look_whole(monkeypatch, capsys):
     one = picture_bar(monkeypatch, total=5)
     made(one, 2)
-    one.on_exception(None)
-    one.on_exception(None)
+    one.__exit__(ValueError, ValueError(), None)
     assert "| 2/5 [" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -150,7 +147,7 @@ def test_bars_that_are_switched_off(monkeypatch, capsys, clock):
     one = picture_bar(monkeypatch, total=5)
     made(one, 2, new=0)
     made(one, 3)
-    one.on_predict_end(None, None)
+    one.__exit__(None, None, None)
     assert capsys.readouterr().err == ""
 
 

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from postdiff.lab import plan, row, run
+from postdiff.lab import generate, plan, row, run, stored
 from postdiff.lab.bench import speed
 from postdiff.lab.config import experiment
 from postdiff.lab.evaluation import Evaluation
 from postdiff.lab.loggers.wandb_reader import offline_runs
 from postdiff.lab.pipelines import models
 from postdiff.lab.records.record import Record
+from postdiff.lab.samples import Shard
 from postdiff.lab.sampling.sampler import Sampler
 
 
@@ -81,18 +82,18 @@ def test_rows_of_equal_settings_share_their_pictures(tiny, outputs, command, cou
 
 
 def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch):
-    write = quality.ImageFolder.write
+    write = stored.ImageFolder.write
 
     def interrupted(self, samples, images):
         write(self, samples, images)
         if "cached" in counted:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(quality.ImageFolder, "write", interrupted)
+    monkeypatch.setattr(stored.ImageFolder, "write", interrupted)
     code, _, err = command("run", "tiny", "bench.repeats=0")
     assert code == 130 and err.splitlines()[-1].startswith("postdiff: interrupted")
     assert read(outputs, "plain").full and not (outputs / "records" / "tiny" / "cached.json").exists()
-    monkeypatch.setattr(quality.ImageFolder, "write", write)
+    monkeypatch.setattr(stored.ImageFolder, "write", write)
     assert counted["cached"] == 2
     code, _, err = command("run", "tiny", "bench.repeats=0")
     assert code == 0 and counted["cached"] == 6, "the two finished pictures were made again"
@@ -118,8 +119,8 @@ def test_a_late_part_does_not_undo_a_full_record(tiny, outputs, command):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
     command(*words)
     [one] = plan.plan_rows(experiment.load("tiny", {"bench": {"repeats": 0}}).select(["plain"]))
-    quality.pictures(one).file(one.samples[-1]).unlink()
-    quality.measure(one, run.Pipelines(), quality.Shard(1, 6))
+    stored.images_of(one).file(one.samples[-1]).unlink()
+    row.measure(one, run.Pipelines(), Shard(1, 6))
     assert read(outputs, "plain").full
 
 
@@ -212,18 +213,17 @@ def test_nothing_but_json_on_stdout(tiny, outputs, command):
 def test_memory_does_not_grow(tiny, outputs, command, monkeypatch):
     """Over 200 pictures, while they are drawn and while they are measured."""
     used = {"drawn": [], "measured": []}
-    step, measure = Evaluation.predict_step, Evaluation.test_step
 
     def noted(kind, act):
-        def around(self, *given):
-            found = act(self, *given)
+        def around(*given):
+            found = act(*given)
             used[kind].append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize())
             return found
 
         return around
 
-    monkeypatch.setattr(Evaluation, "predict_step", noted("drawn", step))
-    monkeypatch.setattr(Evaluation, "test_step", noted("measured", measure))
+    monkeypatch.setattr(generate, "generate_batch", noted("drawn", generate.generate_batch))
+    monkeypatch.setattr(Evaluation, "test_step", noted("measured", Evaluation.test_step))
     seeds = f"seeds={list(range(40))}".replace(" ", "")
     words = ("count=5", seeds, "batch_size=5", "steps=1", "metrics=[emoji_text_score]", "bench.repeats=0")
     code, _, err = command("run", "tiny", "--rows", "plain", *words)

@@ -13,9 +13,9 @@ from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
 from postdiff.lab.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
-from postdiff.lab.row import images_of
 from postdiff.lab.samples import PromptDataModule
 from postdiff.lab.sampling.pipelines import Pipelines
+from postdiff.lab.stored import images_of
 from postdiff.methods.base import Method
 
 __all__ = ["job_of", "observe", "pictures_of"]
@@ -75,7 +75,7 @@ def pictures_of(plan: Plan, pipelines: Pipelines) -> Tensor:
     Raises:
         UsageError: settings that the pipeline refuses.
     """
-    folder = pictures(plan)
+    folder = images_of(plan)
     missing = [sample for sample in plan.samples if not folder.has(sample)]
     if missing:
         sampler = pipelines.sampler(plan)

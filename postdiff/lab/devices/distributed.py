@@ -1,11 +1,12 @@
-"""Several processes that work as one run: who is first, what all know, and how they end together.
+"""Several processes that work as one run, started by Lightning Fabric, torchrun or SLURM.
 
-Every process runs the whole program. The first one alone prints, and writes records; the others draw and measure their
-share. Without `crew` there is one process, and everything here is trivial.
+Every process runs the whole program. Rank 0 alone prints and writes records; the others generate and measure their
+share. Without `launch` there is one process, and everything here is trivial.
 """
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 import time
@@ -15,31 +16,35 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as torch_distributed
-from lightning.pytorch import LightningModule
-from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.strategies.launchers import subprocess_script
-from torch.utils.data import DataLoader
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning.fabric.strategies import DDPStrategy
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
 from postdiff.lab.config.schema import TrainerConfig
-from postdiff.lab.devices import requeue, trainer, watch
+from postdiff.lab.devices import processes, slurm
 from postdiff.lab.devices.placement import several
 from postdiff.lab.samples import Shard
 
-__all__ = ["crew", "device", "first", "from_first", "gathered", "joined", "placed"]
+__all__ = ["all_sums", "barrier", "broadcast", "cluster", "gather", "is_rank_zero", "launch", "local_device", "share"]
 
 T = TypeVar("T")
 GRACE = 3.0  # seconds in which the process that knows more may speak first
-PATIENCE = 30.0  # seconds for a process that has failed to come to its end, and be found there
-VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+FOUND = 30.0  # seconds for a process that has failed to come to its end, and be found there
+# A device may wait for the others for as long as they generate; that one has died is found out otherwise.
+PATIENCE = datetime.timedelta(days=30)
 
 
 @contextmanager
-def crew(settings: TrainerConfig, kind: str) -> Iterator[None]:
+def launch(settings: TrainerConfig, kind: str) -> Iterator[None]:
     """Start the processes of a run, or meet those that torchrun or SLURM started; nothing for a single device.
 
-    When the block ends well the first process goes on alone, and the others end.
+    When the block ends well rank 0 goes on alone, and the others end.
 
     Args:
         settings: how many.
@@ -51,88 +56,99 @@ def crew(settings: TrainerConfig, kind: str) -> Iterator[None]:
     if not several(settings):
         yield
         return
-    before = {name: os.environ.get(name) for name in VARIABLES}
-    own = watch.Watch()
-    try:
-        with intercept(subprocess_script, "_launch_process_observer", lambda _, processes: own.start(processes)):
-            start = trainer.make(kind, settings=settings)
-            trainer.passing_interrupts(start, lambda: start.predict(_Idle(), DataLoader([0])))  # type: ignore[arg-type]
-        if not first() and own.processes is None and isinstance(trainer.environment(), LightningEnvironment):
-            watch.end_with_parent()
-        with requeue.answering(trainer.environment()):
-            yield
-        if not first():
-            sys.exit(0)  # what is left to do, the first one does alone
-    except KeyboardInterrupt:
-        if not first():
-            os._exit(130)  # the first one tells
-        raise
-    except _Lost:
-        # Whoever watches the processes knows which one it was, and ends this one.
-        time.sleep(GRACE if own.processes is None else PATIENCE)
-        raise
-    except (UsageError, OSError) as error:
-        if first():
+    starter = cluster()
+    with processes.started(settings, starter) as watch:
+        grace = FOUND if watch.processes else GRACE
+        try:
+            Fabric(
+                accelerator="gpu" if kind.startswith("cuda") else "cpu",
+                devices=settings.devices,
+                num_nodes=settings.num_nodes,
+                strategy=DDPStrategy(timeout=PATIENCE),
+                plugins=[starter],
+            ).launch()
+            if not is_rank_zero() and not watch.processes and isinstance(starter, LightningEnvironment):
+                processes.end_with_parent()
+            with slurm.requeue(starter):
+                yield
+            if not is_rank_zero():
+                sys.exit(0)  # what is left to do, rank 0 does alone
+        except KeyboardInterrupt:
+            if not is_rank_zero():
+                os._exit(130)  # rank 0 reports it
             raise
-        time.sleep(GRACE)  # a mistake that all meet is told by the first, which ends this process
-        raise UsageError(f"device {device().number} of {device().of}: {error}") from error
-    except RuntimeError as error:
-        # gloo, unlike the others, has no error class of its own.
-        if not isinstance(error, torch_distributed.DistError) and "gloo" not in str(error):
+        except _Lost:
+            time.sleep(grace)  # whoever watches the processes knows which one it was, and ends this one
             raise
-        time.sleep(GRACE if own.processes is None else PATIENCE)
-        raise _lost() from error
-    finally:
-        own.stop()
-        _leave(before)
+        except (UsageError, OSError) as error:
+            if is_rank_zero():
+                raise
+            time.sleep(GRACE)  # a mistake that all meet is reported by rank 0, which ends this process
+            raise UsageError(f"device {share().number} of {share().of}: {error}") from error
+        except RuntimeError as error:
+            # gloo, unlike the others, has no error class of its own.
+            if not isinstance(error, torch_distributed.DistError) and "gloo" not in str(error):
+                raise
+            time.sleep(grace)
+            raise _lost() from error
+        finally:
+            if _together():
+                torch_distributed.destroy_process_group()
 
 
-def first() -> bool:
+def cluster() -> ClusterEnvironment:
+    """Who starts the processes of a run on several devices: torchrun, SLURM's srun, or else this program."""
+    if TorchElasticEnvironment.detect():
+        return TorchElasticEnvironment()
+    if SLURMEnvironment.detect():
+        return SLURMEnvironment(auto_requeue=True)
+    return LightningEnvironment()
+
+
+def is_rank_zero() -> bool:
     """Whether this process prints and writes records."""
-    return device().number == 1
+    return share().number == 1
 
 
-def device() -> Shard:
-    """Which device this process drives, of how many."""
+def share() -> Shard:
+    """The part of the work that is this process's, of how many."""
     if not _together():
         return Shard(1, 1)
     return Shard(torch_distributed.get_rank() + 1, torch_distributed.get_world_size())
 
 
-def placed(name: str) -> str:
+def local_device(name: str) -> str:
     """The device of this process: "cuda" is the GPU of its own number."""
-    if name == "cuda" and _together():
-        return f"cuda:{trainer.environment().local_rank()}"
-    return name
+    return f"cuda:{cluster().local_rank()}" if name == "cuda" and _together() else name
 
 
-def from_first(decide: Callable[[], T]) -> T:
-    """What the first process decides, told to all.
+def broadcast(decide: Callable[[], T]) -> T:
+    """What rank 0 decides, known to all.
 
     Raises:
         UsageError: another process has ended.
     """
     if not _together():
         return decide()
-    told = [decide() if first() else None]
-    _collective(lambda: torch_distributed.broadcast_object_list(told, src=0, device=_device()))
-    return told[0]  # type: ignore[return-value]
+    found = [decide() if is_rank_zero() else None]
+    _collective(lambda: torch_distributed.broadcast_object_list(found, src=0, device=_device()))
+    return found[0]  # type: ignore[return-value]
 
 
-def gathered(value: T) -> list[T]:
-    """The values of all processes, in their order; empty but for the first.
+def gather(value: T) -> list[T]:
+    """The values of all processes, in order of rank; empty but on rank 0.
 
     Raises:
         UsageError: another process has ended.
     """
     if not _together():
         return [value]
-    found: list[Any] | None = [None] * device().of if first() else None
+    found: list[Any] | None = [None] * share().of if is_rank_zero() else None
     _collective(lambda: torch_distributed.gather_object(value, found, dst=0))
     return found or []
 
 
-def joined(numbers: dict[str, int]) -> dict[str, int]:
+def all_sums(numbers: dict[str, int]) -> dict[str, int]:
     """Sums over all processes, known to all; every process must give the same names.
 
     Raises:
@@ -145,15 +161,17 @@ def joined(numbers: dict[str, int]) -> dict[str, int]:
     return dict(zip(numbers, sums.tolist(), strict=True))
 
 
+def barrier() -> None:
+    """Wait until every process has come here.
+
+    Raises:
+        UsageError: another process has ended.
+    """
+    all_sums({"here": 1})
+
+
 class _Lost(UsageError):
     """Another process is gone."""
-
-
-class _Idle(LightningModule):
-    """Does nothing; predicting with it starts the processes."""
-
-    def predict_step(self, batch: Any, batch_idx: int = 0) -> int:
-        return 0
 
 
 def _together() -> bool:
@@ -162,7 +180,7 @@ def _together() -> bool:
 
 def _device() -> torch.device:
     on_gpu = torch_distributed.get_backend() == "nccl"
-    return torch.device("cuda", trainer.environment().local_rank()) if on_gpu else torch.device("cpu")
+    return torch.device("cuda", cluster().local_rank()) if on_gpu else torch.device("cpu")
 
 
 def _collective(act: Callable[[], Any]) -> None:
@@ -176,14 +194,3 @@ def _lost() -> _Lost:
     return _Lost(
         "another process of this run has ended; finished pictures are kept, the same command goes on from there"
     )
-
-
-def _leave(before: dict[str, str | None]) -> None:
-    """As it was before: the next run of this process starts its own."""
-    if _together():
-        torch_distributed.destroy_process_group()
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

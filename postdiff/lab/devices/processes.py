@@ -1,4 +1,4 @@
-"""When one process of a run ends, all end: nobody waits for a share that nobody draws."""
+"""The processes of a run on several devices: started with this one's own command, and when one ends, all end."""
 
 from __future__ import annotations
 
@@ -7,36 +7,73 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
-__all__ = ["Watch", "end_with_parent"]
+from lightning.fabric.plugins.environments import ClusterEnvironment
+
+from postdiff.lab.config.schema import TrainerConfig
+
+__all__ = ["Watch", "end_with_parent", "started"]
 
 INTERVAL = 0.2  # seconds between two looks
 INTERRUPTED = (130, -2, -15)  # Ctrl-C reaches every process, SIGTERM perhaps
-MISTAKE = 2  # a process that ends so has told why
+MISTAKE = 2  # a process that ends so has reported why
+VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[Watch]:
+    """Start one process for each further device of this machine; none if torchrun, SLURM or this function did already.
+
+    Args:
+        settings: how many.
+        cluster: who starts processes.
+    """
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    watch = Watch()
+    try:
+        if not cluster.creates_processes_externally:
+            os.environ.update(
+                LOCAL_RANK="0",
+                NODE_RANK=str(cluster.node_rank()),
+                WORLD_SIZE=str(settings.devices * settings.num_nodes),
+                MASTER_ADDR=cluster.main_address,
+                MASTER_PORT=str(cluster.main_port),
+            )
+            for rank in range(1, settings.devices):
+                watch.processes.append(subprocess.Popen(_command(), env={**os.environ, "LOCAL_RANK": str(rank)}))
+            watch.start()
+        yield watch
+    finally:
+        watch.stop()
+        for name, value in before.items():  # the next run of this process starts its own
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class Watch:
     """Looks after the processes that this one has started.
 
     Attributes:
-        processes: those looked after; None before `start`.
+        processes: those looked after; empty if others have started them.
     """
 
     def __init__(self) -> None:
-        self.processes: Sequence[subprocess.Popen[bytes]] | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
         self._stopped = False
 
-    def start(self, processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    def start(self) -> None:
         """Look from now on; when one fails, end the others and this process, with exit code 2."""
-        self.processes = processes
         threading.Thread(target=self._look, daemon=True, name="watch").start()
 
     def stop(self) -> None:
         """Look no longer, and end what still runs but for a process that is just ending by itself."""
         self._stopped = True
         failed = sys.exc_info()[0] is not None
-        for process in self.processes or ():
+        for process in self.processes:
             try:
                 process.wait(timeout=0 if failed else 60)
             except subprocess.TimeoutExpired:
@@ -44,13 +81,12 @@ class Watch:
                 process.wait()
 
     def _look(self) -> None:
-        assert self.processes is not None
         while not self._stopped:
             codes = [process.poll() for process in self.processes]
             failed = [place for place, code in enumerate(codes) if code]
             if failed and not self._stopped:
                 if codes[failed[0]] in INTERRUPTED:
-                    time.sleep(5)  # this process is being interrupted as well and tells it
+                    time.sleep(5)  # this process is being interrupted as well and reports it
                 if not self._stopped:
                     self._end(failed[0], codes[failed[0]])
                 return
@@ -59,7 +95,6 @@ class Watch:
             time.sleep(INTERVAL)
 
     def _end(self, place: int, code: int | None) -> None:
-        assert self.processes is not None
         for process in self.processes:
             process.kill()
         if code != MISTAKE:
@@ -82,3 +117,10 @@ def end_with_parent() -> None:
         os._exit(MISTAKE)
 
     threading.Thread(target=look, daemon=True, name="watch").start()
+
+
+def _command() -> Sequence[str]:
+    """The command of this process, whether it is a module or a script."""
+    main = sys.modules["__main__"]
+    module = ["-m", main.__spec__.name] if main.__spec__ else [os.path.abspath(sys.argv[0])]
+    return [sys.executable, *module, *sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""A SLURM job that is told to make room goes back into the queue. Finished pictures are all that it need remember."""
+"""A SLURM job that is told to make room goes back into the queue. Finished images are all that it need remember."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
-__all__ = ["answering"]
+__all__ = ["requeue"]
 
 
 @contextmanager
-def answering(environment: Any) -> Iterator[None]:
+def requeue(environment: Any) -> Iterator[None]:
     """Answer SLURM's signal (`#SBATCH --signal=SIGUSR1@90`) while the block runs; nothing for who is not on SLURM.
-
-    Lightning would answer it with a checkpoint of the metrics, which it would take up again in the wrong place.
 
     Args:
         environment: who starts the processes of the run.

@@ -13,9 +13,9 @@ from postdiff import metrics, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.inputs.data_cards import DataCard
 from postdiff.lab.metrics import metric_networks
 from postdiff.lab.pipelines import models
-from postdiff.lab.samples import DataCard
 from postdiff.metrics.base import PerImageMetric
 from postdiff.metrics.encoder import DualEncoder
 from postdiff.metrics.frechet import Statistics

@@ -139,7 +139,7 @@ class Cascade:
                     "text encoder"
                 ) from error
             except (RuntimeError, LookupError, AttributeError) as error:
-                if blame.full(error):
+                if errors.out_of_memory(error):
                     raise
                 raise UsageError(
                     f"{type(self.stages[0].pipe).__name__} cannot encode the prompt ({type(error).__name__}: {error}); "
@@ -161,7 +161,7 @@ def _named(stage: Stage, call: Mapping[str, Any] | None = None) -> Iterator[None
     except UsageError as error:
         raise UsageError(f"stage '{stage.name}': {error}") from error
     except Exception as error:
-        told = blame.told(error, stage.pipe, call, "its model")
+        told = errors.explained(error, stage.pipe, call, "its model")
         if told is None:
             raise
         raise UsageError(f"stage '{stage.name}': {told}") from error

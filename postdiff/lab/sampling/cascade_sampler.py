@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from typing import Any
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import samples as samples_
 from postdiff.lab.config import schedulers
 from postdiff.lab.network.network_options import NetworkOptions
 from postdiff.lab.pipelines import intake
 from postdiff.lab.plan import Plan
+from postdiff.lab.samples import Sample, generator
 from postdiff.lab.sampling.cascade import Cascade, Stage
 from postdiff.lab.sampling.finite import FiniteLatents
 from postdiff.lab.sampling.noise import own_noise
@@ -57,7 +57,7 @@ class CascadeSampler(Sampler):
     def in_pixels(self) -> bool:
         return intake.in_pixels(self.pipe.stages[-1].pipe)
 
-    def call(self, samples: Sequence[samples_.Sample], driver: Any = None) -> Any:
+    def call(self, samples: Sequence[Sample], driver: Any = None) -> Any:
         """One call of all stages; each sample's generator goes on from stage to stage.
 
         Args:
@@ -67,7 +67,7 @@ class CascadeSampler(Sampler):
         Raises:
             UsageError: settings that a stage refuses; row and stage are named.
         """
-        generators = [samples_.generator(sample) for sample in samples]
+        generators = [generator(sample) for sample in samples]
         chain = driver or self.fast
         try:
             with ExitStack() as stack:

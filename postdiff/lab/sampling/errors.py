@@ -8,10 +8,10 @@ from typing import Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
 
-__all__ = ["full", "told"]
+__all__ = ["explained", "out_of_memory"]
 
 
-def told(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what: str) -> UsageError | None:
+def explained(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what: str) -> UsageError | None:
     """The one line for what a pipeline refuses, or ends in without us as well; None if it is neither.
 
     Args:
@@ -24,7 +24,7 @@ def told(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what:
         return None
     if isinstance(error, ValueError):
         return UsageError(f"{type(pipe).__name__} refuses: {error}")
-    if arguments is None or full(error) or isinstance(error, Warning):
+    if arguments is None or out_of_memory(error) or isinstance(error, Warning):
         return None
     try:
         pipe(**arguments)
@@ -38,6 +38,6 @@ def told(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what:
     return None
 
 
-def full(error: Exception) -> bool:
+def out_of_memory(error: Exception) -> bool:
     """Whether a machine or device had no memory left."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error)

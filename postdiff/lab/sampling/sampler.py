@@ -10,12 +10,12 @@ from torch import Tensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab import samples as samples_
 from postdiff.lab.config import schedulers
 from postdiff.lab.inputs import conditions
 from postdiff.lab.network.network_options import NetworkOptions
 from postdiff.lab.pipelines import intake, random_weights, sizes
 from postdiff.lab.plan import Plan
+from postdiff.lab.samples import Sample, generator
 from postdiff.lab.sampling import errors
 from postdiff.lab.sampling.finite import FiniteLatents
 from postdiff.lab.sampling.noise import own_noise
@@ -53,7 +53,7 @@ class Sampler:
         self.scheduler = schedulers.layered(scheduler, plan.card.scheduler, plan.config.scheduler)
         self.intake = intake.intake_of(type(pipe))
         try:
-            intake.check(self.intake, plan.given)
+            intake.check(self.intake, plan.offer)
             self._check_classes()
             self._check_size()
             self._check_frames()
@@ -62,7 +62,7 @@ class Sampler:
         except UsageError as error:
             raise UsageError(f"row '{plan.name}': {error}") from error
 
-    def call(self, samples: Sequence[samples_.Sample], driver: Any = None) -> Any:
+    def call(self, samples: Sequence[Sample], driver: Any = None) -> Any:
         """One call of the pipeline, its result as it is (pictures as floats in [0, 1]; [-1, 1] if it works in pixels).
 
         Args:
@@ -74,7 +74,7 @@ class Sampler:
         """
         config, accepted = self.plan.config, self.intake.accepted
         arguments: dict[str, Any] = {
-            "generator": [samples_.generator(sample) for sample in samples],
+            "generator": [generator(sample) for sample in samples],
             "num_inference_steps": config.steps,
             "output_type": "pt",
             **self._inputs(samples),
@@ -99,12 +99,12 @@ class Sampler:
         except UsageError as error:
             raise UsageError(f"row '{self.plan.name}': {error}") from error
         except Exception as error:
-            told = blame.told(error, self.pipe, arguments, f"model '{config.model}'")
+            told = errors.explained(error, self.pipe, arguments, f"model '{config.model}'")
             if told is None:
                 raise
             raise UsageError(f"row '{self.plan.name}': {told}") from error
 
-    def __call__(self, samples: Sequence[samples_.Sample]) -> Tensor:
+    def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """Pictures (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.
 
         Raises:
@@ -132,7 +132,7 @@ class Sampler:
         """Whether pictures come in [-1, 1]."""
         return intake.in_pixels(self.pipe)
 
-    def _inputs(self, samples: Sequence[samples_.Sample]) -> dict[str, Any]:
+    def _inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What the pipeline starts from: text or classes, and pictures."""
         if self.intake.classes:
             return {"class_labels": [sample.label for sample in samples]}

@@ -1,0 +1,87 @@
+"""What the cards, the pipeline's class and this machine fill into the config of a row, and whether all fits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.config import metric_specs
+from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.devices import placement
+from postdiff.lab.inputs.data_cards import DataCard, Entry
+from postdiff.lab.metrics import measuring
+from postdiff.lab.network import network_options, offloading
+from postdiff.lab.pipelines import intake, models, quantization, random_weights, sizes
+from postdiff.lab.pipelines.cards import ModelCard
+from postdiff.lab.pipelines.stages import StageRun
+
+__all__ = ["fill", "offer"]
+
+
+def fill(
+    config: RunConfig, card: ModelCard, data_card: DataCard, available: Sequence[Entry], chain: Sequence[StageRun]
+) -> RunConfig:
+    """The config with nothing left open.
+
+    Args:
+        config: of the row, the first stage of a cascade laid over it.
+        card: the model card.
+        data_card: the data card.
+        available: all its lines.
+        chain: the stages of a cascade; empty if the model is one pipeline.
+
+    Raises:
+        UsageError: the model, the data or this machine cannot serve it.
+    """
+    random = config.weights == "random"
+    count = config.count or len(available)
+    if count > len(available):
+        raise UsageError(f"count={count}, but data '{config.data}' has {len(available)} prompts; use at most that")
+    asked = dataclasses.replace(config, **card.of_task(config))
+    cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
+    wanted = cls and intake.intake_of(cls)
+    if wanted is not None:
+        intake.check(wanted, offer(asked, data_card))
+    device = placement.device(config)
+    usual = card.usual(config)
+    native = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
+    height, width = sizes.whole(usual["height"], usual["width"], native)
+    offload = offloading.chosen(config.network.offload, card.offload, device)
+    filled = dataclasses.replace(
+        asked,
+        **{**usual, "height": height, "width": width},
+        frames=_frames(asked, wanted),
+        count=count,
+        seeds=config.seeds or data_card.seeds or [0],
+        dtype=config.dtype or card.dtype,
+        device=device,
+        network=dataclasses.replace(config.network, offload=offload),
+        metrics=[] if random else measuring.chosen(config, count, card, data_card),
+    )
+    measured = metric_specs.names(filled.metrics)
+    if filled.step_scores and next(measuring.step_metrics(measured), None) is None:
+        raise UsageError(
+            f"step_scores=true needs a text score among the metrics, and those of model '{config.model}' are "
+            f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"
+        )
+    network_options.check(filled)
+    for each in (card, *card.stages.values()):
+        quantization.check(each.quantization, device)
+    return filled
+
+
+def offer(config: RunConfig, data_card: DataCard) -> intake.Given:
+    """What a row offers its pipeline."""
+    return intake.Given(
+        config.data, data_card.images is not None, data_card.classes is not None, config.strength, config.frames
+    )
+
+
+def _frames(config: RunConfig, wanted: intake.Intake | None) -> int | None:
+    """Length of the row's videos; None for single images."""
+    if wanted is None or wanted.usual_frames is None:
+        return config.frames
+    if config.step_scores:
+        raise UsageError(f"step_scores=true is for pictures, and {wanted.name} makes videos; use step_scores=false")
+    return config.frames or wanted.usual_frames

@@ -1,1 +1,0 @@
-"""One row from start to end: its pictures, its numbers, its record."""
