@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from postdiff.lab.devices import distributed, trainer
 from postdiff.lab.evaluation import Evaluation
-from postdiff.lab.files import locks
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import PictureBar
@@ -49,27 +48,25 @@ def make(
         )
     with ExitStack() as stack:
         missing = distributed.from_first(lambda: _missing(stack, own, folder, shard, say, name))
-        folder.refresh()
         if missing:
             _draw(plan, sampler(), folder, shard, missing)
         # Whoever has drawn its share waits here, so that all pictures are there when the first goes on.
         distributed.joined({"done": 1})
-    folder.refresh()
 
 
 def _missing(
     stack: ExitStack, own: list[Sample], folder: ImageFolder, shard: Shard | None, say: Say, name: str
 ) -> set[Key]:
     """Seed and index of every picture to make; the right to make them is held until `stack` is closed."""
-    if all(map(folder.there, own)) and not folder.damaged(own):
+    if all(folder.file(sample).is_file() for sample in own) and not folder.damaged(own):
         return set()
-    stack.enter_context(locks.making(folder.folder, shard, lambda line: say(f"{name}: {line}")))
+    stack.enter_context(folder.lock(shard, lambda line: say(f"{name}: {line}")))
     damaged = folder.repair(own)
     if damaged:
         file, reason = next(iter(damaged.items()))
         others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         say(f"{name}: {file} {reason}; it is made anew{others}")
-    return {(sample.seed, sample.index) for sample in own if not folder.there(sample)}
+    return {(sample.seed, sample.index) for sample in own if not folder.file(sample).is_file()}
 
 
 def _draw(

@@ -14,7 +14,7 @@ from postdiff.lab.macs import work
 from postdiff.lab.metrics import measuring
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import PictureBar
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
 from postdiff.lab.runs.making import Say, make
 from postdiff.lab.samples import PromptDataModule, Sample, Shard, batch_name
@@ -39,7 +39,7 @@ def _folder(plan: Plan, name: str) -> ImageFolder:
     drawn_in: dict[tuple[int, int], str] = {}
     for batch in plan.batches:
         drawn_in |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
-    return ImageFolder(folders.outputs() / "pictures" / name, plan.config.store, drawn_in)
+    return ImageFolder(folders.outputs() / "pictures" / name, drawn_in)
 
 
 def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: Say = progress.tell) -> Record:
@@ -48,7 +48,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: S
     Raises:
         UsageError: the settings do not fit the model, or a picture holds NaN.
     """
-    started = recording.now()
+    started = job_record.now()
     # First of all: an encoder that does not fit must not be found out after an hour of drawing.
     by_seed = measuring.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one picture tells before many are made.
@@ -63,18 +63,19 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: S
     evaluation = evaluated(plan, by_seed)
     # Every step is scored by the first device alone; the others go on to the next row and meet it there.
     scored = plan.step_metric and shard is None and distributed.is_rank_zero()
-    record = recording.quality(
+    record = job_record.fill(
         plan,
+        "quality",
         started,
-        evaluation.rows,
-        evaluation.values,
+        n_done=len(evaluation.rows),
+        metrics=evaluation.values,
         curves=_step_scores(plan, sampler, by_seed) if scored else {},
         macs=spent.macs,
         macs_spread=spent.spread,
         counts=spent.counts,
     )
     if distributed.is_rank_zero():
-        recording.keep(record, evaluation.rows)
+        job_record.keep(record, evaluation.rows)
         own.list_in_manifest(evaluation.rows)
     mirror.finish(mirrors, plan, own, record)
     return record

@@ -12,11 +12,12 @@ from postdiff.lab.bench import speed
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import distributed, placement
 from postdiff.lab.files import folders
-from postdiff.lab.images import grid, locks
+from postdiff.lab.images import grid
+from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.loggers import mirror
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.runs import finished, quality
 from postdiff.lab.samples import Shard
 from postdiff.lab.sampling.pipelines import Pipelines
@@ -96,7 +97,7 @@ def _quality(
 def _todo(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, say: Say) -> list[str]:
     """Names of the rows to run; with `fresh` their old results are gone."""
     for plan in plans:
-        recording.refuse_folders(plan)
+        job_record.refuse_folders(plan)
     folders.sweep(folders.outputs() / "pictures", deep=False)
     if fresh and shard is None:
         _remove(plans, timed, say)
@@ -109,12 +110,12 @@ def _remove(plans: Sequence[Plan], timed: bool, say: Say) -> None:
     for folder in found.values():
         folders.refuse_link(folder)
     for plan in plans:
-        recording.remove(plan, timed=timed and plan.config.bench.repeats > 0)
+        job_record.remove(plan, timed=timed and plan.config.bench.repeats > 0)
     for folder in dict.fromkeys(found.values()):
-        with locks.making(folder, None, say):
+        with ImageFolder(folder).lock(None, say):
             for plan in plans:  # whoever was waited for may have kept a record
                 if found[plan.name] == folder:
-                    recording.remove(plan, timed=False)
+                    job_record.remove(plan, timed=False)
             folders.discard(folder)
 
 

@@ -12,7 +12,7 @@ from postdiff.lab.loggers import mirror
 from postdiff.lab.metrics import measuring
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
 
 __all__ = ["score"]
@@ -46,18 +46,19 @@ def score(experiment: Experiment, say: Say) -> list[Record]:
 
 
 def _score(plan: Plan, say: Say) -> Record:
-    started = recording.now()
+    started = job_record.now()
     evaluation = quality.evaluated(plan, measuring.by_seed(plan.config, plan.card, plan.data_card))
-    before = recording.last(plan)
+    before = job_record.last(plan)
     if before is None:
         say(f"{plan.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
     if plan.step_metric and not (before and before.curves):
         say(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
-    record = recording.quality(
+    record = job_record.fill(
         plan,
+        "quality",
         started,
-        evaluation.rows,
-        evaluation.values,
+        n_done=len(evaluation.rows),
+        metrics=evaluation.values,
         curves=before.curves if before and plan.step_metric else {},
         macs=before.macs if before else {},
         macs_spread=before.macs_spread if before else {},
@@ -65,7 +66,7 @@ def _score(plan: Plan, say: Say) -> Record:
     )
     if before is not None:
         record.device = before.device  # where the pictures were made
-    recording.keep(record, evaluation.rows)
+    job_record.keep(record, evaluation.rows)
     own = quality.pictures(plan)
     own.list_in_manifest(evaluation.rows)
     mirror.finish(None, plan, own, record)

@@ -8,8 +8,8 @@ from postdiff.lab import row
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
-from postdiff.lab.records import recording, results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records import job_record
+from postdiff.lab.records.record import Record, fresh_path, full
 from postdiff.lab.samples import Sample
 
 __all__ = ["finished", "recorded", "unsound"]
@@ -31,12 +31,12 @@ def finished(plan: Plan, say: Say, mend: bool = True) -> bool:
     record = recorded(plan, "quality", plan.run_id)
     if record is None:
         return False
-    rows = recording.figures(record)
+    rows = job_record.image_values(record)
     if rows is None:
         say(f"{plan.name}: the figures of its pictures are missing or damaged; they are measured again")
         return False
     # What was measured when the record was written need not be decoded again unless it has changed since.
-    since = results.fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
+    since = fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
     own = quality.pictures(plan)
     for folder in [own, *([quality.reference_pictures(plan)] if plan.paired else [])]:
         if mend:
@@ -51,7 +51,7 @@ def finished(plan: Plan, say: Say, mend: bool = True) -> bool:
 
 def recorded(plan: Plan, kind: str, run_id: str) -> Record | None:
     """The row's fresh record of one kind, if it is full, of this run, and made by the same kind of device."""
-    found = results.full(plan.experiment, plan.name, kind, run_id)
+    found = full(plan.experiment, plan.name, kind, run_id)
     if found is None or (kind == "quality" and found.n_asked != len(plan.samples)):
         return None
     on_gpu = [name.startswith("cuda") for name in (found.config.get("device", ""), plan.config.device)]
