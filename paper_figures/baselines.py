@@ -11,7 +11,7 @@ from measured import rows_of
 from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, log_if_wide, number_points, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records import results
+from postdiff.lab.records.record import find
 from postdiff.lab.tables.rows import Row
 
 EXPERIMENTS = ("postdiff/baselines", "postdiff/main_table")
@@ -29,7 +29,7 @@ def points() -> list[tuple[str, Row]]:
     measured: dict[str, object] = {}
     for experiment in EXPERIMENTS:
         for row in rows_of(experiment, "macs_g", *METRICS):
-            record = results.find(experiment, row["row"])
+            record = find(experiment, row["row"])
             assert record is not None
             for metric in METRICS:
                 identity = record.metrics[metric].identity

@@ -18,7 +18,7 @@ from style import COLOURS, DOUBLE, MARKERS, program, save
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
-from postdiff.lab.records import results
+from postdiff.lab.records import record
 from postdiff.lab.tables.rows import Row, flat_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
@@ -35,7 +35,7 @@ def measured() -> dict[str, list[Row]]:
         if not name.startswith("speed/"):
             continue
         asked = load(name)
-        records = results.load(name, [row.name for row in asked.rows], ("speed",))
+        records = record.load(name, [row.name for row in asked.rows], ("speed",))
         on_gpu = [row for row, kinds in records.items() if str(kinds["speed"].config["device"]).startswith("cuda")]
         if on_gpu:
             rows = [row for row in flat_rows(asked.select(on_gpu), ("speed",)) if row.get("loop_speedup")]

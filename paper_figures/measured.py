@@ -11,7 +11,7 @@ import numpy as np
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
-from postdiff.lab.records import results
+from postdiff.lab.records import record
 from postdiff.lab.tables.rows import Row, flat_rows
 from postdiff.metrics import METRICS
 
@@ -29,7 +29,7 @@ def rows_of(experiment: str, *needed: str) -> list[Row]:
         UsageError: no row of the experiment has a whole quality record with these figures.
     """
     asked = load(experiment)
-    rows = flat_rows(asked) if results.load(experiment, [row.name for row in asked.rows]) else []
+    rows = flat_rows(asked) if record.load(experiment, [row.name for row in asked.rows]) else []
     for row in rows:
         if row.get("n_done") != row.get("n_asked"):
             partial = f"row '{row['row']}' has {row['n_done']} of {row['n_asked']} pictures"

@@ -15,8 +15,7 @@ from measured import rows_of
 from style import COLOURS, MARKERS, TEXT, legend, panels, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records.record import Record, find
 
 EXPERIMENT = "postdiff/step_clip"
 FULL = "full"
@@ -29,7 +28,7 @@ def records() -> dict[str, Record]:
     Raises:
         UsageError: there is none.
     """
-    found = {row["row"]: results.find(EXPERIMENT, row["row"]) for row in rows_of(EXPERIMENT)}
+    found = {row["row"]: find(EXPERIMENT, row["row"]) for row in rows_of(EXPERIMENT)}
     scored = {name: record for name, record in found.items() if record and TEXT in record.curves}
     if not scored:
         raise UsageError(f"no record of {EXPERIMENT} has {TEXT} after every step; run it with step_scores=true")

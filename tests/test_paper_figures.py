@@ -13,8 +13,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.key_selection import staleness
 from postdiff.lab.config import experiment
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Value
+from postdiff.lab.files import folders
+from postdiff.lab.records.record import Value, fresh_path
 from tests.lab.test_results import record
 from tests.support import features
 
@@ -45,7 +45,7 @@ def write(name, row, saving=1.0, frechet=2.0, text=80.0, psnr=30.0, **changes):
         "curves": {TEXT: {"0": [50.0] * 20, "1": [60.0] * 20}},
         "macs": {"denoiser": {"dense": round(20e9 / saving)}},
     }
-    record(**made | changes).write(results.fresh_path(name, row))
+    record(**made | changes).write(fresh_path(name, row))
 
 
 def write_speed(row, seconds, work, batch, device="cuda", name="speed/sd15_768"):
@@ -56,14 +56,14 @@ def write_speed(row, seconds, work, batch, device="cuda", name="speed/sd15_768")
     made |= {"checkpoint": "random:sd15", "latency": time, "metrics": {}, "macs": {"denoiser": {"all": work}}}
     config = {"model": "sd15_768", "steps": 20, "methods": [], "device": device}
     told = {"device": "a GPU" if device == "cuda" else "a CPU"}
-    record(**made, config=config, **told).write(results.fresh_path(name, row, "speed"))
+    record(**made, config=config, **told).write(fresh_path(name, row, "speed"))
 
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """`script(name)`: the module, which reads records from, and saves in, folders of this test."""
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setattr(results.folders, "committed_records", lambda: tmp_path / "none")
+    monkeypatch.setattr(folders, "committed_records", lambda: tmp_path / "none")
     monkeypatch.setattr(experiment, "load", LOADED)
     monkeypatch.syspath_prepend(str(FOLDER))
     monkeypatch.setattr(importlib.import_module("style"), "FOLDER", tmp_path / "figures")

@@ -10,7 +10,7 @@ from typing import Any
 from on_gpu.goals import Row, Verdict, verdicts
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
-from postdiff.lab.records import results
+from postdiff.lab.records.record import find
 from postdiff.lab.tables.rows import flat_rows
 
 __all__ = ["measured", "missed", "write"]
@@ -39,7 +39,7 @@ def missed(experiments: Sequence[str]) -> dict[str, list[str]]:
     """{experiment: rows that miss a goal and can be profiled, the worst first}."""
     found: dict[str, list[str]] = {}
     for verdict in sorted(verdicts(measured(experiments)), key=lambda one: -one.short):
-        record = results.find(verdict.experiment, verdict.row, "speed")
+        record = find(verdict.experiment, verdict.row, "speed")
         compiled = record is None or record.config.get("network", {}).get("compile")
         if not verdict.met and not compiled and verdict.row not in found.setdefault(verdict.experiment, []):
             found[verdict.experiment].append(verdict.row)
@@ -79,7 +79,7 @@ def write(
 def _machine(rows: Sequence[tuple[str, Row]]) -> dict[str, Any]:
     """Device, versions and environment as the first record has them."""
     for experiment, row in rows:
-        record = results.find(experiment, row["row"], "speed")
+        record = find(experiment, row["row"], "speed")
         if record is not None:
             return {"device": record.device, **record.latency.get("environment", {}), **record.versions}
     return {}

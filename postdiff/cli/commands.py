@@ -26,14 +26,14 @@ def run(given: argparse.Namespace) -> None:
     """Run the missing rows, print the table, say where pictures and records are."""
     from postdiff.lab import quiet, run
     from postdiff.lab.files import folders
-    from postdiff.lab.records import tables
     from postdiff.lab.samples import Shard
+    from postdiff.lab.tables.table import render
 
     quiet.quiet()
     shard = Shard.parse(given.shard) if given.shard else None
     experiment = _experiment(given)
     picture = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
-    print(tables.render(experiment))
+    print(render(experiment))
     print()
     if picture:
         print(f"pictures: {picture}")
@@ -43,25 +43,25 @@ def run(given: argparse.Namespace) -> None:
 def score(given: argparse.Namespace) -> None:
     """Measure stored pictures anew and print the table."""
     from postdiff.lab import quiet, run
-    from postdiff.lab.records import tables
+    from postdiff.lab.tables.table import render
 
     quiet.quiet()
     experiment = _experiment(given)
     run.score(experiment, _say)
-    print(tables.render(experiment))
+    print(render(experiment))
 
 
 def launch(given: argparse.Namespace) -> None:
     """Start rows as jobs; once they are waited for, print the table."""
     from postdiff.lab import launch
-    from postdiff.lab.records import tables
+    from postdiff.lab.tables.table import render
 
     given.overrides, resources = launch.split(given.overrides)
     experiment = _experiment(given)
     wish = launch.Wish(given.shards, given.executor, resources, given.dry_run, given.wait, given.jobs)
     finished = launch.launch(experiment, given.overrides, wish, print)
     if finished:
-        print(tables.render(experiment))
+        print(render(experiment))
 
 
 def bench(given: argparse.Namespace) -> None:
@@ -89,9 +89,9 @@ def profile(given: argparse.Namespace) -> None:
 
 def table(given: argparse.Namespace) -> None:
     """Print the table of the records that are there."""
-    from postdiff.lab.records import tables
+    from postdiff.lab.tables.table import render
 
-    print(tables.render(_experiment(given), given.format))
+    print(render(_experiment(given), given.format))
 
 
 def macs(given: argparse.Namespace) -> None:

@@ -1,11 +1,10 @@
-"""A row's pictures as one .npz file for the ADM evaluator, written picture by picture."""
+"""A row's images as one .npz file for the ADM evaluator, written image by image."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
@@ -23,14 +22,14 @@ __all__ = ["export", "write"]
 
 
 def export(experiment: Experiment, out: str | None) -> Path:
-    """Write the pictures of an experiment's only row.
+    """Write the images of an experiment's only row.
 
     Args:
         experiment: with one row selected.
         out: the file; None means `outputs/exports/<experiment>/<row>.npz`.
 
     Raises:
-        UsageError: several rows, or pictures are missing.
+        UsageError: several rows, or images are missing.
     """
     if len(experiment.rows) != 1:
         names = ", ".join(row.name for row in experiment.rows[:8])
@@ -55,44 +54,33 @@ def export(experiment: Experiment, out: str | None) -> Path:
 
 
 def write(file: Path, folder: ImageFolder, samples: Sequence[Sample]) -> None:
-    """Write `arr_0`, uint8 (N, H, W, 3), and for drawn classes `arr_1`, int64 (N,).
+    """Write `arr_0`, uint8 (N, H, W, 3), and for sampled classes `arr_1`, int64 (N,).
 
-    Only one picture is in memory at a time: 50,000 of 256 pixels are 10 GB.
+    Only one image is in memory at a time: 50,000 of 256 pixels are 10 GB.
 
     Args:
         file: to write.
-        folder: where the pictures are.
+        folder: where the images are.
         samples: which, in which order.
 
     Raises:
-        UsageError: pictures of unequal size, or one that cannot be read.
+        UsageError: images of unequal size, or one that cannot be read.
     """
-    height, width = folder.read(samples[:1]).shape[-2:]
+    size = folder.read(samples[:1]).shape[-2:]
     labels = [sample.label for sample in samples if sample.label is not None]
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-            _header(member, np.dtype(np.uint8), (len(samples), height, width, 3))
-            member_rows = _rows(folder, samples, (height, width))
-            for row in member_rows:
-                member.write(row.tobytes())
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member, bar("export", len(samples), "image") as shown:
+            about = {"descr": "|u1", "fortran_order": False, "shape": (len(samples), *size, 3)}
+            np.lib.format.write_array_header_1_0(member, about)
+            for sample in samples:
+                image = folder.read([sample])[0]
+                if image.shape[-2:] != size:
+                    raise UsageError(
+                        f"picture {folder.file(sample)} is {image.shape[-1]} x {image.shape[-2]}, the first one "
+                        f"{size[1]} x {size[0]}; an .npz file holds pictures of one size"
+                    )
+                member.write(image.permute(1, 2, 0).numpy().tobytes())
+                shown.update()
         if len(labels) == len(samples):
             with archive.open("arr_1.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, np.array(labels, dtype=np.int64))
-
-
-def _header(stream: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
-    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, about)
-
-
-def _rows(folder: ImageFolder, samples: Sequence[Sample], size: tuple[int, int]) -> Iterable[np.ndarray]:
-    with bar("export", len(samples), "picture") as shown:
-        for sample in samples:
-            picture = folder.read([sample])[0]
-            if picture.shape[-2:] != size:
-                raise UsageError(
-                    f"picture {folder.file(sample)} is {picture.shape[-1]} x {picture.shape[-2]}, the first one "
-                    f"{size[1]} x {size[0]}; an .npz file holds pictures of one size"
-                )
-            yield picture.permute(1, 2, 0).numpy()
-            shown.update()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from postdiff.lab.devices import distributed
-from postdiff.lab.files import locks
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import ImageBar
@@ -47,7 +46,6 @@ def generate(
         )
     with ExitStack() as lock:
         missing = distributed.broadcast(lambda: _missing(lock, batches, images, shard, report, name))
-        images.refresh()
         if missing:
             title = plan.row.label + (f" (part {shard.number} of {shard.of})" if shard else "")
             generator = sampler()
@@ -56,7 +54,6 @@ def generate(
                     bar.update(len(batch), generate_batch(batch, generator, images))
         # Whoever is done waits here, so that all images are there when rank 0 goes on.
         distributed.barrier()
-    images.refresh()
 
 
 def generate_batch(batch: Batch, sampler: Sampler, images: ImageFolder) -> int:
@@ -77,12 +74,12 @@ def _missing(
 ) -> list[Batch]:
     """The batches of which an image is missing; the right to write them is held until `lock` is closed."""
     samples = list(itertools.chain(*batches))
-    if all(map(images.there, samples)) and not images.damaged(samples):
+    if all(images.file(sample).is_file() for sample in samples) and not images.damaged(samples):
         return []
-    lock.enter_context(locks.making(images.folder, shard, lambda line: report(f"{name}: {line}")))
+    lock.enter_context(images.lock(shard, lambda line: report(f"{name}: {line}")))
     damaged = images.repair(samples)
     if damaged:
         file, reason = next(iter(damaged.items()))
         others = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         report(f"{name}: {file} {reason}; it is made anew{others}")
-    return [batch for batch in batches if not all(map(images.there, batch))]
+    return [batch for batch in batches if not all(images.file(sample).is_file() for sample in batch)]

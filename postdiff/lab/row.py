@@ -13,7 +13,7 @@ from postdiff.lab.loggers import mirror
 from postdiff.lab.macs import work
 from postdiff.lab.metrics import measuring
 from postdiff.lab.plan import Plan
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
 from postdiff.lab.samples import Shard
 from postdiff.lab.sampling.pipelines import Pipelines
@@ -31,7 +31,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     Raises:
         UsageError: the settings do not fit the model, or an image holds NaN.
     """
-    started = recording.now()
+    started = job_record.now()
     # First of all: an encoder that does not fit must not be found out after an hour of sampling.
     metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one image shows it before many are made.
@@ -46,18 +46,19 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     found = evaluate(plan, Evaluation.of(plan, metrics))
     # Every step is scored by rank 0 alone; the others go on to the next row and meet it there.
     scored = plan.step_metric and shard is None and distributed.is_rank_zero()
-    record = recording.quality(
+    record = job_record.fill(
         plan,
+        "quality",
         started,
-        found.rows,
-        found.values,
+        n_done=len(found.rows),
+        metrics=found.values,
         curves=step_scores(plan, sampler, metrics) if scored else {},
         macs=spent.macs,
         macs_spread=spent.spread,
         counts=spent.counts,
     )
     if distributed.is_rank_zero():
-        recording.keep(record, found.rows)
+        job_record.keep(record, found.rows)
         images.list_in_manifest(found.rows)
     mirror.finish(loggers, plan, images, record)
     return record
@@ -76,18 +77,19 @@ def score(plan: Plan, report: Report) -> Record:
     Raises:
         UsageError: an image is damaged.
     """
-    started, images = recording.now(), images_of(plan)
+    started, images = job_record.now(), images_of(plan)
     found = evaluate(plan, Evaluation.of(plan, measuring.by_seed(plan.config, plan.card, plan.data_card)))
-    before = recording.last(plan)
+    before = job_record.last(plan)
     if before is None:
         report(f"{plan.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
     if plan.step_metric and not (before and before.curves):
         report(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
-    record = recording.quality(
+    record = job_record.fill(
         plan,
+        "quality",
         started,
-        found.rows,
-        found.values,
+        n_done=len(found.rows),
+        metrics=found.values,
         curves=before.curves if before and plan.step_metric else {},
         macs=before.macs if before else {},
         macs_spread=before.macs_spread if before else {},
@@ -95,7 +97,7 @@ def score(plan: Plan, report: Report) -> Record:
     )
     if before is not None:
         record.device = before.device  # where the images were generated
-    recording.keep(record, found.rows)
+    job_record.keep(record, found.rows)
     images.list_in_manifest(found.rows)
     mirror.finish(None, plan, images, record)
     if not record.full:

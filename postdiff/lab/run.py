@@ -16,7 +16,7 @@ from postdiff.lab.images import grid
 from postdiff.lab.loggers import mirror
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
 from postdiff.lab.samples import Shard
 from postdiff.lab.sampling.pipelines import Pipelines
@@ -122,7 +122,7 @@ def draw_grid(experiment: Experiment) -> Path | None:
 def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, report: Report) -> list[str]:
     """Names of the rows to run; with `fresh` their old results are gone."""
     for plan in plans:
-        recording.refuse_folders(plan)
+        job_record.refuse_folders(plan)
     folders.sweep(folders.outputs() / "pictures", deep=False)
     if fresh and shard is None:
         stored.remove(plans, timed, report)

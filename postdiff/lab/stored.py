@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from postdiff.lab.files import folders, locks
+from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
-from postdiff.lab.records import recording, results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records import job_record
+from postdiff.lab.records.record import Record, fresh_path, full
 from postdiff.lab.samples import Sample, batch_name
 
 __all__ = ["finished", "images_of", "recorded", "references_of", "remove", "unsound"]
@@ -21,7 +21,7 @@ def images_of(plan: Plan) -> ImageFolder:
     batch_of: dict[tuple[int, int], str] = {}
     for batch in plan.batches:
         batch_of |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
-    return ImageFolder(folders.outputs() / "pictures" / plan.images_id, plan.config.store, batch_of)
+    return ImageFolder(folders.outputs() / "pictures" / plan.images_id, batch_of)
 
 
 def references_of(plan: Plan) -> ImageFolder | None:
@@ -43,12 +43,12 @@ def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
     record = recorded(plan, "quality", plan.run_id)
     if record is None:
         return False
-    rows = recording.figures(record)
+    rows = job_record.image_values(record)
     if rows is None:
         report(f"{plan.name}: the figures of its pictures are missing or damaged; they are measured again")
         return False
     # What was measured when the record was written need not be decoded again unless it has changed since.
-    since = results.fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
+    since = fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
     images = images_of(plan)
     for folder in filter(None, (images, references_of(plan))):
         if mend:
@@ -63,7 +63,7 @@ def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
 
 def recorded(plan: Plan, kind: str, run_id: str) -> Record | None:
     """The row's fresh record of one kind, if it is full, of this run, and made by the same kind of device."""
-    found = results.full(plan.experiment, plan.name, kind, run_id)
+    found = full(plan.experiment, plan.name, kind, run_id)
     if found is None or (kind == "quality" and found.n_asked != len(plan.samples)):
         return None
     on_gpu = [name.startswith("cuda") for name in (found.config.get("device", ""), plan.config.device)]
@@ -95,10 +95,10 @@ def remove(plans: Sequence[Plan], timed: bool, report: Report) -> None:
     for folder in found.values():
         folders.refuse_link(folder)
     for plan in plans:
-        recording.remove(plan, timed=timed and plan.config.bench.repeats > 0)
+        job_record.remove(plan, timed=timed and plan.config.bench.repeats > 0)
     for folder in dict.fromkeys(found.values()):
-        with locks.making(folder, None, report):
+        with ImageFolder(folder).lock(None, report):
             for plan in plans:  # whoever was waited for may have kept a record
                 if found[plan.name] == folder:
-                    recording.remove(plan, timed=False)
+                    job_record.remove(plan, timed=False)
             folders.discard(folder)

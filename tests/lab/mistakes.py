@@ -157,7 +157,7 @@ OUT_OF_RANGE = (
     *(("trainer.devices", "0"), ("trainer.devices", "100000"), ("trainer.num_nodes", "0"), ("mirror.timeout", ".inf")),
     *(("dtype", value) for value in ("float64", "float", "int8", "Float32", "float32x")),
     *(("device", value) for value in ("gpu", "cuda:x", "cuda:-1", "cuda:999", "CPU", "meta")),
-    *(("store", "jpg"), ("wandb", "on"), ("weights", "none"), ("network.attention", "xformers")),
+    *(("store", "npz"), ("wandb", "on"), ("weights", "none"), ("network.attention", "xformers")),
     *(("trainer.accelerator", "tpu"), ("trainer.strategy", "fsdp"), ("data", "'???'"), ("model", "'???'")),
     *(("model", "~nosuchuser/x"), ("data", "~nosuchuser/x.txt"), ("model", "/dev/null"), ("data", "/dev/zero.txt")),
     *(("scheduler", "nosuch"), ("scheduler", "[ddim]"), ("scheduler", "{name: [ddim]}"), ("scheduler", "{nam: ddim}")),

@@ -40,7 +40,7 @@ def contents(outputs: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for file in sorted(outputs.rglob("*")):
         place = file.relative_to(outputs).as_posix()
-        if not file.is_file() or file.name == ".guard" or file.suffix in (".lock", ".who"):
+        if not file.is_file() or file.suffix in (".lock", ".who"):
             continue
         if place.startswith("records/") and file.suffix == ".json":
             found[place] = but_for_times(Record.read(file))
@@ -58,10 +58,10 @@ def states(folder: Path, pattern: str = "*.png") -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in files}
 
 
-def left_over(suffix: str = "", pid: int = 999_999_999, began: int = 5, machine: str | None = None) -> str:
+def left_over(suffix: str = "", pid: int = 999_999_999, machine: str | None = None) -> str:
     """The name of what a process was writing: one that is gone, unless told otherwise."""
     own = folders.temporary_name().split("-")[1]
-    return f".postdiff-{machine or own}-{pid}-{began}-0123abcd{suffix}"
+    return f".postdiff-{machine or own}-{pid}-0123abcd{suffix}"
 
 
 def start(*words: str, launcher: tuple[str, ...] = ("-m",)) -> subprocess.Popen[str]:

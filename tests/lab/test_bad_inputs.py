@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
 from postdiff import cli
@@ -314,8 +315,10 @@ def test_a_locked_folder_is_waited_for_and_left_alone(here, outputs, command, mo
         if len(waits) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(locks.time, "sleep", ends_after_three)
-    with FileLock(place / "all.lock"):
+    monkeypatch.setattr(locks, "SILENT", 0)
+    monkeypatch.setattr(time, "sleep", ends_after_three)
+    with (place / "all.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
         before = listing(outputs)
         code, out, err = command(*run())
         assert (code, out, len(waits)) == (130, "", 3), err

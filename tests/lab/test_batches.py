@@ -44,33 +44,31 @@ def drawn(monkeypatch):
 
 
 @pytest.fixture
-def whole(request, tiny, outputs, command, drawn):
+def whole(tiny, outputs, command, drawn):
     """`whole(*more)` runs the row again, and checks that what is there is what an uninterrupted run leaves."""
-    store = getattr(request, "param", "png")
-    code, _, err = command(*words(store=store))
+    code, _, err = command(*words())
     assert code == 0 and drawn == {"reference": PLAN, "cached": PLAN}, err
     record, pictures = runs.record(outputs, "cached"), runs.hashes(outputs, "cached")
     expected = runs.contents(outputs)
 
     def again(*more):
         drawn.clear()
-        code, _, err = command(*words(store=store), *more)
+        code, _, err = command(*words(), *more)
         assert code == 0, err
         assert runs.but_for_times(runs.record(outputs, "cached")) == runs.but_for_times(record)
         assert runs.hashes(outputs, "cached") == pictures and runs.contents(outputs) == expected
         return err
 
-    again.store, again.record = store, record
+    again.record = record
     return again
 
 
-@pytest.mark.parametrize("whole", ["png", "npz"], indirect=True)
 def test_what_is_missing_is_drawn_in_its_batch(whole, outputs, drawn):
     """A record that is there hides nothing: pictures are looked at before a row is called done."""
     assert "done already" in whole() and not drawn
     own, reference = (outputs / "pictures" / name for name in (whole.record.pictures, whole.record.references))
-    files = {folder: sorted(folder.rglob(f"[0-9]*.{whole.store}")) for folder in (own, reference)}
-    states = runs.states(outputs / "pictures", f"*.{whole.store}")
+    files = {folder: sorted(folder.rglob("[0-9]*.png")) for folder in (own, reference)}
+    states = runs.states(outputs / "pictures", "*.png")
     first, last = files[own][0], files[own][-1]
     first.unlink()
     last.write_bytes(last.read_bytes()[:99])
@@ -80,7 +78,7 @@ def test_what_is_missing_is_drawn_in_its_batch(whole, outputs, drawn):
     assert "of 10 pictures are missing or damaged" in whole()
     assert drawn == {"reference": PLAN[:1]}
     kept = {file: state for file, state in states.items() if file not in (first, last, files[reference][0])}
-    after = runs.states(outputs / "pictures", f"*.{whole.store}")
+    after = runs.states(outputs / "pictures", "*.png")
     assert {file: after[file] for file in kept} == kept, "whole pictures were written again"
     for file in files[own]:
         file.unlink()

@@ -11,8 +11,7 @@ import pytest
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.files import typed
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records.record import Record, find, fresh_path, full
 from postdiff.lab.tables.rows import flat_rows
 from tests.lab import runs
 from tests.lab.test_results import record
@@ -50,7 +49,7 @@ FREE = ("identity", "changed", "environment")
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_value_of_any_other_type_anywhere_is_refused_or_harmless(tiny, outputs, kind):
     """Whatever can be read can be put into a table."""
-    file, found = results.fresh_path("tiny", "plain", kind), experiment.load("tiny").select(["plain"])
+    file, found = fresh_path("tiny", "plain", kind), experiment.load("tiny").select(["plain"])
     file.parent.mkdir(parents=True)
     refused = 0
     for path in places(WHOLE[kind]):
@@ -62,7 +61,7 @@ def test_a_value_of_any_other_type_anywhere_is_refused_or_harmless(tiny, outputs
                 refused += 1
                 assert "\n" not in str(error) and len(str(error)) < 300 + len(str(file)), path
                 assert str(file) in str(error) and "run the row again" in str(error)
-                assert results.full("tiny", "plain", kind, "abc") is None
+                assert full("tiny", "plain", kind, "abc") is None
                 continue
             try:
                 flat_rows(found)
@@ -96,17 +95,17 @@ TEXTS = {
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_a_text_that_is_no_record(outputs, text):
-    file = results.fresh_path("tiny", "plain")
+    file = fresh_path("tiny", "plain")
     file.parent.mkdir(parents=True)
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match="run the row again") as error:
         Record.read(file)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300 + len(str(file))
-    assert results.full("tiny", "plain", "quality", "abc") is None
+    assert full("tiny", "plain", "quality", "abc") is None
 
 
 def test_a_file_of_twenty_gigabytes_is_not_read(outputs):
-    file = results.fresh_path("tiny", "plain")
+    file = fresh_path("tiny", "plain")
     file.parent.mkdir(parents=True)
     with file.open("wb") as stream:
         stream.truncate(20 << 30)
@@ -115,29 +114,29 @@ def test_a_file_of_twenty_gigabytes_is_not_read(outputs):
 
 
 def test_the_record_of_another_row_is_not_this_ones(outputs):
-    record(row="cached").write(results.fresh_path("tiny", "plain"))
-    assert results.full("tiny", "plain", "quality", "abc") is None
+    record(row="cached").write(fresh_path("tiny", "plain"))
+    assert full("tiny", "plain", "quality", "abc") is None
     with pytest.raises(UsageError, match="is the quality record of row 'cached' of tiny; remove it"):
-        results.find("tiny", "plain")
+        find("tiny", "plain")
 
 
 @pytest.mark.parametrize("kind", ["fifo", "dangling link", "looping link"])
 def test_what_is_no_file_is_no_record(outputs, tmp_path, kind):
-    file = results.fresh_path("tiny", "plain")
+    file = fresh_path("tiny", "plain")
     file.parent.mkdir(parents=True)
     if kind == "fifo":
         os.mkfifo(file)
     else:
         file.symlink_to(tmp_path / "nowhere" if kind == "dangling link" else file)
-    assert results.find("tiny", "plain") is None and results.full("tiny", "plain", "quality", "abc") is None
+    assert find("tiny", "plain") is None and full("tiny", "plain", "quality", "abc") is None
     record().write(file)
-    assert results.full("tiny", "plain", "quality", "abc") == record() and not file.is_symlink()
+    assert full("tiny", "plain", "quality", "abc") == record() and not file.is_symlink()
 
 
 def test_another_rows_damaged_record_does_not_hide_this_one(tiny, outputs):
     """The first row is what ratios refer to, asked for or not."""
-    record(row="cached").write(results.fresh_path("tiny", "cached"))
-    results.fresh_path("tiny", "plain").write_text("{")
+    record(row="cached").write(fresh_path("tiny", "cached"))
+    fresh_path("tiny", "plain").write_text("{")
     [row] = flat_rows(experiment.load("tiny").select(["cached"]))
     assert row["macs_g"] == 4
     with pytest.raises(UsageError, match=r"plain\.json is not a record"):

@@ -8,7 +8,7 @@ import pytest
 from postdiff import cli
 from postdiff.cli import commands
 from postdiff.lab.pipelines import models
-from postdiff.lab.records import results
+from postdiff.lab.records.record import SCHEMA, fresh_path
 from postdiff.lab.sampling.sampler import Sampler
 from tests.lab import tiny_folder
 from tests.support import tiny as tiny_pipelines
@@ -156,13 +156,13 @@ def test_what_does_not_fit_the_run(tiny, small, words, told):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (json.dumps({"schema": results.SCHEMA + 1}), f"this PostDiff reads {results.SCHEMA}; run the row again"),
-        (json.dumps({"schema": results.SCHEMA}), "is not a whole record: it lacks checkpoint; remove it"),
-        ("{", "is not a record (is not JSON); remove it"),
+        (json.dumps({"schema": SCHEMA + 1}), f"this PostDiff reads {SCHEMA}; run the row again"),
+        (json.dumps({"schema": SCHEMA}), "is not a whole record: it lacks checkpoint; remove it"),
+        ("{", "is not a record: it is not JSON; remove it"),
     ],
 )
 def test_records_that_cannot_be_read(tiny, outputs, refused, text, told):
-    file = results.fresh_path("tiny", "plain")
+    file = fresh_path("tiny", "plain")
     file.parent.mkdir(parents=True)
     file.write_text(text)
     assert told in refused("table", "tiny")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import struct
-import zipfile
 import zlib
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
@@ -24,20 +21,16 @@ BATCHES = {(sample.seed, sample.index): samples_.batch_name(SAMPLES) for sample 
 PIXELS = torch.randint(256, (3, 3, 8, 10), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def folder(root, name="abc", store="png", batches=BATCHES):
-    return ImageFolder(root / name, store, batches)
+def folder(root, name="abc", batches=BATCHES):
+    return ImageFolder(root / name, batches)
 
 
 @pytest.fixture
 def drawn(tmp_path):
-    """`drawn(store)`: a folder with the pictures of three samples, and the file of the second."""
-
-    def make(store="png"):
-        made = folder(tmp_path, store=store)
-        made.write(SAMPLES, PIXELS)
-        return made, made.file(SAMPLES[1])
-
-    return make
+    """A folder with the images of three samples, and the file of the second."""
+    made = folder(tmp_path)
+    made.write(SAMPLES, PIXELS)
+    return made, made.file(SAMPLES[1])
 
 
 def png(image, text=None, key="postdiff"):
@@ -115,7 +108,7 @@ def jpeg():
 
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_foreign_file_is_no_picture(drawn, kind, recwarn):
-    made, file = drawn()
+    made, file = drawn
     content = FOREIGN[kind](chunk_of(file), file.read_bytes())
     file.write_bytes(content)
     refused_and_removed(made, file)
@@ -131,110 +124,20 @@ def refused_and_removed(made, file):
     assert list(made.repair(SAMPLES)) == [file] and not file.exists()
 
 
-def members(file):
-    with np.load(file) as found:
-        return {name: found[name] for name in found.files}
-
-
-def changed(**arrays):
-    return lambda own: {**own, **arrays}
-
-
-OTHERS = {
-    "fewer pictures than rows": lambda own: {**own, "images": own["images"][:2]},
-    "more pictures than rows": lambda own: {**own, "images": np.concatenate([own["images"]] * 2)},
-    "pictures of float32": lambda own: {**own, "images": own["images"].astype(np.float32)},
-    "flat pictures": lambda own: {**own, "images": own["images"].reshape(3, -1)},
-    "grey pictures": lambda own: {**own, "images": own["images"][..., :1]},
-    "channels first": lambda own: {**own, "images": own["images"].transpose(0, 3, 1, 2)},
-    "other pixels": lambda own: {**own, "images": own["images"] ^ 1},
-    "other settings": changed(pictures=np.array("def")),
-    "as older versions wrote it": lambda own: {k: v for k, v in own.items() if k not in ("pictures", "batch")},
-    "numbers as text": changed(index=np.array(["0", "1", "2"])),
-    "numbers as fractions": changed(index=np.array([0.0, 1.0, 2.0])),
-    "one row twice": changed(index=np.array([1, 1, 2])),
-    "a list of settings": changed(pictures=np.array(["abc"] * 3)),
-    "a prompt short": lambda own: {**own, "prompt": own["prompt"][:2]},
-    "pickled objects": lambda own: {**own, "prompt": own["prompt"].astype(object)},
-    "no pictures": lambda own: {k: v for k, v in own.items() if k != "images"},
-    "nothing": lambda own: {},
-}
-
-
-@pytest.mark.parametrize("kind", OTHERS)
-def test_a_foreign_file_of_many_is_none_of_ours(drawn, kind):
-    made, file = drawn("npz")
-    content = OTHERS[kind](members(file))
-    np.savez_compressed(file, **content)
-    refused_and_removed_whole(made, file)
-
-
-def refused_and_removed_whole(made, file):
-    made.refresh()
-    assert list(made.damaged(SAMPLES)) == [file]
-    assert list(made.repair(SAMPLES)) == [file] and not file.exists() and not any(map(made.has, SAMPLES))
-
-
-@pytest.mark.parametrize("kind", ["half", "nothing", "garbage", "garbage members", "a text of gigabytes", "terabytes"])
-def test_a_file_of_many_that_cannot_be_read(drawn, kind):
-    made, file = drawn("npz")
-    whole = file.read_bytes()
-    if kind == "half":
-        file.write_bytes(whole[: len(whole) // 2])
-    elif kind in ("nothing", "garbage"):
-        file.write_bytes(b"" if kind == "nothing" else os.urandom(3000))
-    elif kind == "a text of gigabytes":
-        rewritten(file, "prompt.npy", header("<U400000000", (3,)))
-    elif kind == "terabytes":
-        rewritten(file, "images.npy", header("|u1", (3, 1_000_000, 1_000_000, 3)))
-    else:
-        rewritten(file, "sha256.npy", b"no array at all")
-    refused_and_removed_whole(made, file)
-
-
-def header(descr, shape):
-    stream = io.BytesIO()
-    np.lib.format.write_array_header_1_0(stream, {"descr": descr, "fortran_order": False, "shape": shape})
-    return stream.getvalue()
-
-
-def rewritten(file, name, content):
-    """Put another member into a zip file."""
-    with zipfile.ZipFile(file) as archive:
-        members = {each: archive.read(each) for each in archive.namelist()}
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for each, own in {**members, name: content}.items():
-            archive.writestr(each, own)
-
-
-def test_pictures_of_another_batch_stand_beside_ours_in_files_of_many(tmp_path):
-    """A run with fewer pictures has another last batch; neither run takes the other's, or away from it."""
-    fewer = {(sample.seed, sample.index): samples_.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
-    one, two = folder(tmp_path, store="npz", batches=fewer), folder(tmp_path, store="npz")
-    one.write(SAMPLES[:2], PIXELS[:2])
-    assert not two.has(SAMPLES[0]) and not two.damaged(SAMPLES)
-    two.write(SAMPLES, PIXELS)
-    two.repair(SAMPLES)
-    for made, samples in ((one, SAMPLES[:2]), (two, SAMPLES)):
-        made.refresh()
-        assert all(map(made.has, samples)) and not made.damaged(samples)
-
-
 def test_a_single_picture_of_another_batch_is_missing_but_not_damaged(drawn, tmp_path):
-    drawn()
     fewer = {(sample.seed, sample.index): samples_.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
     other = folder(tmp_path, batches=fewer)
-    assert other.there(SAMPLES[0]) and not other.has(SAMPLES[0])
+    assert other.file(SAMPLES[0]).is_file() and not other.has(SAMPLES[0])
     with pytest.raises(UsageError, match="drawn in another batch, of a run with other seeds or count"):
         other.read(SAMPLES[:1])
     assert folder(tmp_path, batches=None).has(SAMPLES[0])
 
 
 def test_what_lies_in_the_place_of_a_picture(drawn, tmp_path):
-    made, file = drawn()
+    made, file = drawn
     file.unlink()
     os.mkfifo(file)
-    assert not made.there(SAMPLES[1]) and not made.damaged(SAMPLES)
+    assert not made.has(SAMPLES[1]) and not made.damaged(SAMPLES)
     made.write(SAMPLES[1:2], PIXELS[1:2])
     assert file.is_file() and not made.damaged(SAMPLES)
     file.unlink()
@@ -249,20 +152,9 @@ def test_what_lies_in_the_place_of_a_picture(drawn, tmp_path):
 
 
 def test_files_of_others_beside_ours_stay(drawn):
-    made, file = drawn("npz")
-    mine = file.parent / "my_notes.npz"
-    np.savez(mine, notes=np.zeros(3))
-    shutil.copy(mine, file.parent / ".my-settings.npz")
+    made, file = drawn
+    others = [file.parent / name for name in ("my_notes.png", "1.png", ".my-settings.json")]
+    for other in others:
+        other.write_bytes(b"mine")
     made.repair(SAMPLES)
-    assert mine.exists() and (file.parent / ".my-settings.npz").exists() and not made.damaged(SAMPLES)
-
-
-def test_behind_a_damaged_picture_may_be_another(drawn, tmp_path):
-    """A PNG hides the same picture in a file of many, which is looked at as well once the PNG is gone."""
-    drawn("npz")
-    made, file = drawn()
-    file.write_bytes(b"damaged")
-    shard = made.shards.file(SAMPLES[1])
-    np.savez_compressed(shard, **{**members(shard), "images": members(shard)["images"] ^ 1})
-    assert set(made.repair(SAMPLES)) == {file, shard}
-    assert [made.there(sample) for sample in SAMPLES] == [True, False, True]
+    assert all(other.read_bytes() == b"mine" for other in others) and not made.damaged(SAMPLES)

@@ -20,7 +20,6 @@ SAMPLES = {
         "",
         ("half .png", "after replace 00000.png", "half .csv", "after replace plain.csv", "before replace manifest.csv"),
     ),
-    "npz": ([*RUN, "store=npz"], "", ("before replace *.npz",)),
     "fresh": (
         [*RUN, "--fresh"],
         "whole",

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Record, Value
+from postdiff.lab.files import folders
+from postdiff.lab.records.record import SCHEMA, Record, Value, find, fresh_path, load
 
 
 def record(**changes):
@@ -70,7 +70,7 @@ def test_a_failed_write_leaves_the_old_record(tmp_path, monkeypatch):
 
 def test_another_schema_version_is_refused(tmp_path):
     file = tmp_path / "plain.json"
-    record(schema=results.SCHEMA + 1).write(file)
+    record(schema=SCHEMA + 1).write(file)
     with pytest.raises(UsageError, match="schema version 2, this PostDiff reads 1"):
         Record.read(file)
 
@@ -93,13 +93,13 @@ def test_a_record_with_an_unknown_key_is_refused(tmp_path):
 
 def test_fresh_records_stand_before_committed_ones(outputs, tmp_path, monkeypatch):
     committed = tmp_path / "committed"
-    monkeypatch.setattr(results.folders, "committed_records", lambda: committed)
-    assert results.find("tiny", "plain") is None
+    monkeypatch.setattr(folders, "committed_records", lambda: committed)
+    assert find("tiny", "plain") is None
     record(label="Old").write(committed / "tiny" / "plain.json")
-    assert results.find("tiny", "plain").label == "Old"
-    record(label="New").write(results.fresh_path("tiny", "plain"))
-    assert results.find("tiny", "plain").label == "New"
-    assert results.load("tiny", ["plain", "cached"]) == {"plain": {"quality": record(label="New")}}
+    assert find("tiny", "plain").label == "Old"
+    record(label="New").write(fresh_path("tiny", "plain"))
+    assert find("tiny", "plain").label == "New"
+    assert load("tiny", ["plain", "cached"]) == {"plain": {"quality": record(label="New")}}
 
 
 def test_partial_and_dirty_records_know_it():

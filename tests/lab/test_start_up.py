@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from postdiff import methods
-from postdiff.lab.records import results
+from postdiff.lab.records.record import fresh_path
 from tests.lab.test_results import record
 
 HEAVY = "{'torch', 'diffusers', 'transformers', 'lightning', 'matplotlib', 'pyarrow'}"
@@ -27,7 +27,7 @@ def loaded(*words):
 
 @pytest.mark.parametrize("words", [("list",), ("list", "methods", "--format", "json"), ("table", "tiny")], ids=" ".join)
 def test_nothing_heavy_is_loaded(tiny, outputs, words):
-    record().write(results.fresh_path("tiny", "plain"))
+    record().write(fresh_path("tiny", "plain"))
     assert loaded(*words) == "set()"
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
-from postdiff.lab.records import results, tables
-from postdiff.lab.records.record import Value
+from postdiff.lab.records.record import Record, Value, fresh_path
+from postdiff.lab.tables import table
 from postdiff.lab.tables.rows import flat_rows
 from tests.lab.test_results import record
 
@@ -21,11 +21,11 @@ def rows(tiny):
     def write(**changes):
         cached = {"row": "cached", "label": "Cached", "macs": {"denoiser": {"dense": 2_000_000_000}}, **changes}
         for one in (record(), record(**cached)):
-            one.write(results.fresh_path("tiny", one.row))
+            one.write(fresh_path("tiny", one.row))
         for row, seconds in {"plain": 2.0, "cached": 0.5}.items():
             latency = {"median_s": seconds, "q25_s": seconds * 0.9, "q75_s": seconds * 1.1, "batch_size": 1}
             timed = record(kind="speed", row=row, metrics={}, macs={}, counts={}, latency={**latency, "session": "s"})
-            timed.write(results.fresh_path("tiny", row, "speed"))
+            timed.write(fresh_path("tiny", row, "speed"))
         return experiment.load("tiny")
 
     return write
@@ -43,12 +43,12 @@ def test_figures(rows):
 @pytest.mark.parametrize("kind", ["quality", "speed"])
 def test_figures_reported_for_another_model_are_left_out(rows, kind):
     found = rows()
-    results.fresh_path("tiny", "plain").unlink()
-    results.fresh_path("tiny", "plain", "speed").unlink()
+    fresh_path("tiny", "plain").unlink()
+    fresh_path("tiny", "plain", "speed").unlink()
     latency = {"median_s": 1.0, "q25_s": 1.0, "q75_s": 1.0, "batch_size": 1, "session": "s"}
     own = {"row": "plain", "kind": kind, "latency": latency}
     for changed, told in (({"model": "other"}, False), ({"steps": 4}, True)):
-        record(**own, changed=changed).write(results.fresh_path("tiny", "plain", kind))
+        record(**own, changed=changed).write(fresh_path("tiny", "plain", kind))
         assert ("reported_paired_psnr" in flat_rows(found)[0]) == told
 
 
@@ -66,19 +66,19 @@ def test_figures_reported_for_another_model_are_left_out(rows, kind):
 def test_notes(rows, changes, note):
     found = rows(**changes)
     assert note in flat_rows(found)[1]["notes"]
-    text = tables.render(found)
+    text = table.render(found)
     assert "Cached*" in text and f"* {note}" in text
 
 
 def test_rows_without_a_record_are_shown_as_such(rows):
     found = rows()
-    results.fresh_path("tiny", "cached").unlink()
+    fresh_path("tiny", "cached").unlink()
     assert flat_rows(found)[1]["notes"] == "speed alone"
-    results.fresh_path("tiny", "cached", "speed").unlink()
+    fresh_path("tiny", "cached", "speed").unlink()
     assert flat_rows(found)[1]["notes"] == "no record"
     with pytest.raises(UsageError, match="postdiff run tiny"):
-        results.fresh_path("tiny", "plain").unlink()
-        results.fresh_path("tiny", "plain", "speed").unlink()
+        fresh_path("tiny", "plain").unlink()
+        fresh_path("tiny", "plain", "speed").unlink()
         flat_rows(found)
 
 
@@ -89,8 +89,8 @@ def test_ratios_refer_to_the_first_row_of_the_file(rows):
 
 def test_times_of_two_sessions_have_no_ratio(rows):
     found = rows()
-    file = results.fresh_path("tiny", "cached", "speed")
-    later = results.Record.read(file)
+    file = fresh_path("tiny", "cached", "speed")
+    later = Record.read(file)
     later.latency["session"] = "later"
     later.write(file)
     cached = flat_rows(found)[1]
@@ -108,7 +108,7 @@ def test_text_fits_a_terminal(rows):
             "emoji_text_score",
         )
     }
-    text = tables.render(rows(metrics=many))
+    text = table.render(rows(metrics=many))
     assert max(map(len, text.splitlines())) <= 120
     assert text.count("Cached") == 2, "two blocks, each with the labels"
     assert "12.3 ± 1.2" in text and "0.50 [0.45-0.55]" in text and "4.00x" in text
@@ -116,16 +116,16 @@ def test_text_fits_a_terminal(rows):
 
 def test_formats(rows):
     found = rows()
-    assert [row["row"] for row in json.loads(tables.render(found, "json"))] == ["plain", "cached"]
-    read = list(csv.DictReader(io.StringIO(tables.render(found, "csv"))))
+    assert [row["row"] for row in json.loads(table.render(found, "json"))] == ["plain", "cached"]
+    read = list(csv.DictReader(io.StringIO(table.render(found, "csv"))))
     assert float(read[1]["macs_saving"]) == 2
-    markdown = tables.render(found, "markdown").splitlines()
+    markdown = table.render(found, "markdown").splitlines()
     assert len({line.count("|") for line in markdown[:4]}) == 1 and markdown[2].startswith("| Plain |")
-    latex = tables.render(found, "latex")
+    latex = table.render(found, "latex")
     assert r"\begin{tabular}" in latex and r"$\pm$" in latex and "reported" in latex
     with pytest.raises(UsageError, match="unknown format"):
-        tables.render(found, "xml")
+        table.render(found, "xml")
 
 
 def test_latex_escapes(rows):
-    assert tables._latex_text("50 % of a_b & c") == r"50 \% of a\_b \& c"
+    assert table._latex_text("50 % of a_b & c") == r"50 \% of a\_b \& c"

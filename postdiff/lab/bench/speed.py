@@ -27,8 +27,8 @@ from postdiff.lab.loggers import mirror
 from postdiff.lab.macs import work
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import bar
-from postdiff.lab.records import recording, results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records import job_record
+from postdiff.lab.records.record import Record, fresh_path
 from postdiff.lab.sampling.pipelines import Pipelines, Sampler
 
 __all__ = ["measure"]
@@ -75,7 +75,7 @@ class _Row:
             counts: {id of settings and samples: their work}, which this adds to: it does not depend on the batch size.
         """
         plan, made, counted = self.plan, [], []
-        device, spent = plan.config.device, counts.get(plan.content_id) or work.known(recording.last(plan))
+        device, spent = plan.config.device, counts.get(plan.content_id) or work.known(job_record.last(plan))
         if spent is not None or len(self.batch) > 1 or work.adaptive(plan):
             peak = peak_memory(lambda: made.append(self.ours()), device)
             spent = spent or work.count(plan, self.sampler)
@@ -106,7 +106,7 @@ def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
     """
     timed = [plan for plan in plans if plan.config.bench.repeats]
     limit, groups = limit_of(timed), compared(timed)
-    started, counts = recording.now(), dict[str, work.Work]()
+    started, counts = job_record.now(), dict[str, work.Work]()
     records, short = list[Record](), list[TimeIsUp]()
     for place, group in enumerate(groups):
         to_come = len(groups) - place
@@ -161,11 +161,10 @@ def _measure(
         }
         if row.peer is not None and beside is not None:
             figures["official"] = _against(row.peer, own, beside, size) | {"difference": seen[name].difference}
-        record = recording.record(
+        record = job_record.fill(
             row.plan,
-            kind="speed",
-            run_id=row.plan.speed_id,
-            started=started,
+            "speed",
+            started,
             n_asked=len(own.whole) if row.plan.config.bench.seconds else repeats,  # as many as ended in time
             n_done=len(own.whole),
             macs=seen[name].spent.macs,
@@ -173,7 +172,7 @@ def _measure(
             counts=seen[name].spent.counts,
             latency=figures | {"environment": environment},
         )
-        record.write(results.fresh_path(row.plan.experiment, name, "speed"))
+        record.write(fresh_path(row.plan.experiment, name, "speed"))
         records.append(record)
     for row, record in zip(rows, records, strict=True):
         mirror.speed(row.plan, record)

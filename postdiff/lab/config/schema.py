@@ -176,7 +176,7 @@ class RunConfig:
         step_scores: draw once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
         network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
-        store: how pictures are kept: png, a file each, or npz, a file a batch.
+        store: how images are kept: png, a file each.
         trainer: on how many devices.
         wandb: off, offline or online.
         tensorboard: also write what W&B would get below `outputs/tensorboard`.
@@ -206,7 +206,7 @@ class RunConfig:
     step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    store: str = one_of("png", ("png", "npz"))
+    store: str = one_of("png", ("png",))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     wandb: str = one_of("off", ("off", "offline", "online"), "wandb mode")
     tensorboard: bool = False

@@ -14,8 +14,8 @@ import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
@@ -24,21 +24,19 @@ from postdiff.engine.values import expanded
 __all__ = [
     "committed_records",
     "discard",
-    "host",
     "outputs",
     "refuse_folder",
     "refuse_link",
     "sweep",
     "temporary_name",
     "whole_file",
-    "whole_files",
     "writable_outputs",
 ]
 
-TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d+)-(?P<began>\d+)-[0-9a-f]{8}(\.\w+)?")
+TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,9})-[0-9a-f]{8}(\.\w+)?")
 # Seconds without a change after which a file of a process that cannot be looked at is taken for left over.
 QUIET = 24 * 3600.0
-# Folders of outputs that every command sweeps; one of pictures holds many files, and is swept when it is worked on.
+# Folders of outputs that every command sweeps; one of images holds many files, and is swept when it is worked on.
 SWEPT = ("records", "grids", "exports", "data", "profiles", "calibrations", "locks")
 
 
@@ -73,47 +71,34 @@ def writable_outputs() -> Path:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
+def whole_file(file: Path, sweeping: bool = True) -> Iterator[Path]:
     """A temporary name beside `file`; takes its place when the block ends well, and vanishes when it does not.
 
-    What killed processes left beside it is swept.
+    Args:
+        file: to write.
+        sweeping: whether to look through its folder for what killed processes left, and remove that.
 
     Raises:
         UsageError: there is a folder of that name.
-        OSError: with the name of the file that cannot be written.
-    """
-    if file.parent.is_dir():
-        sweep(file.parent, deep=False)
-    with whole_files([file]) as [temporary]:
-        yield temporary
-
-
-@contextmanager
-def whole_files(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Temporary names beside `files`; they take their places one right after the other when the block ends well.
-
-    Raises:
-        UsageError: there is a folder of such a name.
         OSError: with the name of the file that cannot be written, for instance since the disk is full.
     """
-    with ExitStack() as undo:
-        temporaries = []
-        try:
-            for file in files:
-                refuse_folder(file)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                temporary = file.with_name(temporary_name(file.suffix))
-                # Results are for everybody whom the umask lets read them; nothing that is there already is opened.
-                os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-                undo.callback(temporary.unlink, missing_ok=True)
-                temporaries.append(temporary)
-            yield temporaries
-            for temporary, file in zip(temporaries, files, strict=True):
-                temporary.replace(file)
-        except OSError as error:
-            if error.errno is not None and error.filename is None and files:
-                error.filename = str(files[0])  # a write that fails does not say what it wrote
-            raise
+    refuse_folder(file)
+    temporary = file.with_name(temporary_name(file.suffix))
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if sweeping:
+            sweep(file.parent, deep=False)
+        # Results are for everybody whom the umask lets read them; nothing that is there already is opened.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        yield temporary
+        temporary.replace(file)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)  # a write that fails does not say what it wrote
+        raise
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def refuse_folder(file: Path) -> None:
@@ -145,19 +130,16 @@ def discard(folder: Path) -> None:
     """
     refuse_link(folder)
     gone = folder.with_name(temporary_name())
-    try:
+    with suppress(FileNotFoundError):
         folder.rename(gone)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(gone, ignore_errors=True)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def sweep(folder: Path, deep: bool = True) -> int:
     """Remove what killed processes left half-written.
 
-    A process of this machine is looked for by its number and the time it began. One of another machine, or of another
-    container, cannot be looked for: its file stays until it has not changed for a day by the clock of its own file
-    system.
+    A process of this machine is looked for by its number. One of another machine, or of another container, cannot be
+    looked for: its file stays until it has not changed for a day by the clock of its own file system.
 
     Args:
         folder: where to look; links are not followed.
@@ -170,43 +152,34 @@ def sweep(folder: Path, deep: bool = True) -> int:
     for place, inner, files in os.walk(folder):
         for name in (*inner, *files):
             found = TEMPORARY.fullmatch(name)
-            if found is not None and _left_over(Path(place, name), found):
-                removed += _removed(Path(place, name))
+            if found is None or not _left_over(file := Path(place, name), found["machine"], int(found["pid"])):
+                continue
+            if file.is_dir() and not file.is_symlink():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
+                with suppress(OSError):  # another process has swept it, or it is not ours to remove
+                    file.unlink()
+            removed += not os.path.lexists(file)
         inner[:] = [name for name in inner if deep and not TEMPORARY.fullmatch(name)]
     return removed
 
 
 def temporary_name(suffix: str = "") -> str:
     """A name for what this process is about to write; no two are equal."""
-    pid = os.getpid()
-    return f".postdiff-{_machine()}-{pid}-{_began(pid) or 0}-{secrets.token_hex(4)}{suffix}"
+    return f".postdiff-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
 
 
-def host() -> str:
-    """Name of this machine, as people know it."""
-    return re.sub(r"[^\w.-]", "", socket.gethostname())[:40] or "host"
-
-
-def _left_over(file: Path, name: re.Match[str]) -> bool:
-    if name["machine"] == _machine():
-        return _ended(int(name["pid"]), int(name["began"]))
+def _left_over(file: Path, machine: str, pid: int) -> bool:
     try:
-        changed = file.lstat().st_mtime
+        if machine == _machine():
+            os.kill(pid, 0)
+            return False
         with tempfile.TemporaryFile(dir=file.parent) as probe:
-            return os.fstat(probe.fileno()).st_mtime - changed > QUIET
+            return os.fstat(probe.fileno()).st_mtime - file.lstat().st_mtime > QUIET
+    except ProcessLookupError:
+        return True
     except OSError:
-        return False  # gone, or nothing can be written there and so nothing removed
-
-
-def _removed(file: Path) -> bool:
-    if file.is_dir() and not file.is_symlink():
-        shutil.rmtree(file, ignore_errors=True)
-        return not file.exists()
-    try:
-        file.unlink()
-    except OSError:
-        return False  # another process has swept it, or it is not ours to remove
-    return True
+        return False  # another user's process; or gone, or nothing can be written there and so nothing removed
 
 
 @functools.cache
@@ -217,23 +190,3 @@ def _machine() -> str:
     except OSError:
         known = socket.gethostname()
     return hashlib.sha256(known.encode()).hexdigest()[:12]
-
-
-def _ended(pid: int, began: int) -> bool:
-    """Whether a process of this machine is gone; its number may have been given to another."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    except (PermissionError, OverflowError):
-        pass  # it is another user's
-    return _began(pid) not in (None, began)
-
-
-def _began(pid: int) -> int | None:
-    """When a process began, in ticks of the kernel, and -1 once it has ended; None where nobody tells."""
-    try:
-        state, *others = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
-        return -1 if state in "ZX" else int(others[18])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -1,1 +1,1 @@
-"""Finished pictures on disk, one file each or many in one, and who may write them."""
+"""Finished images on disk: a folder of PNG files that say what they are of, and the grid of an experiment."""

@@ -1,4 +1,4 @@
-"""The picture of an experiment: prompts across, rows down, the same seed in each column."""
+"""The grid of an experiment: prompts across, rows down, the same seed in each column."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from postdiff.lab.samples import Sample
 __all__ = ["COLUMNS", "draw"]
 
 COLUMNS = 10
-SMALL = 128  # pictures below this side are doubled, pixel by pixel
+SMALL = 128  # images below this side are doubled, pixel by pixel
 GAP = 6
 INK, PAPER = (20, 20, 20), (255, 255, 255)
 
@@ -23,15 +23,21 @@ def draw(rows: Sequence[tuple[str, ImageFolder]], samples: Sequence[Sample], fil
     """Write a PNG.
 
     Args:
-        rows: label and pictures of each row, from the top.
-        samples: one column each; every row must have their pictures.
+        rows: label and images of each row, from the top.
+        samples: one column each; every row must have their images.
         file: where to write.
     """
-    pictures = [[_doubled(folder.image(sample)) for sample in samples] for _, folder in rows]
-    width = max(picture.width for line in pictures for picture in line)
-    height = max(picture.height for line in pictures for picture in line)
-    font = _font(max(13, width // 9))
-    # The default font is Pillow's own, so the picture needs no font of the machine.
+    images: list[list[Image.Image]] = []
+    for _, folder in rows:
+        images.append([])
+        for sample in samples:
+            pixels = folder.read([sample])[0].permute(1, 2, 0).numpy()
+            factor = 2 if max(pixels.shape) < SMALL else 1
+            images[-1].append(Image.fromarray(pixels.repeat(factor, 0).repeat(factor, 1)))
+    width = max(image.width for line in images for image in line)
+    height = max(image.height for line in images for image in line)
+    font = ImageFont.load_default(max(13, width // 9))  # Pillow's own, so no font of the machine is needed
+    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     left = GAP + max(round(font.getlength(label)) for label, _ in rows) + 2 * GAP
     titles = [_wrapped(sample.prompt, font, width) for sample in samples]
     line_height = round(font.size * 1.25)
@@ -43,25 +49,13 @@ def draw(rows: Sequence[tuple[str, ImageFolder]], samples: Sequence[Sample], fil
         for line, text in enumerate(title):
             y = top - GAP - line_height * (len(title) - line)
             pen.text((x, y), text, INK, font, anchor="ma")
-    for line, ((label, _), found) in enumerate(zip(rows, pictures, strict=True)):
+    for line, ((label, _), found) in enumerate(zip(rows, images, strict=True)):
         y = top + line * (height + GAP)
         pen.text((left - 2 * GAP, y + height // 2), label, INK, font, anchor="rm")
-        for column, picture in enumerate(found):
-            sheet.paste(picture, (left + column * (width + GAP), y))
+        for column, image in enumerate(found):
+            sheet.paste(image, (left + column * (width + GAP), y))
     with folders.whole_file(file) as temporary:
         sheet.save(temporary)
-
-
-def _doubled(picture: Image.Image) -> Image.Image:
-    if max(picture.size) >= SMALL:
-        return picture
-    return picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.NEAREST)
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size)
-    assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
-    return font
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -1,118 +1,132 @@
-"""A folder of finished pictures, so that a broken-off run goes on where it stopped.
+"""A folder of finished images, so that a broken-off run goes on where it stopped.
 
-`<seed>/<index>.png`, or `shards/*.npz`; either kind is read, whichever is written. `manifest.csv` lists them.
+`<seed>/<index>.png` are the images; `manifest.csv` lists them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from os.path import isfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders, locks, manifest
-from postdiff.lab.images.marked_png import Damaged, PictureRow, decoded, encoded, marked, row_of
-from postdiff.lab.samples import Sample, batch_name
-from postdiff.lab.storage.picture_shards import PictureShards
+from postdiff.lab.files import folders, locks
+from postdiff.lab.files.locks import Say
+from postdiff.lab.images import marked_png
+from postdiff.lab.images.marked_png import Damaged
+from postdiff.lab.samples import Sample, Shard, batch_name
 
 __all__ = ["ImageFolder"]
 
-Key = tuple[int, int]
+COLUMNS = ("index", "prompt", "seed", "sha256", "file")
 
 # What was found whole in this process, by file, time and size: references are asked for by every row.
 _known_whole: set[tuple[Any, ...]] = set()
 
 
 class ImageFolder:
-    """Pictures of one setting.
+    """Images of one setting.
 
     Args:
-        folder: named after the hash of all that decides the pixels, so pictures of two settings never mix.
-        store: how new pictures are kept, "png" or "npz".
-        batches: the batch that each picture is to be drawn in, by seed and index; None means any.
+        folder: named after the hash of all that decides the pixels, so images of two settings never mix.
+        batches: the batch that each image is to be generated in, by seed and index; None means any.
     """
 
-    def __init__(self, folder: Path, store: str = "png", batches: Mapping[Key, str] | None = None) -> None:
-        self.folder, self.store, self.batches = folder, store, batches
-        self.shards = PictureShards(folder / "shards", folder.name, batches)
+    def __init__(self, folder: Path, batches: Mapping[tuple[int, int], str] | None = None) -> None:
+        self.folder, self.batches = folder, batches
 
     def file(self, sample: Sample) -> Path:
-        """Where the picture of a sample is or, as a PNG, will be."""
-        single = self._single(sample)
-        return single if single.is_file() else self.shards.file(sample) or single
+        """Where the image of a sample is, or will be."""
+        return self.folder / str(sample.seed) / f"{sample.index:05d}.png"
 
-    def there(self, sample: Sample) -> bool:
-        """Whether there is a file for the picture, whatever is in it."""
-        return self.file(sample).is_file()
+    @contextmanager
+    def lock(self, part: Shard | None, say: Say) -> Iterator[None]:
+        """The right to generate the images, or one part of them; whoever would generate the same ones waits.
+
+        Parts of two divisions do not wait for each other: at worst they generate equal images.
+
+        Args:
+            part: which one; None means all images, for which parts that others generate are waited for too.
+            say: told for whom this process waits.
+        """
+        name = self.folder.name
+        with ExitStack() as stack:
+            if part is not None:
+                stack.enter_context(locks.held(f"{name}/{part.number}-of-{part.of}", say))
+            else:
+                parts = sorted((folders.outputs() / "locks" / name).glob("*-of-*.lock"))
+                for one in ("all", *(file.stem for file in parts)):
+                    stack.enter_context(locks.held(f"{name}/{one}", say))
+            yield
 
     def has(self, sample: Sample) -> bool:
-        """Whether there is a file for the picture that does not say that it was drawn in another batch."""
+        """Whether there is a file for the image that does not say that it was generated in another batch."""
         file = self.file(sample)
         if not file.is_file():
             return False
         try:
-            return self.batches is None or self._row(file, sample).batch == self._batch(sample)
+            with marked_png.opened(file) as (row, _):
+                return self.batches is None or row.batch == self._batch(sample)
         except Damaged:
             return True  # whoever reads it is told
 
     def write(self, samples: Sequence[Sample], images: Tensor) -> None:
-        """Save pictures (B, 3, H, W), uint8, of one batch, or some of a batch: all at once, or none."""
+        """Save images (B, 3, H, W), uint8, of one batch, or some of a batch: each whole, or not at all."""
         batch = self._batch(samples[0]) or batch_name(samples)
-        if self.store == "npz":
-            self.shards.write(samples, images, batch)
-            return
-        with folders.whole_files([self._single(sample) for sample in samples]) as temporaries:
-            for temporary, sample, image in zip(temporaries, samples, images, strict=True):
-                temporary.write_bytes(encoded(row_of(sample, image, self.folder.name, batch), image))
-
-    def refresh(self) -> None:
-        """Look again at what is there, since others may have written."""
-        self.shards.refresh()
+        for sample, image in zip(samples, images, strict=True):
+            content = marked_png.encode(sample, image, self.folder.name, batch)
+            with folders.whole_file(self.file(sample), sweeping=False) as temporary:
+                temporary.write_bytes(content)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
-        """Load pictures as (B, 3, H, W), uint8.
+        """Load images as (B, 3, H, W), uint8.
 
         Raises:
-            UsageError: a picture is missing or damaged, or none of these settings, sample and batch.
+            UsageError: an image is missing or damaged, or none of these settings, sample and batch.
         """
         found = []
         for sample in samples:
-            file = self.file(sample)
             try:
-                found.append(self._read(file, sample))
+                found.append(self._read(sample))
             except (Damaged, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(
-                    f"picture {file} cannot be read ({reason}); remove it and run the row again"
+                    f"picture {self.file(sample)} cannot be read ({reason}); remove it and run the row again"
                 ) from error
         return torch.stack(found)
 
-    def image(self, sample: Sample) -> Image.Image:
-        """One picture as Pillow has it, however it is kept."""
-        return Image.fromarray(self.read([sample])[0].permute(1, 2, 0).numpy())
-
     def damaged(self, samples: Iterable[Sample], since: int | None = None) -> dict[Path, str]:
-        """Files that are not the pictures of these samples, drawn in their batches, each with the reason.
+        """Files that are not the images of these samples, generated in their batches, each with the reason.
 
         Args:
-            samples: whose pictures to look at.
+            samples: whose images to look at.
             since: of a file that has not changed since then, in nanoseconds, only what it says is read, not its pixels.
 
         Raises:
-            UsageError: a picture may not be opened, or a folder stands in its place.
+            UsageError: an image may not be opened, or a folder stands in its place.
         """
-        found = self.shards.refresh()
+        found = {}
         for sample in samples:
             file = self.file(sample)
             folders.refuse_folder(file)
-            if file in found or not file.is_file():
+            if not file.is_file():
                 continue
             try:
-                self._look(file, sample, since)
+                state = file.stat()
+                known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, sample, self._batch(sample))
+                if since is not None and state.st_ctime_ns < since:
+                    with marked_png.opened(file) as (row, _):
+                        row.check(sample, self.folder.name, self._batch(sample))
+                elif known not in _known_whole:
+                    self._read(sample)
+                    _known_whole.add(known)
             except Damaged as error:
                 found[file] = str(error)
             except FileNotFoundError:
@@ -130,50 +144,53 @@ class ImageFolder:
             The damaged files, each with the reason.
 
         Raises:
-            UsageError: a picture may not be opened, or a folder stands in its place.
+            UsageError: an image may not be opened, or a folder stands in its place.
         """
         folders.sweep(self.folder)
         every: dict[Path, str] = {}
-        while found := self.damaged(samples):  # behind a PNG may be a picture in a file of many
-            for file in found:
+        for sample in samples:
+            found = self.damaged([sample])
+            for file in found:  # at once, since another process may be writing it anew
                 file.unlink(missing_ok=True)
             every |= found
         return every
 
     def list_in_manifest(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Add pictures to `manifest.csv`, sorted by seed and index, unless they are in it.
+        """Add images to `manifest.csv`, sorted by seed and index, and leave out those that are gone.
 
         Args:
             rows: with at least index, prompt, seed and sha256.
         """
-        with locks.changing(self.folder):
-            manifest.add(self.folder, rows, self.file)
-
-    def _single(self, sample: Sample) -> Path:
-        return self.folder / str(sample.seed) / f"{sample.index:05d}.png"
+        with locks.held(f"{self.folder.name}/manifest"):
+            file = self.folder / "manifest.csv"
+            before = file.read_bytes() if file.is_file() else b""
+            listed = _lines(before)
+            for row in rows:
+                sample = Sample(int(row["index"]), str(row["prompt"]), int(row["seed"]))
+                place = self.file(sample).relative_to(self.folder).as_posix()
+                listed[sample.seed, sample.index] = {**{name: str(row[name]) for name in COLUMNS[:4]}, "file": place}
+            stream = io.StringIO(newline="")
+            writer = csv.DictWriter(stream, COLUMNS)
+            writer.writeheader()
+            writer.writerows(listed[key] for key in sorted(listed) if isfile(self.folder / listed[key]["file"]))
+            if (content := stream.getvalue().encode()) != before:
+                with folders.whole_file(file) as temporary:
+                    temporary.write_bytes(content)
 
     def _batch(self, sample: Sample) -> str | None:
         return None if self.batches is None else self.batches[sample.seed, sample.index]
 
-    def _row(self, file: Path, sample: Sample) -> PictureRow:
-        return self.shards.row(sample) if file.suffix == ".npz" else marked(file)
+    def _read(self, sample: Sample) -> Tensor:
+        with marked_png.opened(self.file(sample)) as (row, png):
+            row.check(sample, self.folder.name, self._batch(sample))
+            return marked_png.pixels(row, png)
 
-    def _check(self, row: PictureRow, sample: Sample) -> None:
-        row.check(sample, self.folder.name, self._batch(sample))
 
-    def _read(self, file: Path, sample: Sample) -> Tensor:
-        if file.suffix == ".npz":
-            self._check(self.shards.row(sample), sample)
-            return self.shards.read(sample)
-        return decoded(file, lambda row: self._check(row, sample))
-
-    def _look(self, file: Path, sample: Sample, since: int | None) -> None:
-        """Read a file, as far as it is not known already."""
-        state = file.stat()
-        if since is not None and state.st_ctime_ns < since:
-            self._check(self._row(file, sample), sample)
-            return
-        known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, sample, self._batch(sample))
-        if known not in _known_whole:
-            self._read(file, sample)
-            _known_whole.add(known)
+def _lines(manifest: bytes) -> dict[tuple[int, int], dict[str, str]]:
+    """The whole lines of a manifest by seed and index; none of a damaged one, since every row adds its images again."""
+    try:
+        lines = list(csv.DictReader(io.StringIO(manifest.decode(), newline="")))
+        whole = [line for line in lines if set(line) == set(COLUMNS) and None not in line.values()]
+        return {(int(line["seed"]), int(line["index"])): line for line in whole}
+    except (ValueError, csv.Error):
+        return {}

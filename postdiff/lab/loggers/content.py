@@ -13,8 +13,7 @@ from typing import Any
 from postdiff.lab.config.schema import digest
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan import Plan
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Record, Value
+from postdiff.lab.records.record import Record, Value, fresh_path
 from postdiff.lab.samples import Sample
 
 __all__ = ["curves", "describe", "name", "numbers", "table", "tags", "times"]
@@ -102,7 +101,7 @@ def table(plan: Plan, pictures: ImageFolder) -> tuple[list[str], list[tuple[Samp
 
 def _of_pictures(plan: Plan) -> dict[tuple[int, int], dict[str, float]]:
     """{(seed, index): {metric: figure}} from the CSV file beside the record; empty if there is none."""
-    file = results.fresh_path(plan.experiment, plan.name).with_suffix(".csv")
+    file = fresh_path(plan.experiment, plan.name).with_suffix(".csv")
     if not file.is_file():
         return {}
     with file.open(newline="") as stream:

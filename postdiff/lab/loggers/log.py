@@ -15,8 +15,7 @@ from postdiff.lab.loggers.tensorboard_logger import TensorBoardRun
 from postdiff.lab.loggers.wandb_logger import WandbRun, root
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import tell
-from postdiff.lab.records import results
-from postdiff.lab.records.record import Record
+from postdiff.lab.records.record import Record, fresh_path
 
 __all__ = ["again", "finish", "speed", "start"]
 
@@ -72,7 +71,7 @@ def again(plan: Plan, pictures: ImageFolder) -> None:
         return
     acts: list[Act] = []
     for kind in ("quality", "speed"):
-        file = results.fresh_path(plan.experiment, plan.name, kind)
+        file = fresh_path(plan.experiment, plan.name, kind)
         if file.is_file():
             try:
                 acts.append(_act(Record.read(file), pictures))

@@ -1,1 +1,1 @@
-"""What runs leave behind, and the figures and tables made of it."""
+"""What runs leave behind."""

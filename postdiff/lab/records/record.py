@@ -1,7 +1,7 @@
-"""What a run leaves behind. `Record` is the only reader and writer of result files; one JSON a row.
+"""What a run leaves behind: `Record`, one JSON a row, with how it is read, written and found.
 
 Fresh records are in `outputs/records/<experiment>/`: `<row>.json` for quality, `<row>.speed.json` for speed. Those
-that published figures rest on are committed under `experiments/records/`.
+that published numbers rest on are committed under `experiments/records/`.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ class Value:
         value: mean of the per-seed values; None if it could not be computed.
         spread: sample standard deviation over seeds; None with a single seed.
         per_seed: the value of each seed alone.
-        n: pictures measured, all seeds together.
+        n: images measured, all seeds together.
         higher_is_better: direction of improvement.
         identity: what must be equal for two values to be comparable.
-        interval: lower and upper bound of the 95 % interval over pictures; None if none was asked for.
+        interval: lower and upper bound of the 95 % interval over images; None if none was asked for.
     """
 
     value: float | None
@@ -114,20 +114,20 @@ class Record:
         changed: what the command line changed in it, against the experiment file.
         checkpoint: the weights: hash, or repository@commit[:variant]; a replaced network's follows after "+".
         prompts: hash of the prompts used.
-        references: id of the reference pictures that paired metrics compare with; None if there are none.
-        pictures: id of the row's own pictures: their folder below `outputs/pictures`.
-        n_asked: pictures asked for.
-        n_done: pictures made and measured.
+        references: id of the reference images that paired metrics compare with; None if there are none.
+        pictures: id of the row's own images: their folder below `outputs/pictures`.
+        n_asked: images asked for.
+        n_done: images generated and measured.
         metrics: values by name.
-        curves: {metric: {seed: mean figure of the clean estimate after each step}}, if `step_scores` asked for them.
-        macs: multiply-accumulates a picture, by part of the pipeline and convention.
-        macs_spread: their standard deviation over pictures, where a method decides by the picture; else empty.
+        curves: {metric: {seed: mean score of the clean estimate after each step}}, if `step_scores` asked for them.
+        macs: multiply-accumulates an image, by part of the pipeline and convention.
+        macs_spread: their standard deviation over images, where a method decides by the image; else empty.
         counts: network calls, cache hits and misses of one pipeline call.
-        latency: median_s, q25_s, q75_s a picture, the same of its denoising loop under "loop" and of other code for the
+        latency: median_s, q25_s, q75_s an image, the same of its denoising loop under "loop" and of other code for the
             same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
-            (rows timed together), every round, peak_memory_mb of a call, whether its pictures are finite, and the
+            (rows timed together), every round, peak_memory_mb of a call, whether its images are finite, and the
             environment. Under a time limit its seconds, and repeats is how many rounds were whole by then.
-        figures: SHA-256 of the CSV file beside it, which holds the figures of the single pictures; None of times.
+        figures: SHA-256 of the CSV file beside it, which holds the values of the single images; None of times.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601.
@@ -172,6 +172,10 @@ class Record:
         """Whether it was made with uncommitted code."""
         return bool(self.git.get("dirty"))
 
+    def denoiser_macs(self, convention: str) -> int | None:
+        """The denoiser's multiply-accumulates an image; None if they were not counted in that convention."""
+        return self.macs.get("denoiser", {}).get(convention)
+
     def write(self, file: Path) -> None:
         """Write whole or not at all."""
         text = json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
@@ -185,6 +189,7 @@ class Record:
         Raises:
             UsageError: another schema version, or no record at all.
         """
+        found = "a record"
         try:
             content = typed.read(file)
             schema = content.get("schema") if isinstance(content, dict) else None
@@ -194,13 +199,11 @@ class Record:
                 raise UsageError(
                     f"{file} has schema version {str(schema)[:20]}, this PostDiff reads {SCHEMA}; run the row again"
                 )
-        except NotAsHinted as error:
-            raise UsageError(f"{file} is not a record ({error}); remove it and run the row again") from None
-        try:
+            found = "a whole record"
             made: Record = typed.built(cls, content)
             made._check()
         except NotAsHinted as error:
-            raise UsageError(f"{file} is not a whole record: it {error}; remove it and run the row again") from None
+            raise UsageError(f"{file} is not {found}: it {error}; remove it and run the row again") from None
         return made
 
     def _check(self) -> None:
@@ -227,7 +230,8 @@ class Record:
 
 def fresh_path(experiment: str, row: str, kind: str = "quality") -> Path:
     """Where a run writes the record of a row."""
-    return folders.outputs() / "records" / experiment / _file_name(row, kind)
+    name = f"{row}.json" if kind == "quality" else f"{row}.{kind}.json"
+    return folders.outputs() / "records" / experiment / name
 
 
 def find(experiment: str, row: str, kind: str = "quality") -> Record | None:
@@ -236,8 +240,8 @@ def find(experiment: str, row: str, kind: str = "quality") -> Record | None:
     Raises:
         UsageError: what is there is not a whole record, or not this row's.
     """
-    for root in (folders.outputs() / "records", folders.committed_records()):
-        file = root / experiment / _file_name(row, kind)
+    fresh = fresh_path(experiment, row, kind)
+    for file in (fresh, folders.committed_records() / experiment / fresh.name):
         if file.is_file():
             found = Record.read(file)
             if (found.experiment, found.row, found.kind) != (experiment, row, kind):
@@ -261,17 +265,17 @@ def full(experiment: str, row: str, kind: str, run_id: str) -> Record | None:
 
 
 def load(experiment: str, rows: Iterable[str], kinds: Sequence[str] = KINDS) -> dict[str, dict[str, Record]]:
-    """Records by row and kind; rows and kinds without a record are left out."""
+    """Records by row and kind; rows and kinds without a record are left out.
+
+    Raises:
+        UsageError: as `find`.
+    """
     found: dict[str, dict[str, Record]] = {}
     for row in rows:
         for kind in kinds:
             if (record := find(experiment, row, kind)) is not None:
                 found.setdefault(row, {})[kind] = record
     return found
-
-
-def _file_name(row: str, kind: str) -> str:
-    return f"{row}.json" if kind == "quality" else f"{row}.{kind}.json"
 
 
 def _without_nan(value: Any) -> Any:

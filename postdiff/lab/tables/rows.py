@@ -1,17 +1,17 @@
-"""Records as flat rows of figures: what tables print, and what other programs read."""
+"""Records as flat rows of values: what tables print, and what other programs read."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from postdiff.lab.records.speed_figures import speed_figures
-
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment
-from postdiff.lab.records import comparable, results
-from postdiff.lab.records.record import KINDS, Record
+from postdiff.lab.records.record import KINDS, Record, Value, fresh_path, load
+from postdiff.lab.tables.speed_values import speed_values
+from postdiff.metrics import METRICS
 
 __all__ = ["Row", "flat_rows"]
 
@@ -25,10 +25,10 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`, and `_low` and `_high` where a 95 %
-    interval was asked for), macs_g and macs_t (denoiser, dense convention, 10^9 and 10^12 a picture), macs_g_spread
-    (over pictures, where they differ), macs_g_fvcore (in that convention), macs_saving (of the first row with the same
-    weights over this one's), those of `speed_figures`, `<metric>_at_<step>` (of the clean estimate), n_done, n_asked,
-    device, commit, notes, and `reported_` and `gap_` figures. What was not measured is null. Figures reported for
+    interval was asked for), macs_g and macs_t (denoiser, dense convention, 10^9 and 10^12 an image), macs_g_spread
+    (over images, where they differ), macs_g_fvcore (in that convention), macs_saving (of the first row with the same
+    weights over this one's), those of `speed_values`, `<metric>_at_<step>` (of the clean estimate), n_done, n_asked,
+    device, commit, notes, and `reported_` and `gap_` values. What was not measured is null. Values reported for
     another model than the record's are left out.
 
     Args:
@@ -39,40 +39,33 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
     Raises:
         UsageError: no row has a record.
     """
-    records = results.load(experiment.name, [row.name for row in experiment.rows], kinds)
+    records = load(experiment.name, [row.name for row in experiment.rows], kinds)
     if not records:
         raise UsageError(
-            f"experiment {experiment.name} has no records in {results.fresh_path(experiment.name, '').parent}; "
+            f"experiment {experiment.name} has no records in {fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    baseline = _baseline(experiment, kinds)
-    found, unlike, first_of = [], comparable.unlike(records), _First([baseline, *records.values()])
+    try:
+        baseline = load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
+    except UsageError:
+        baseline = {}  # damaged, and not among the rows
+    found, unlike = [], _measured_otherwise(records)
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
-        first = first_of.same_weights(own)
-        figures: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
-        figures |= _quality(own.get("quality"), first.get("quality"))
-        figures |= speed_figures(own.get("speed"), first_of.timed_alike(own))
+        first, timed_first = _compared_with(own, [baseline, *records.values()])
+        values: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
+        values |= _quality_values(own.get("quality"), first.get("quality"))
+        values |= speed_values(own.get("speed"), timed_first)
         other_model = any("model" in record.changed for record in own.values())
         # A note on the row is a note on what the paper reports for its own model.
         about = [row.note] if row.note and not other_model else []
-        figures["notes"] = "; ".join(
-            [*_notes(own, first, first_of.timed_alike(own)), *unlike.get(row.name, []), *about]
-        )
+        values["notes"] = "; ".join([*_notes(own, first, timed_first), *unlike.get(row.name, []), *about])
         for name, value in ({} if other_model else row.reported).items():
-            ours = figures.get(name)
-            figures[f"reported_{name}"] = value
-            figures[f"gap_{name}"] = None if ours is None else ours - value
-        found.append(figures)
+            ours = values.get(name)
+            values[f"reported_{name}"] = value
+            values[f"gap_{name}"] = None if ours is None else ours - value
+        found.append(values)
     return found
-
-
-def _baseline(experiment: Experiment, kinds: Sequence[str]) -> dict[str, Record]:
-    """Records of the first row of the file; none if they are damaged, as another row's would be."""
-    try:
-        return results.load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
-    except UsageError:
-        return {}
 
 
 def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
@@ -84,61 +77,67 @@ def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
     return records if alike and quality.checkpoint == speed.checkpoint else {"quality": quality}
 
 
-class _First:
-    """The first of many rows that one is compared with, found without looking at all of them for each.
+def _compared_with(
+    own: Mapping[str, Record], rows: Iterable[Mapping[str, Record]]
+) -> tuple[Mapping[str, Record], Record | None]:
+    """The records of the first row with the same weights, and the first speed record of these and our batch size."""
+    weights = {record.checkpoint for record in own.values()}
+    alike = (kinds for kinds in rows if any(record.checkpoint in weights for record in kinds.values()))
+    first = next(alike, {})
+    if "speed" not in own:
+        return first, None
+    size = own["speed"].latency["batch_size"]
+    timed = (kinds["speed"] for kinds in itertools.chain([first], alike) if "speed" in kinds)
+    return first, next((record for record in timed if record.latency["batch_size"] == size), None)
 
-    Args:
-        rows: records by kind, in the order of the table.
+
+def _measured_otherwise(records: Mapping[str, Mapping[str, Record]]) -> dict[str, list[str]]:
+    """For each row, one note for each metric whose identity differs from that of the first row that has the metric.
+
+    What only one of two records says is passed over: committed records of older runs say less.
     """
-
-    def __init__(self, rows: Iterable[dict[str, Record]]) -> None:
-        self.by_weights: dict[str, tuple[int, dict[str, Record]]] = {}
-        self.by_time: dict[tuple[str, Any], tuple[int, Record]] = {}
-        for place, kinds in enumerate(rows):
-            for checkpoint in _weights(kinds):
-                self.by_weights.setdefault(checkpoint, (place, kinds))
-                if (speed := kinds.get("speed")) is not None:
-                    self.by_time.setdefault((checkpoint, speed.latency["batch_size"]), (place, speed))
-
-    def same_weights(self, own: dict[str, Record]) -> dict[str, Record]:
-        """The records of the first row that has the weights of one of a row's."""
-        found = [self.by_weights[checkpoint] for checkpoint in _weights(own) if checkpoint in self.by_weights]
-        return min(found, key=lambda one: one[0])[1] if found else {}
-
-    def timed_alike(self, own: dict[str, Record]) -> Record | None:
-        """The speed record that a row's time is compared with: the first of the same weights and batch size."""
-        if (mine := own.get("speed")) is None:
-            return None
-        keys = [(checkpoint, mine.latency["batch_size"]) for checkpoint in _weights(own)]
-        found = [self.by_time[key] for key in keys if key in self.by_time]
-        return min(found, key=lambda one: one[0])[1] if found else None
+    first: dict[str, Value] = {}
+    found: dict[str, list[str]] = {}
+    for row, kinds in records.items():
+        for name, value in (kinds["quality"].metrics if "quality" in kinds else {}).items():
+            if value.value is None:
+                continue
+            one, info = first.setdefault(name, value).identity, METRICS.get(name)
+            # The reference run of a paired metric belongs to the row's own settings, and a note follows from the rest.
+            # A mean over images does not depend on their number; a distance between sets does.
+            passed_over = {"reference", "note", *(() if info and info.least > 1 else ("n_per_seed",))}
+            keys = [key for key in one if key in value.identity and key not in passed_over]
+            differing = [key for key in keys if one[key] != value.identity[key]]
+            if differing:
+                words = ", ".join(differing).replace("n_per_seed", "number of pictures")
+                title = info.title if info else name
+                found.setdefault(row, []).append(f"{title} with other {words} than in the first row")
+    return found
 
 
-def _weights(kinds: dict[str, Record]) -> set[str]:
-    return {record.checkpoint for record in kinds.values()}
-
-
-def _quality(record: Record | None, first: Record | None) -> Row:
+def _quality_values(record: Record | None, first: Record | None) -> Row:
     if record is None:
         return {}
-    macs, with_attention = _macs(record), _macs(record, "fvcore")
-    figures: Row = {
-        "model": str(record.config.get("model", "")),
-        "steps": _total_steps(record.config),
+    config, macs, fvcore = record.config, record.denoiser_macs("dense"), record.denoiser_macs("fvcore")
+    first_macs, spread = first and first.denoiser_macs("dense"), record.macs_spread.get("denoiser", {}).get("dense")
+    stages = config.get("stages")
+    values: Row = {
+        "model": str(config.get("model", "")),
+        "steps": sum(stage["steps"] for stage in stages.values()) if stages else config.get("steps"),
         "network_calls": record.counts.get("network calls"),
     }
     for name, value in record.metrics.items():
-        figures[name] = value.value
-        figures[f"{name}_spread"] = value.spread
+        values[name] = value.value
+        values[f"{name}_spread"] = value.spread
         if value.interval is not None:
-            figures[f"{name}_low"], figures[f"{name}_high"] = value.interval
-    figures |= _quarters(record)
-    return figures | {
+            values[f"{name}_low"], values[f"{name}_high"] = value.interval
+    return values | {
+        **_after_quarters(record),
         "macs_g": None if macs is None else macs / 1e9,
-        "macs_g_spread": spread / 1e9 if (spread := record.macs_spread.get("denoiser", {}).get("dense")) else None,
+        "macs_g_spread": spread / 1e9 if spread else None,
         "macs_t": None if macs is None else macs / 1e12,
-        "macs_g_fvcore": None if with_attention is None else with_attention / 1e9,
-        "macs_saving": _ratio(_macs(first) if first else None, macs),
+        "macs_g_fvcore": None if fvcore is None else fvcore / 1e9,
+        "macs_saving": first_macs / macs if first_macs and macs else None,
         "n_done": record.n_done,
         "n_asked": record.n_asked,
         "seeds": len(record.seeds),
@@ -147,26 +146,27 @@ def _quality(record: Record | None, first: Record | None) -> Row:
     }
 
 
-def _quarters(record: Record) -> Row:
+def _after_quarters(record: Record) -> Row:
     """Scores of the clean estimate after each quarter of the steps: `<metric>_at_<step>`, mean over seeds."""
-    figures: Row = {}
+    values: Row = {}
     for name, by_seed in record.curves.items():
         curves = [[value for value in curve if value is not None] for curve in by_seed.values()]
         if {len(curve) for curve in curves} != {len(curve) for curve in by_seed.values()}:
             continue  # at some step the estimate could not be scored
         steps = len(curves[0])
         for step in sorted({max(1, round(steps * quarter / 4)) for quarter in (1, 2, 3, 4)}):
-            figures[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)
-    return figures
+            values[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)
+    return values
 
 
-def _notes(own: dict[str, Record], first: dict[str, Record], timed_first: Record | None) -> list[str]:
+def _notes(own: Mapping[str, Record], first: Mapping[str, Record], timed_first: Record | None) -> list[str]:
     quality, baseline = own.get("quality"), first.get("quality")
     if quality is None:
         return ["speed alone" if "speed" in own else "no record"]
-    notes = []
-    if changed := [f"{key}={_short(value)}" for key, value in quality.changed.items() if key not in ASIDE]:
-        notes.append(f"not as in the experiment file, {', '.join(changed)}")
+    notes, changed = [], {key: json.dumps(value) for key, value in quality.changed.items() if key not in ASIDE}
+    if changed:
+        settings = ", ".join(f"{key}={value}" for key, value in changed.items()).replace('"', "")
+        notes.append(f"not as in the experiment file, {settings}")
     if not quality.full:
         notes.append(f"partial, {quality.n_done} of {quality.n_asked} pictures")
     if any(record.dirty for record in own.values()):
@@ -178,21 +178,3 @@ def _notes(own: dict[str, Record], first: dict[str, Record], timed_first: Record
     if timed_first is not None and own["speed"].latency["session"] != timed_first.latency["session"]:
         notes.append("not timed together with the first row")
     return notes
-
-
-def _total_steps(config: Mapping[str, Any]) -> Any:
-    """Steps of all stages together, from a config as records keep it; its `steps` where there are no stages."""
-    stages = config.get("stages")
-    return sum(stage["steps"] for stage in stages.values()) if stages else config.get("steps")
-
-
-def _short(value: Any) -> str:
-    return json.dumps(value).replace('"', "")
-
-
-def _macs(record: Record, convention: str = "dense") -> int | None:
-    return record.macs.get("denoiser", {}).get(convention)
-
-
-def _ratio(first: float | None, own: float | None) -> float | None:
-    return first / own if first and own else None

@@ -1,4 +1,4 @@
-"""Tables from records, in five formats; text fits 120 columns."""
+"""Tables of flat rows in five formats, and the columns of an experiment's own; text fits 120 columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.tables.rows import Row, flat_rows
 from postdiff.metrics import METRICS
 
-__all__ = ["Column", "FORMATS", "draw", "plain", "render"]
+__all__ = ["FORMATS", "Column", "draw", "plain", "render"]
 
 WIDTH = 120
 
@@ -41,14 +41,15 @@ def render(experiment: Experiment, style: str = "text") -> str:
 
 
 def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -> str:
-    """Rows in one of `FORMATS`; csv and json hold every figure of the rows, whatever the columns.
+    """Rows in one of `FORMATS`; csv and json hold every value of the rows, whatever the columns.
 
     Raises:
         UsageError: an unknown format.
     """
     if style not in FORMATS:
         raise unknown("format", style, FORMATS)
-    return FORMATS[style](rows, columns, notes)
+    cells = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
+    return FORMATS[style](rows, cells, notes)
 
 
 def _columns(rows: Sequence[Row]) -> list[Column]:
@@ -82,6 +83,8 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
 
 
 def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[Row], str]:
+    """The cell of a column: the value of that key with so many digits, "-" where there is none."""
+
     def cell(row: Row) -> str:
         value = row.get(key)
         return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}{unit}"
@@ -109,7 +112,7 @@ def _time(row: Row) -> str:
 
 
 def _explanations(rows: Sequence[Row]) -> list[str]:
-    """What the figures mean, and which rows to read with care."""
+    """What the values mean, and which rows to read with care."""
     measured = next((row for row in rows if row.get("n_done")), {})
     lines = []
     if measured:
@@ -138,40 +141,37 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _text(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
-    cells = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns))]
+def _text(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     blocks, used = [[0]], widths[0]
-    for place in range(1, len(columns)):
-        if used + 2 + widths[place] > WIDTH:
+    for place, width in enumerate(widths[1:], 1):
+        if used + 2 + width > WIDTH:
             # A new block repeats the row labels, so that no line is wider than a terminal.
             blocks.append([0])
             used = widths[0]
         blocks[-1].append(place)
-        used += 2 + widths[place]
+        used += 2 + width
     drawn = []
     for block in blocks:
-        lines = ["  ".join(_aligned(line[place], widths[place], place) for place in block).rstrip() for line in cells]
-        drawn.append("\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]]))
+        # Labels stand on the left of their column, values on the right.
+        aligned = [[line[at].rjust(widths[at]) if at else line[0].ljust(widths[0]) for at in block] for line in cells]
+        head, *body = ["  ".join(line).rstrip() for line in aligned]
+        drawn.append("\n".join([head, "-" * max(map(len, (head, *body))), *body]))
     return "\n\n".join(drawn) + "\n\n" + "\n".join(notes)
 
 
-def _aligned(text: str, width: int, place: int) -> str:
-    return text.ljust(width) if place == 0 else text.rjust(width)
-
-
-def _markdown(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
-    lines = [[column.heading for column in columns], ["---", *("---:" for _ in columns[1:])]]
-    lines += [[column.cell(row).replace("|", r"\|").replace("*", r"\*") for column in columns] for row in rows]
+def _markdown(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+    head, *body = cells
+    body = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in body]
+    lines = [head, ["---", *("---:" for _ in head[1:])], *body]
     notes = [line.replace("*", r"\*") for line in notes]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "  \n".join(notes)
 
 
-def _latex(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
-    lines = [[column.heading for column in columns], *([column.cell(row) for column in columns] for row in rows)]
-    head, *body = [" & ".join(_latex_text(cell) for cell in line) + r" \\" for line in lines]
+def _latex(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+    head, *body = [" & ".join(map(_latex_text, line)) + r" \\" for line in cells]
     notes = [f"% {line}" for line in notes]
-    table = [rf"\begin{{tabular}}{{l{'r' * (len(columns) - 1)}}}", r"\toprule", head, r"\midrule", *body]
+    table = [rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\toprule", head, r"\midrule", *body]
     return "\n".join([*notes, *table, r"\bottomrule", r"\end{tabular}"])
 
 
@@ -183,7 +183,7 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def _csv(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+def _csv(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -191,11 +191,11 @@ def _csv(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _json(rows: list[Row], columns: list[Column], notes: list[str]) -> str:
+def _json(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
     return json.dumps(rows, indent=1)
 
 
-FORMATS: dict[str, Callable[[list[Row], list[Column], list[str]], str]] = {
+FORMATS: dict[str, Callable[[list[Row], list[list[str]], list[str]], str]] = {
     "text": _text,
     "markdown": _markdown,
     "latex": _latex,

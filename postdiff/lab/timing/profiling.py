@@ -25,7 +25,7 @@ from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
 from postdiff.lab.plan import Plan, plan_rows, same_weights
 from postdiff.lab.progress import bar
-from postdiff.lab.records import recording
+from postdiff.lab.records import job_record
 from postdiff.lab.sampling.pipelines import Pipelines
 
 __all__ = ["Profiled", "profile", "write"]
@@ -92,7 +92,7 @@ def write(experiment: Experiment, rows: Sequence[Profiled], file: Path) -> None:
     """
     content = {
         "experiment": experiment.name,
-        "made": recording.now(),
+        "made": job_record.now(),
         "device": provenance.device_name(rows[0].plan.config.device),
         "versions": provenance.versions(),
         "git": provenance.git(),

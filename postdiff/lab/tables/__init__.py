@@ -1,0 +1,1 @@
+"""Tables of records: one flat row of values for each row of an experiment, drawn in five formats."""
