@@ -13,10 +13,10 @@ scores      which metrics a row measures, and what stands behind them
 job         a row made ready: every check that needs no weights, and its identities
 drawing     from samples to pixels
 records     what runs leave behind, and the figures and tables made of it
-mirrors     records once more on W&B and TensorBoard
+loggers     records once more on W&B, TensorBoard, and loggers of one's own
 macs        what rows cost in multiply-accumulates
 runs        one row from start to end
-timing      how long rows take, and where the time goes
+bench       how long rows take beside reference implementations, and where the time goes
 analysis    a denoiser looked at from inside
 run         an experiment from start to end; `launch` has its rows run as jobs of their own
 """

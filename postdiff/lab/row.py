@@ -9,8 +9,8 @@ from postdiff.lab.devices import distributed, trainer
 from postdiff.lab.evaluation import Evaluation
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.loggers import mirror
-from postdiff.lab.macs import work
+from postdiff.lab.loggers import log
+from postdiff.lab.macs import row_macs
 from postdiff.lab.metrics import measuring
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import PictureBar
@@ -53,9 +53,9 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: S
     by_seed = measuring.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one picture tells before many are made.
     own, sampler = pictures(plan), pipelines.sampler(plan)
-    spent = work.count(plan, sampler)
-    # Of a part there is nothing to tell yet; whoever finishes the record opens the mirror then.
-    mirrors = mirror.start(plan) if shard is None else None
+    spent = row_macs.count(plan, sampler)
+    # Of a part there is nothing to tell yet; whoever finishes the record opens the loggers then.
+    loggers = log.start(plan) if shard is None else None
     if plan.paired:
         reference = plan.reference()
         make(reference, lambda: pipelines.sampler(reference), reference_pictures(plan), shard, say, plan.name)
@@ -76,7 +76,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, say: S
     if distributed.is_rank_zero():
         recording.keep(record, evaluation.rows)
         own.list_in_manifest(evaluation.rows)
-    mirror.finish(mirrors, plan, own, record)
+    log.finish(loggers, plan, own, record)
     return record
 
 

@@ -13,7 +13,7 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import distributed, placement
 from postdiff.lab.files import folders
 from postdiff.lab.images import grid, locks
-from postdiff.lab.loggers import mirror
+from postdiff.lab.loggers import log
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
 from postdiff.lab.records import recording
@@ -84,7 +84,7 @@ def _quality(
     for plan in plans:
         if plan.name not in todo:
             say(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
-            mirror.again(plan, quality.pictures(plan))
+            log.again(plan, quality.pictures(plan))
             continue
         with rows.row():
             record = quality.measure(plan, pipelines, shard, say)

@@ -8,7 +8,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import progress, row
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.files import folders
-from postdiff.lab.loggers import mirror
+from postdiff.lab.loggers import log
 from postdiff.lab.metrics import measuring
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
@@ -68,7 +68,7 @@ def _score(plan: Plan, say: Say) -> Record:
     recording.keep(record, evaluation.rows)
     own = quality.pictures(plan)
     own.list_in_manifest(evaluation.rows)
-    mirror.finish(None, plan, own, record)
+    log.finish(None, plan, own, record)
     if not record.full:
         missing = record.n_asked - record.n_done
         say(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; 'postdiff run' makes them")
