@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from postdiff import catalog, methods
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _build(name: str, options: Mapping[str, Any]) -> Method:
     except UsageError:
         raise
     except Exception as error:  # a class of somebody's own may raise anything
-        raise methods.broken(name, "built", error, inspect.getfile(cls)) from error
+        raise plugins.broken("methods", name, "built", error, inspect.getfile(cls)) from error
     return method
 
 

@@ -15,7 +15,6 @@ END = 1.0  # seconds to write records and leave
 def main(words: Sequence[str]) -> int:
     """Run it; gives the exit code."""
     deadline, *command = words
-
     from postdiff.cli import main
 
     seconds = max(float(deadline) - time.time() - END, 0.1)

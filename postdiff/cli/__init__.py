@@ -37,9 +37,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if in_charge:
         signal.signal(signal.SIGTERM, _interrupted)
     try:
-        _any_text_can_be_printed()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is spelt out
         given = parsed(words)
-        given.command(given)
+        given.command.act(given)
         sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
@@ -81,13 +83,6 @@ def _interrupted(*_: Any) -> NoReturn:
 def _tell(message: str, code: int) -> int:
     print(line("postdiff: error: " if code == 2 else "postdiff: ", message), file=sys.stderr)
     return code
-
-
-def _any_text_can_be_printed() -> None:
-    """What the terminal's encoding lacks is spelt out, not raised."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _open_what_is_closed() -> None:

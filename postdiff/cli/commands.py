@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from postdiff.cli.mistakes import line, usage_error
 
 __all__ = [
-    "bench",
-    "data_prepare",
-    "data_statistics",
-    "export",
-    "launch",
-    "list_",
-    "macs",
-    "profile",
-    "run",
-    "score",
+    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "profile", "run", "score"),
     "table",
 ]
 
 
 def run(given: argparse.Namespace) -> None:
     """Run the missing rows, print the table, say where pictures and records are."""
-    from postdiff.lab import quiet, run
+    from postdiff.lab import run
     from postdiff.lab.files import folders
     from postdiff.lab.samples import Shard
     from postdiff.lab.tables.table import render
 
-    quiet.quiet()
     shard = Shard.parse(given.shard) if given.shard else None
     experiment = _experiment(given)
     picture = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
-    print(render(experiment))
-    print()
+    print(f"{render(experiment)}\n")
     if picture:
         print(f"pictures: {picture}")
     print(f"records:  {folders.outputs() / 'records' / experiment.name}")
@@ -42,10 +32,9 @@ def run(given: argparse.Namespace) -> None:
 
 def score(given: argparse.Namespace) -> None:
     """Measure stored pictures anew and print the table."""
-    from postdiff.lab import quiet, run
+    from postdiff.lab import run
     from postdiff.lab.tables.table import render
 
-    quiet.quiet()
     experiment = _experiment(given)
     run.score(experiment, _say)
     print(render(experiment))
@@ -57,31 +46,27 @@ def launch(given: argparse.Namespace) -> None:
     from postdiff.lab.tables.table import render
 
     given.overrides, resources = launch.split(given.overrides)
-    experiment = _experiment(given)
-    wish = launch.Wish(given.shards, given.executor, resources, given.dry_run, given.wait, given.jobs)
-    finished = launch.launch(experiment, given.overrides, wish, print)
-    if finished:
+    experiment = _experiment(given, silent=False)
+    options = launch.LaunchOptions(given.shards, resources, given.dry_run, given.wait)
+    if launch.launch(experiment, given.overrides, options, print):
         print(render(experiment))
 
 
 def bench(given: argparse.Namespace) -> None:
     """Time all rows in turns and print what became of the saved work."""
-    from postdiff.lab import quiet, run
+    from postdiff.lab import run
     from postdiff.lab.bench import speed_table
 
-    quiet.quiet()
     experiment = _experiment(given)
     run.bench(experiment)
     print(speed_table.render(experiment, given.format))
 
 
 def profile(given: argparse.Namespace) -> None:
-    """Time rows by step and group of modules; print the table, write chart and cells."""
-    from postdiff.lab import quiet
-    from postdiff.lab.bench import profile_table
+    """Time rows by group of modules; print the table, write it and its chart."""
+    from postdiff.lab.bench import profile
 
-    quiet.quiet()
-    table, files = profile_table.profile(_experiment(given), given.format, given.by)
+    table, files = profile.profile(_experiment(given), given.format)
     print(table)
     for file in files:
         _say(f"wrote {file}")
@@ -91,16 +76,14 @@ def table(given: argparse.Namespace) -> None:
     """Print the table of the records that are there."""
     from postdiff.lab.tables.table import render
 
-    print(render(_experiment(given), given.format))
+    print(render(_experiment(given, silent=False), given.format))
 
 
 def macs(given: argparse.Namespace) -> None:
     """Count on structure twins and print."""
-    from postdiff.lab import quiet
-    from postdiff.lab.macs import counting_table
+    from postdiff.lab.macs import macs_table
 
-    quiet.quiet()
-    print(counting_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
+    print(macs_table.render(_experiment(given), given.convention, given.format, given.by, given.branches))
 
 
 def data_prepare(given: argparse.Namespace) -> None:
@@ -108,8 +91,7 @@ def data_prepare(given: argparse.Namespace) -> None:
     from postdiff.lab.inputs import preparing
 
     names = ("source", "count", "seed", "choose", "column", "seed_column", "classes", "seeds", "out")
-    wish = preparing.Wish(**{name: getattr(given, name) for name in names})
-    print(preparing.prepare(given.name, wish))
+    print(preparing.prepare(given.name, preparing.Wish(**{name: getattr(given, name) for name in names})))
 
 
 def data_statistics(given: argparse.Namespace) -> None:
@@ -125,9 +107,8 @@ def data_statistics(given: argparse.Namespace) -> None:
 
 def export(given: argparse.Namespace) -> None:
     """Write a row's pictures as one .npz file."""
-    from postdiff.lab import adm, quiet
+    from postdiff.lab import adm
 
-    quiet.quiet()
     print(adm.export(_experiment(given), given.out))
 
 
@@ -138,10 +119,14 @@ def list_(given: argparse.Namespace) -> None:
     print(listing.render(given.kind, given.format, _say))
 
 
-def _experiment(given: argparse.Namespace):  # type: ignore[no-untyped-def]  # its type would load the lab
+def _experiment(given: argparse.Namespace, silent: bool = True) -> Any:  # an Experiment, whose type would load the lab
+    """The experiment and the rows that are asked for; `silent` takes hints of libraries off, and loads those."""
+    from postdiff.lab import quiet
     from postdiff.lab.config import experiment
     from postdiff.lab.config.layers import from_words
 
+    if silent:
+        quiet.quiet()
     rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
     if rows == []:
         raise usage_error("--rows names no row; write --rows A,B, or leave it out for all")

@@ -91,9 +91,9 @@ def foreseen(error: Exception) -> str | None:
 
 def stopped(end: SystemExit) -> str | None:
     """What to tell if a method of the user's own has ended the process; None if we or argparse did."""
-    from postdiff import catalog
+    from postdiff.engine import plugins
 
-    place = catalog.place_of(end)
+    place = plugins.place_of(end)
     return place and f"a method of your own ends the process, {place}; it must not call sys.exit, take it out"
 
 
@@ -120,12 +120,12 @@ def _of_a_library(error: Exception) -> str | None:
 
 def _of_a_private_file(error: Exception) -> str | None:
     """An error that comes out of a method of the user's own, or comes up under it."""
-    from postdiff import catalog
+    from postdiff.engine import plugins
 
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
-    if (place := catalog.place_of(error)) is not None:
+    if (place := plugins.place_of(error)) is not None:
         return f"a method of your own fails, {place}: {reason}; mend it, --debug shows the traceback"
-    files = [file for file in map(_file, list(sys.modules.values())) if file and catalog.is_private(file)]
+    files = [file for file in map(_file, list(sys.modules.values())) if file and plugins.is_private(file)]
     if not files:
         return None
     return f"this fails with a method of your own, {files[-1]}: {reason}; mend it, --debug shows the traceback"

@@ -1,15 +1,145 @@
-"""The grammar of the command line: commands and their options."""
+"""The grammar of the command line: one table of commands and their options."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from postdiff.cli import commands
 from postdiff.cli.mistakes import refuse_hidden, usage_error
 
-__all__ = ["parsed"]
+__all__ = ["COMMANDS", "parsed"]
+
+Options = dict[str, dict[str, Any]]  # {option: arguments of argparse's `add_argument`}
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        act: what it does with what was parsed.
+        summary: one line.
+        options: its own.
+        on_experiment: whether it takes an experiment and rows of it.
+        overrides: whether it takes key=value words.
+        warning: told by --help beside the summary.
+    """
+
+    act: Callable[[argparse.Namespace], None]
+    summary: str
+    options: Options
+    on_experiment: bool = True
+    overrides: bool = True
+    warning: str = ""
+
+
+ON_EXPERIMENT: Options = {
+    "experiment": {"nargs": "?", "metavar": "EXPERIMENT", "help": "default: demo"},
+    "--rows": {"metavar": "A,B", "help": "only these rows"},
+}
+TABLE: Options = {
+    "--format": {
+        "default": "text",
+        "choices": ("text", "markdown", "latex", "csv", "json"),
+        "help": "default: text",
+    },
+}
+RUN: Options = {
+    "--shard": {"metavar": "I/N", "help": "make only part I of N of the pictures"},
+    "--fresh": {"action": "store_true", "help": "make records again that are there already"},
+    "--no-bench": {"action": "store_true", "help": "do not measure speed"},
+}
+LAUNCH: Options = {
+    "--shards": {"type": int, "default": 1, "metavar": "N", "help": "jobs a row; default: 1"},
+    "--dry-run": {"action": "store_true", "help": "print the commands and start nothing"},
+    "--wait": {"action": "store_true", "help": "wait for the jobs and print the table"},
+}
+MACS: Options = {
+    "--convention": {
+        "choices": ("dense", "fvcore", "all"),
+        "help": "default: that of the reported figures, else dense",
+    },
+    "--by": {"default": "row", "choices": ("row", "step", "group", "part"), "help": "default: row"},
+    "--branches": {
+        "default": "all",
+        "choices": ("all", "one"),
+        "help": "all guidance branches or one; default: all",
+    },
+}
+PREPARE: Options = {
+    "name": {"metavar": "NAME", "help": "a data card, see 'postdiff list data', or with --from any name"},
+    "--from": {"dest": "source", "metavar": "PATH", "help": "file or folder that holds it; default: fetch it"},
+    "--count": {"type": int, "metavar": "N", "help": "lines to choose; default: the card's, or all"},
+    "--seed": {"type": int, "metavar": "S", "help": "of the choice; default: the card's, or 0"},
+    "--choose": {
+        "metavar": "RULE",
+        "help": "captions: first, random or captions; prompts: in_order or random; classes: balanced or random; "
+        "default: the card's, or the first of these",
+    },
+    "--column": {"metavar": "C", "help": "of the prompts; default: prompt, prompts, caption or text"},
+    "--seed-column": {
+        "metavar": "C",
+        "help": "of the lines' own seeds, whole numbers, one a line: drawn with it plus the run's seed, so as it is "
+        "with seeds=[0], the default",
+    },
+    "--classes": {"type": int, "metavar": "N", "help": "what the file names are N classes, not prompts"},
+    "--seeds": {"metavar": "A,B", "help": "what runs draw with that set no seeds; default: 0"},
+    "--out": {"metavar": "FILE", "help": "default: outputs/data/NAME.parquet"},
+}
+STATISTICS: Options = {
+    "name": {"metavar": "NAME_OR_FOLDER", "help": "a data set, or a folder of pictures"},
+    "--images": {"metavar": "FOLDER", "help": "the data set's pictures; default: what its card names"},
+    "--mode": {"default": "clean", "help": "clean, legacy_pytorch, legacy_tensorflow or clip"},
+    "--extractor": {
+        "metavar": "PLACE",
+        "help": "the network: a TorchScript file, which runs code of its own, so take none that you do not trust; or "
+        "for mode clip a folder or repository; default: what the environment names",
+    },
+    "--crop": {"type": int, "metavar": "SIZE", "help": "shorter side to SIZE and the middle square cut out"},
+    "--device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N; default: auto"},
+    "--batch-size": {"type": int, "default": 32, "metavar": "N", "help": "pictures at once; default: 32"},
+}
+LIST: Options = {
+    "kind": {"nargs": "?", "metavar": "KIND", "help": "models, methods, experiments, data, metrics or loggers"},
+    "--format": {"default": "text", "choices": ("text", "json"), "help": "default: text"},
+}
+EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}
+PICKLES = "job files, in outputs/jobs, are pickles that the jobs run: whoever may write there runs code as you"
+GROUPS = {"data": "prepare data sets"}  # commands of two words
+
+COMMANDS = {
+    "run": Command(commands.run, "run the missing rows of an experiment and print its table", RUN),
+    "bench": Command(commands.bench, "measure the speed of an experiment's rows in turns", TABLE),
+    "profile": Command(commands.profile, "time an experiment's rows by group of modules, beside their MACs", TABLE),
+    "score": Command(commands.score, "measure the stored pictures of an experiment anew, without drawing", {}),
+    "launch": Command(
+        commands.launch,
+        "run the rows of an experiment as jobs of SLURM, or print their commands",
+        LAUNCH,
+        warning=PICKLES,
+    ),
+    "table": Command(commands.table, "print the table of an experiment from its records", TABLE, overrides=False),
+    "macs": Command(commands.macs, "count multiply-accumulates of an experiment's rows, without weights", MACS | TABLE),
+    "data prepare": Command(
+        commands.data_prepare,
+        "freeze a data set, or a choice of its lines, in a manifest",
+        PREPARE,
+        on_experiment=False,
+        overrides=False,
+    ),
+    "data statistics": Command(
+        commands.data_statistics,
+        "features of real pictures, which FID and its kin compare with",
+        STATISTICS,
+        on_experiment=False,
+        overrides=False,
+    ),
+    "export": Command(commands.export, "write a row's pictures as one .npz file for the ADM evaluator", EXPORT),
+    "list": Command(commands.list_, "list what there is", LIST, on_experiment=False, overrides=False),
+}
 
 
 class _Once(argparse.Action):
@@ -24,154 +154,42 @@ class _Once(argparse.Action):
 
 
 class _Parser(argparse.ArgumentParser):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for name in (None, "store"):
-            self.register("action", name, _Once)
-
     def error(self, message: str) -> NoReturn:
         raise usage_error(f"{message}; see '{self.prog} --help'")
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
-    """Words as a namespace: `command`, which acts on it, `overrides`, the key=value words, and the command's options.
+    """Words as a namespace: `command`, a `Command`; `overrides`, the key=value words; and the command's options.
 
     Raises:
         UsageError: a word that no command takes.
     """
     refuse_hidden(words)
-    given, rest = _parser().parse_known_args(words)
-    given.overrides = _overrides(given, rest)
-    return given
-
-
-def _parser() -> argparse.ArgumentParser:
     whole = _Parser(prog="postdiff", description="Accelerate diffusion models and measure what it costs.")
     whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    verbs = whole.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(
-        name: str, act: Callable[[argparse.Namespace], None], about: str, among: Any = verbs
-    ) -> argparse.ArgumentParser:
-        added = among.add_parser(name, help=about, description=about)
-        added.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
-        added.set_defaults(command=act, takes_overrides=False, experiment=None)
-        return added
-
-    def on_experiment(added: argparse.ArgumentParser) -> None:
-        added.add_argument("experiment", nargs="?", metavar="EXPERIMENT", help="default: demo")
-        added.add_argument("--rows", metavar="A,B", help="only these rows")
-
-    run = command("run", commands.run, "run the missing rows of an experiment and print its table")
-    on_experiment(run)
-    run.add_argument("--shard", metavar="I/N", help="make only part I of N of the pictures")
-    run.add_argument("--fresh", action="store_true", help="make records again that are there already")
-    run.add_argument("--no-bench", action="store_true", help="do not measure speed")
-    bench = command("bench", commands.bench, "measure the speed of an experiment's rows in turns")
-    on_experiment(bench)
-    _add_format(bench, ("text", "markdown", "latex", "csv", "json"))
-    profile = command(
-        "profile", commands.profile, "time an experiment's rows by step and group of modules, beside their MACs"
-    )
-    on_experiment(profile)
-    profile.add_argument("--by", default="group", choices=("group", "step"), help="default: group")
-    _add_format(profile, ("text", "markdown", "latex", "csv", "json"))
-    score = command("score", commands.score, "measure the stored pictures of an experiment anew, without drawing")
-    on_experiment(score)
-    launch = command("launch", commands.launch, "run the rows of an experiment as jobs of their own, here or on SLURM")
-    on_experiment(launch)
-    _add_launch(launch)
-    for added in (run, bench, profile, score, launch):
-        added.set_defaults(takes_overrides=True)
-        added.epilog = "key=value words change the configuration of all rows, for instance: steps=10 seeds=[0,1]"
-    table = command("table", commands.table, "print the table of an experiment from its records")
-    on_experiment(table)
-    _add_format(table, ("text", "markdown", "latex", "csv", "json"))
-    macs = command("macs", commands.macs, "count multiply-accumulates of an experiment's rows, without weights")
-    on_experiment(macs)
-    macs.set_defaults(takes_overrides=True)
-    conventions = ("dense", "fvcore", "all")
-    macs.add_argument("--convention", choices=conventions, help="default: that of the reported figures, else dense")
-    macs.add_argument("--by", default="row", choices=("row", "step", "group", "part"), help="default: row")
-    macs.add_argument(
-        "--branches", default="all", choices=("all", "one"), help="all guidance branches or one; default: all"
-    )
-    _add_format(macs, ("text", "markdown", "latex", "csv", "json"))
-    about_data = "prepare data sets"
-    data = verbs.add_parser("data", help=about_data, description=about_data)
-    actions = data.add_subparsers(metavar="ACTION", required=True)
-    prepare = command(
-        "prepare", commands.data_prepare, "freeze a data set, or a choice of its lines, in a manifest", actions
-    )
-    _add_prepare(prepare)
-    about_statistics = "features of real pictures, which FID and its kin compare with"
-    _add_statistics(command("statistics", commands.data_statistics, about_statistics, actions))
-    export = command("export", commands.export, "write a row's pictures as one .npz file for the ADM evaluator")
-    on_experiment(export)
-    export.set_defaults(takes_overrides=True)
-    export.add_argument("--out", metavar="FILE", help="default: outputs/exports/EXPERIMENT/ROW.npz")
-    listing = command("list", commands.list_, "list what there is")
-    listing.add_argument("kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics")
-    _add_format(listing, ("text", "json"))
-    return whole
-
-
-def _add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
-    parser.add_argument("--format", default="text", choices=formats, help="default: text")
-
-
-def _add_prepare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a data card, see 'postdiff list data', or with --from any name")
-    parser.add_argument("--from", dest="source", metavar="PATH", help="file or folder that holds it; default: fetch it")
-    parser.add_argument("--count", type=int, metavar="N", help="lines to choose; default: the card's, or all")
-    parser.add_argument("--seed", type=int, metavar="S", help="of the choice; default: the card's, or 0")
-    rules = "captions: first, random or captions; prompts: in_order or random; classes: balanced or random"
-    parser.add_argument("--choose", metavar="RULE", help=f"{rules}; default: the card's, or the first of these")
-    parser.add_argument("--column", metavar="C", help="of the prompts; default: prompt, prompts, caption or text")
-    seeds_help = "whole numbers, one a line: drawn with it plus the run's seed, so as it is with seeds=[0], the default"
-    parser.add_argument("--seed-column", metavar="C", help=f"of the lines' own seeds, {seeds_help}")
-    parser.add_argument("--classes", type=int, metavar="N", help="what the file names are N classes, not prompts")
-    parser.add_argument("--seeds", metavar="A,B", help="what runs draw with that set no seeds; default: 0")
-    parser.add_argument("--out", metavar="FILE", help="default: outputs/data/NAME.parquet")
-
-
-def _add_statistics(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME_OR_FOLDER", help="a data set, or a folder of pictures")
-    parser.add_argument("--images", metavar="FOLDER", help="the data set's pictures; default: what its card names")
-    parser.add_argument("--mode", default="clean", help="clean, legacy_pytorch, legacy_tensorflow or clip")
-    where = (
-        "the network: a TorchScript file, which runs code of its own, so take none that you do not trust; or for mode "
-        "clip a folder or repository; default: what the environment names"
-    )
-    parser.add_argument("--extractor", metavar="PLACE", help=where)
-    parser.add_argument("--crop", type=int, metavar="SIZE", help="shorter side to SIZE and the middle square cut out")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N; default: auto")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="pictures at once; default: 32")
-
-
-def _add_launch(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        f"{parser.description}; job files, in outputs/jobs, are pickles that the jobs run: whoever may write there "
-        "runs code as you"
-    )
-    parser.add_argument("--shards", type=int, default=1, metavar="N", help="jobs a row; default: 1")
-    parser.add_argument("--executor", default="local", choices=("local", "slurm"), help="default: local")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="jobs at once, here; default: 1")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and start nothing")
-    parser.add_argument(
-        "--wait", action=argparse.BooleanOptionalAction, help="wait for the jobs and print the table; default: here yes"
-    )
-
-
-def _overrides(given: argparse.Namespace, rest: list[str]) -> list[str]:
-    """The key=value words, which argparse hands back since they may stand anywhere."""
-    found = list(rest)
+    among = {"": whole.add_subparsers(metavar="COMMAND", required=True)}
+    for name, command in COMMANDS.items():
+        group, _, verb = name.rpartition(" ")
+        if group not in among:
+            within = among[""].add_parser(group, help=GROUPS[group], description=GROUPS[group])
+            among[group] = within.add_subparsers(metavar="ACTION", required=True)
+        description = "; ".join(filter(None, (command.summary, command.warning)))
+        own = among[group].add_parser(verb, help=command.summary, description=description)
+        own.set_defaults(command=command, experiment=None)
+        own.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        for option, how in {**(ON_EXPERIMENT if command.on_experiment else {}), **command.options}.items():
+            own.add_argument(option, **{"action": _Once, **how})
+        if command.overrides:
+            own.epilog = "key=value words change the configuration of all rows, for instance: steps=10 seeds=[0,1]"
+    given, rest = whole.parse_known_args(words)
+    # What argparse hands back may stand anywhere; the first such word it takes for the experiment.
     if given.experiment and "=" in given.experiment:
-        found.insert(0, given.experiment)
+        rest.insert(0, given.experiment)
         given.experiment = None
-    if found and not given.takes_overrides:
-        raise usage_error(f"unexpected '{found[0]}'; see 'postdiff --help'")
-    for word in found:
+    if rest and not given.command.overrides:
+        raise usage_error(f"unexpected '{rest[0]}'; see 'postdiff --help'")
+    for word in rest:
         if word.startswith("-") or "=" not in word:
             raise usage_error(f"unexpected '{word}'; options are listed by --help, settings are written key=value")
-    return found
+    given.overrides = rest
+    return given

@@ -26,7 +26,7 @@ __all__ = [
     "is_whole",
     "listed",
     "parsed_json",
-    "read",
+    "read_text",
     "refuse_larger",
     "shown",
     "unreadable",
@@ -71,11 +71,11 @@ def refuse_larger(file: Path, most: int, what: str) -> None:
         )
 
 
-def read(file: Path) -> bytes:
-    """The bytes of a text file.
+def read_text(file: Path) -> str:
+    """What a text file holds.
 
     Raises:
-        UsageError: it is no regular file, larger than `MOST_BYTES`, or may not be read.
+        UsageError: it is no regular file, larger than `MOST_BYTES`, may not be read, or is not UTF-8.
     """
     refuse_larger(file, MOST_BYTES, "a file of prompts")
     try:
@@ -85,7 +85,7 @@ def read(file: Path) -> bytes:
         raise unreadable(file, error) from None
     if len(content) > MOST_BYTES:  # files of the kernel have no size
         raise UsageError(f"{file} has more than {MOST_BYTES // MB} MB; use a part of it")
-    return content
+    return decoded(content, str(file))
 
 
 def unreadable(file: Path, error: OSError | ValueError) -> UsageError:

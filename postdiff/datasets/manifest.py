@@ -17,15 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff.datasets.content import MOST_STORED, is_whole, parsed_json, refuse_larger, shown
-from postdiff.datasets.lines import (
-    Line,
-    checked_id,
-    checked_image,
-    checked_label,
-    checked_prompt,
-    checked_seed,
-    refuse_twins,
-)
+from postdiff.datasets.lines import Line, checked_line, refuse_twins
 from postdiff.datasets.tables import Table
 from postdiff.engine.errors import UsageError
 
@@ -185,15 +177,7 @@ def _lines(table: Table, classes: int | None) -> Iterator[Line]:
         raise UsageError(f"{table.file} is not a whole manifest (no text in column '{missing[0]}'); {ANEW}")
     names = [name for name in COLUMNS if name in (*table.texts, *table.numbers)]
     for row in table.read(names):
-        where = f"{table.file}, line {shown(row['id'])}"
-        image, label = row.get("image"), row.get("class")
-        yield Line(
-            checked_id(row["id"], where),
-            checked_prompt(row["prompt"], where),
-            None if image is None else checked_image(image, where),
-            None if label is None or classes is None else checked_label(label, classes, where),
-            checked_seed(row["seed"], where) if "seed" in row else None,
-        )
+        yield checked_line(row, f"{table.file}, line {shown(row['id'])}", classes)
 
 
 def _is_origin(value: Any) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from postdiff.datasets import coco, plain
+from postdiff.datasets import choice, coco
 from postdiff.datasets.content import is_whole, shown
 from postdiff.engine.errors import UsageError, unknown
 
 __all__ = ["KINDS", "Recipe", "check", "default_rule", "refuse_seed_column"]
 
 # Kinds with the rules that choose among their lines; the first is the default.
-KINDS = {"captions": coco.RULES, "prompts": plain.PROMPT_RULES, "classes": plain.CLASS_RULES}
+KINDS = {"captions": coco.RULES, "prompts": choice.PROMPT_RULES, "classes": choice.CLASS_RULES}
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Recipe:
         column: where the prompts are; null means the usual column.
         seed_column: where the lines' own seeds are; null means that they have none.
         lines: how many the whole set has; null if that is not checked.
-        choose: rule; see `postdiff.datasets.coco` and `postdiff.datasets.plain`.
+        choose: rule; see `postdiff.datasets.coco` and `postdiff.datasets.choice`.
         count: lines to choose; null means all.
         seed: of the choice.
     """

@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from postdiff.datasets import content, fetch, formats
+from postdiff.datasets import content, fetch, files
 from postdiff.datasets.content import MB, MOST_BYTES, MOST_STORED, shown
 from postdiff.datasets.manifest import Origin
 from postdiff.datasets.recipe import Recipe
@@ -63,11 +63,11 @@ def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
     """
     file = _fetched(recipe, downloads) if path is None else _given(recipe, path)
     ending = file.suffix.lower()
-    stored = ending in (ARCHIVE, formats.PARQUET)
+    stored = ending in (ARCHIVE, files.PARQUET)
     # Before its checksum, which reads it whole.
     content.refuse_larger(file, MOST_STORED if stored else MOST_BYTES, "a file of prompts")
     if ending != ARCHIVE:
-        formats.check_ending(str(file))
+        files.check_ending(str(file), files.ENDINGS)
     official = recipe.file is not None and file.name == PurePosixPath(recipe.file).name
     published = None
     if recipe.checksum is not None and official:
@@ -79,9 +79,9 @@ def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
     if ending == ARCHIVE:
         return _member(file, recipe.member, published)
     origin = Origin(file.name, fetch.checksum(file), published)
-    if ending == formats.PARQUET:
+    if ending == files.PARQUET:
         return Source(file, str(file), (origin,), None)
-    return Source(file, str(file), (origin,), content.decoded(content.read(file), str(file)))
+    return Source(file, str(file), (origin,), content.read_text(file))
 
 
 def _fetched(recipe: Recipe, downloads: Path) -> Path:
@@ -152,7 +152,7 @@ def _refuse_long_directory(file: Path) -> None:
 def _only(file: Path, names: list[str]) -> str:
     # Macs put a file of their own beside every one.
     own = [name for name in names if not PurePosixPath(name).name.startswith("._")]
-    readable = [name for name in own if PurePosixPath(name).suffix.lower() in formats.TEXTS]
+    readable = [name for name in own if PurePosixPath(name).suffix.lower() in files.TEXTS]
     if len(readable) != 1:
         raise UsageError(f"{file} holds {len(readable)} files with prompts; unpack it and name one")
     return readable[0]

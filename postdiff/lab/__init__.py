@@ -1,23 +1,28 @@
-"""Experiments: configs to runs, runs to records, records to tables. Needs the extra `lab`.
+"""Experiments: configs to plans, plans to images and records, records to tables. Needs the extra `lab`.
 
 From low to high; each imports only what stands before it:
 
-settings    what a run is made of, and how YAML and the command line become it
-files       folders that are written to, and who may; weights in folders or on the hub
+config      what a run is made of, and how YAML and the command line become it
+files       folders that are written to, and locks on them; weights in folders or on the hub
 network     options of a whole network, each held for the length of a call
-inputs      prompts and classes, pictures that go in, real ones to compare with
+inputs      prompts and classes, images that go in, real ones to compare with
+samples     what is generated, in batches and parts
 pipelines   from a model card to a pipeline, its stages, and what it takes
-devices     what computes a run, one device or many
+devices     what computes a run: one device or several processes
+progress    bars and lines on stderr
+metrics     which metrics a row measures, and what stands behind them
+plan        a row made ready: every check that needs no weights, and its two identities
 images      finished images on disk
-scores      which metrics a row measures, and what stands behind them
-job         a row made ready: every check that needs no weights, and its identities
-drawing     from samples to pixels
+sampling    from samples to pixels
 records     what runs leave behind
 tables      records as flat rows of values, and as tables in five formats
-mirrors     records once more on W&B and TensorBoard
+stored      what is stored of a row, and whether it is whole
+loggers     records once more on W&B, TensorBoard, and loggers of one's own
 macs        what rows cost in multiply-accumulates
-runs        one row from start to end
-timing      how long rows take, and where the time goes
+generate    the loop over a row's batches
+evaluation  the row's Lightning module, and its metrics
+row         one row from start to end
+bench       how long rows take beside reference implementations, and where the time goes
 analysis    a denoiser looked at from inside
 run         an experiment from start to end; `launch` has its rows run as jobs of their own
 """

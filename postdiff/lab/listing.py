@@ -1,4 +1,4 @@
-"""What there is: models, methods, experiments, data sets and metrics, each with one line about it."""
+"""What there is: models, methods, experiments, data sets, metrics and loggers, each with one line about it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import warnings
 from collections.abc import Callable, Iterable
 
 from postdiff import catalog, methods, presets
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.lab import loggers
 from postdiff.lab.config.layers import read_yaml
 from postdiff.lab.inputs import data_cards
+from postdiff.lab.loggers.base import Logger
 from postdiff.metrics import METRICS
 
 __all__ = ["KINDS", "listing", "render"]
@@ -93,10 +96,20 @@ def _metrics(say: Say) -> list[Entry]:
     return [{"kind": "metrics", "name": name, "summary": info.summary} for name, info in METRICS.items()]
 
 
+def _loggers(say: Say) -> list[Entry]:
+    def about(name: str) -> str:
+        return (
+            loggers.SHIPPED.get(name) or str(plugins.find("loggers", name, Logger).__doc__ or "").strip().split("\n")[0]
+        )
+
+    return _entries("loggers", sorted({*loggers.SHIPPED, *plugins.own("loggers")}), about, say)
+
+
 KINDS: dict[str, Callable[[Say], list[Entry]]] = {
     "models": lambda say: _cards("models", say),
     "methods": _methods,
     "experiments": lambda say: _cards("experiments", say),
     "data": _data,
     "metrics": _metrics,
+    "loggers": _loggers,
 }

@@ -9,8 +9,8 @@ from postdiff.lab import progress
 from postdiff.lab.devices import distributed
 from postdiff.lab.evaluation import Evaluation, evaluate
 from postdiff.lab.generate import generate
-from postdiff.lab.loggers import mirror
-from postdiff.lab.macs import work
+from postdiff.lab.loggers import log
+from postdiff.lab.macs import row_macs
 from postdiff.lab.metrics import measuring
 from postdiff.lab.plan import Plan
 from postdiff.lab.records import job_record
@@ -36,9 +36,9 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one image shows it before many are made.
     images, references, sampler = images_of(plan), references_of(plan), pipelines.sampler(plan)
-    spent = work.count(plan, sampler)
+    spent = row_macs.count(plan, sampler)
     # Of a part there is nothing to log yet; whoever finishes the record opens the loggers then.
-    loggers = mirror.start(plan) if shard is None else None
+    loggers = log.start(plan) if shard is None else None
     if references is not None:
         reference = plan.reference()
         generate(reference, lambda: pipelines.sampler(reference), references, shard, report, plan.name)
@@ -60,7 +60,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     if distributed.is_rank_zero():
         job_record.keep(record, found.rows)
         images.list_in_manifest(found.rows)
-    mirror.finish(loggers, plan, images, record)
+    log.finish(loggers, plan, images, record)
     return record
 
 
@@ -99,7 +99,7 @@ def score(plan: Plan, report: Report) -> Record:
         record.device = before.device  # where the images were generated
     job_record.keep(record, found.rows)
     images.list_in_manifest(found.rows)
-    mirror.finish(None, plan, images, record)
+    log.finish(None, plan, images, record)
     if not record.full:
         missing = record.n_asked - record.n_done
         report(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; 'postdiff run' makes them")

@@ -13,7 +13,7 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import distributed, placement
 from postdiff.lab.files import folders
 from postdiff.lab.images import grid
-from postdiff.lab.loggers import mirror
+from postdiff.lab.loggers import log
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan import Plan, plan_rows
 from postdiff.lab.records import job_record
@@ -56,7 +56,7 @@ def run(
         for plan in map(_on_local_device, plans):
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
-                mirror.again(plan, stored.images_of(plan))
+                log.again(plan, stored.images_of(plan))
                 continue
             with rows.row():
                 record = row.measure(plan, pipelines, shard, report_once)

@@ -6,8 +6,7 @@ import pytest
 
 from postdiff.lab.config import experiment
 from postdiff.lab.config.layers import from_words
-from postdiff.lab.macs.counting import convention_of, count, row_figures
-from postdiff.lab.macs.macs_table import render
+from postdiff.lab.macs.macs_table import count_rows, render, reported_convention, row_figures
 
 
 def demo(**reported):
@@ -28,8 +27,8 @@ def demo(**reported):
 )
 def test_a_key_names_unit_and_convention(key, value, convention):
     asked = demo(**{key: value})
-    counted = count(asked)
-    assert convention_of(asked) == convention
+    counted = count_rows(asked)
+    assert reported_convention(asked) == convention
     for other in ("dense", "fvcore", "all"):
         [row] = row_figures(counted, other, "all")
         assert ("reported_macs_t" in row) == (other == convention)

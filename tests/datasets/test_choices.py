@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from postdiff.datasets import coco, plain
+from postdiff.datasets import choice, coco
 from postdiff.datasets.lines import Line
 from postdiff.engine.errors import UsageError
 from tests.datasets.conftest import annotations
@@ -92,31 +92,31 @@ LINES = [Line(f"n{i}", f"prompt {i}") for i in range(10)]
 
 
 def test_prompts_in_order_or_drawn():
-    assert plain.choose_prompts(LINES, "in_order", 3, 0, "p.txt") == (LINES[:3], "the first 3 of 10 prompts")
-    drawn, told = plain.choose_prompts(LINES, "random", 4, 2, "p.txt")
+    assert choice.choose_prompts(LINES, "in_order", 3, 0, "p.txt") == (LINES[:3], "the first 3 of 10 prompts")
+    drawn, told = choice.choose_prompts(LINES, "random", 4, 2, "p.txt")
     assert told == "4 of 10 prompts drawn with seed 2"
     assert drawn == [LINES[i] for i in sorted(range(10), key=lambda i: rank(2, "line", i))[:4]]
     with pytest.raises(UsageError, match="count=11, but p.txt has 10 prompts; use at most that"):
-        plain.choose_prompts(LINES, "random", 11, 0, "p.txt")
+        choice.choose_prompts(LINES, "random", 11, 0, "p.txt")
     with pytest.raises(UsageError, match="unknown rule for prompts 'ramdom'; did you mean 'random'"):
-        plain.choose_prompts(LINES, "ramdom", 1, 0, "p.txt")
+        choice.choose_prompts(LINES, "ramdom", 1, 0, "p.txt")
 
 
 CLASSES = [Line(str(i), f"name {i}", None, i) for i in range(10)]
 
 
 def test_balanced_classes_stay_balanced_when_cut():
-    lines, _ = plain.choose_classes(CLASSES, "balanced", 50, 0)
+    lines, _ = choice.choose_classes(CLASSES, "balanced", 50, 0)
     assert set(collections.Counter(line.label for line in lines).values()) == {5}
     assert [line.label for line in lines[:10]] == list(range(10)) and len({line.id for line in lines}) == 50
     assert all(line.prompt == f"name {line.label}" for line in lines)
     with pytest.raises(UsageError, match="count=51 is no multiple of 10 classes.*use 60, or --choose random"):
-        plain.choose_classes(CLASSES, "balanced", 51, 0)
+        choice.choose_classes(CLASSES, "balanced", 51, 0)
 
 
 def test_random_classes_are_uniform_and_each_drawn_by_itself():
-    lines, _ = plain.choose_classes(CLASSES, "random", 2000, 4)
+    lines, _ = choice.choose_classes(CLASSES, "random", 2000, 4)
     counts = collections.Counter(line.label for line in lines)
     # Chi squared with 9 degrees of freedom passes 27.9 once in a thousand.
     assert sum((count - 200) ** 2 / 200 for count in counts.values()) < 27.9 and len(set(counts.values())) > 1
-    assert plain.choose_classes(CLASSES, "random", 7, 4)[0] == lines[:7]
+    assert choice.choose_classes(CLASSES, "random", 7, 4)[0] == lines[:7]

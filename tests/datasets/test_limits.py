@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from postdiff.datasets import content, files, formats, unpacking
+from postdiff.datasets import content, files, unpacking
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError
 
@@ -52,7 +52,7 @@ def test_files_that_grow_or_have_no_size_are_bounded_too(tmp_path, monkeypatch):
     monkeypatch.setattr(content, "MOST_BYTES", 50)
     monkeypatch.setattr(content, "refuse_larger", lambda *_: None)
     with pytest.raises(UsageError, match="has more than 0 MB; use a part of it"):
-        content.read(file)
+        content.read_text(file)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,6 @@ def test_files_that_grow_or_have_no_size_are_bounded_too(tmp_path, monkeypatch):
     ],
 )
 def test_more_lines_than_a_set_may_have(tmp_path, monkeypatch, name, text):
-    monkeypatch.setattr(formats, "MOST_LINES", 100)
     monkeypatch.setattr(files, "MOST_LINES", 100)
     with pytest.raises(UsageError, match="has more than 100 (lines|prompts); use a part of it"):
         files.read_text(name, text)

@@ -121,10 +121,9 @@ COMMANDS = {
     "format": Bad(("table", "tiny", "--format", "xml"), ("argument --format", "invalid choice: 'xml'", "markdown")),
     "table without records": Bad(("table", "tiny"), ("tiny", "postdiff run tiny")),
     "kind of list": Bad(("list", "modles"), ("'modles'", "did you mean 'models'")),
-    "launch: unknown executor": Bad(("launch", "tiny", "--executor", "slrum"), ("--executor", "'slrum'", "slurm")),
     "launch: no shards": Bad(("launch", "tiny", "--shards", "0"), ("--shards 0", "too small", "use at least 1")),
-    "launch: a resource of SLURM here": Bad(
-        ("launch", "tiny", "slurm.gpus=1"), ("slurm.gpus_per_node", "--executor slurm")
+    "launch: an unknown resource of SLURM": Bad(
+        ("launch", "tiny", "slurm.gpuz=1"), ("SLURM resource 'gpuz'", "did you mean 'gpus'")
     ),
     "export without pictures": Bad(
         ("export", "tiny", "--rows", "plain"), ("6 of 6 pictures of row 'plain' are missing", "postdiff run tiny")

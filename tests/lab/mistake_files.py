@@ -167,17 +167,13 @@ LAUNCH = (
         ("--shards", "-1"),
         ("--shards", "x"),
         ("--shards", "1000000000"),
-        ("--jobs", "0"),
-        ("--jobs", "x"),
     ),
     *(
-        ("--executor", "cloud"),
-        ("slurm.partition=gpu",),
         ("--shards", "2", "--shards", "3"),
         ("--dry-run", "slurm.time=x"),
     ),
     *(
-        ("--executor", "slurm", "--dry-run", f"slurm.{word}")
+        ("--dry-run", f"slurm.{word}")
         for word in (
             *("time=x", "time=.nan", "time=-1", "time=0", "time=1.5", "time=[1]", f"time={HUGE}", "partition={a: b}"),
             *(

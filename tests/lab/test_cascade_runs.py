@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from postdiff import catalog, hub
+from postdiff import hub
+from postdiff.engine import plugins
 from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan import plan_rows
@@ -139,7 +140,7 @@ def test_a_cascade_that_ends_in_pixels(three, tmp_path, monkeypatch):
     file = tmp_path / "mine" / "configs" / "models" / "two.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(card, sort_keys=False))
-    monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, catalog.extra_roots()), str(tmp_path / "mine")]))
+    monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, plugins.roots()), str(tmp_path / "mine")]))
     sampler = Pipelines().sampler(plan(model="two"))
     made, floats = sampler(sampler.plan.samples), sampler.call(sampler.plan.samples).images
     assert made.shape == (2, 3, 16, 16) and floats.min() < -0.1
@@ -223,7 +224,7 @@ def test_mistakes_in_a_card(three, outputs, refused, tmp_path, monkeypatch, chan
     file = tmp_path / "mine" / "configs" / "models" / "broken.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(json.loads(json.dumps(copy.deepcopy(card))), sort_keys=False))
-    monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, catalog.extra_roots()), str(tmp_path / "mine")]))
+    monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, plugins.roots()), str(tmp_path / "mine")]))
     assert re.search(told, refused("run", "three", "--rows", "plain", "model=broken"))
 
 

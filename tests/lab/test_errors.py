@@ -1,12 +1,13 @@
 """A user's mistake at the command line: exit code 2 and one line that says what to do."""
 
+import dataclasses
 import json
 import shutil
 
 import pytest
 
 from postdiff import cli
-from postdiff.cli import commands
+from postdiff.cli.parser import COMMANDS
 from postdiff.lab.pipelines import models
 from postdiff.lab.records.record import SCHEMA, fresh_path
 from postdiff.lab.sampling.sampler import Sampler
@@ -224,7 +225,7 @@ def test_a_missing_extra(refused, monkeypatch):
     def missing(_):
         raise ModuleNotFoundError("No module named 'lightning'", name="lightning")
 
-    monkeypatch.setattr(commands, "run", missing)
+    monkeypatch.setitem(COMMANDS, "run", dataclasses.replace(COMMANDS["run"], act=missing))
     assert 'pip install "postdiff[lab]"' in refused("run")
 
 
@@ -232,7 +233,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch):
     def broken(_):
         raise ValueError("a bug")
 
-    monkeypatch.setattr(commands, "run", broken)
+    monkeypatch.setitem(COMMANDS, "run", dataclasses.replace(COMMANDS["run"], act=broken))
     with pytest.raises(ValueError, match="a bug"):
         cli.main(["run"])
 

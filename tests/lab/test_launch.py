@@ -1,9 +1,10 @@
-"""Rows as jobs of their own: on this machine for real, on SLURM with programs that stand in for its own."""
+"""Rows as jobs: for real by submitit on this machine, on SLURM with programs that stand in for its own."""
 
 import sys
 
 import pytest
 
+from postdiff.lab import launch
 from tests.lab import runs
 
 pytestmark = pytest.mark.slow
@@ -11,26 +12,31 @@ pytestmark = pytest.mark.slow
 ROWS = ["count=2", "seeds=[0]", "bench.repeats=0"]
 
 
-def test_rows_run_as_jobs_and_the_table_follows(tiny, outputs, command):
+@pytest.fixture
+def local(monkeypatch):
+    """submitit's executor for this machine in the place of SLURM."""
     pytest.importorskip("submitit")
-    code, out, err = command("launch", "tiny", "--shards", "2", "--jobs", "2", "--rows", "cached", *ROWS)
+    monkeypatch.setattr(launch, "CLUSTER", "local")
+
+
+def test_rows_run_as_jobs_and_the_table_follows(tiny, outputs, command, local):
+    code, out, err = command("launch", "tiny", "--wait", "--shards", "2", "--rows", "cached", *ROWS)
     assert code == 0, err
     assert out.count(": job ") == 2 and f"logs: {outputs / 'jobs' / 'tiny'}" in out and "Cached" in out
     assert runs.record(outputs, "cached").full
-    code, out, err = command("launch", "tiny", "--rows", "cached", *ROWS)
+    code, out, err = command("launch", "tiny", "--wait", "--rows", "cached", *ROWS)
     assert code == 0 and ": job " not in out and "Cached" in out, "a finished row was launched again"
 
 
-def test_a_job_that_fails_is_told_with_its_reason(tiny, outputs, refused, command):
-    pytest.importorskip("submitit")
-    code, _, err = command("launch", "tiny", "--rows", "plain", "height=33", *ROWS)
+def test_a_job_that_fails_is_told_with_its_reason(tiny, outputs, command, local):
+    code, _, err = command("launch", "tiny", "--wait", "--rows", "plain", "height=33", *ROWS)
     told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
     assert code == 2 and len(told) == 1 and "1 of 1 jobs failed, first plain: row 'plain'" in told[0], err
     assert "divisible by 8" in told[0]
 
 
 def test_a_dry_run_only_tells(tiny, outputs, command):
-    words = ("--dry-run", "--shards", "2", "--executor", "slurm", "slurm.gpus=2", "steps=3", "methods=[]")
+    words = ("--dry-run", "--shards", "2", "slurm.gpus=2", "steps=3", "methods=[]")
     code, out, _ = command("launch", "tiny", *words)
     assert code == 0 and not outputs.exists()
     assert "postdiff run tiny --rows plain --no-bench --shard 1/2 steps=3 'methods=[]'" in out
@@ -57,7 +63,7 @@ def slurm(tmp_path, monkeypatch):
 def test_slurm_is_asked_for_what_the_rows_need(tiny, outputs, command, slurm):
     pytest.importorskip("submitit")
     words = ["slurm.partition=gpu", "slurm.time=90", "slurm.requeue=5", "trainer.devices=4", "trainer.num_nodes=2"]
-    code, out, err = command("launch", "tiny", "--rows", "plain", "--executor", "slurm", *words, *ROWS)
+    code, out, err = command("launch", "tiny", "--rows", "plain", *words, *ROWS)
     assert code == 0 and "plain: job 4242" in out, err
     asked = slurm.read_text()
     for line in (
@@ -76,10 +82,7 @@ def test_slurm_is_asked_for_what_the_rows_need(tiny, outputs, command, slurm):
     ("words", "told"),
     [
         (["--shards", "0"], "--shards 0 is too small"),
-        (["--jobs", "0"], "--jobs 0 is too small"),
-        (["slurm.partition=gpu"], "add --executor slurm"),
-        (["--executor", "slurm"], "there is no SLURM here"),
-        (["--executor", "cloud"], "invalid choice"),
+        (["slurm.partition=gpu"], "there is no SLURM here"),
         (["stps=3"], "did you mean 'steps'"),
     ],
 )
@@ -91,7 +94,7 @@ def test_mistakes(tiny, outputs, refused, words, told, monkeypatch):
 
 def test_an_unknown_resource(tiny, outputs, refused, slurm):
     pytest.importorskip("submitit")
-    line = refused("launch", "tiny", "--executor", "slurm", "slurm.partitoin=gpu")
+    line = refused("launch", "tiny", "slurm.partitoin=gpu")
     assert "unknown SLURM resource 'partitoin'; did you mean 'partition'" in line
 
 

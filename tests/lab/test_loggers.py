@@ -1,6 +1,7 @@
 """W&B and TensorBoard get what the record says, send nothing unasked, and break nothing."""
 
 import csv
+import json
 import os
 import socket
 import subprocess
@@ -15,12 +16,13 @@ import pytest
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan, stored
+from postdiff.lab import plan
 from postdiff.lab.config import experiment
 from postdiff.lab.devices import distributed
-from postdiff.lab.loggers import mirror, mirror_content, wandb_run
+from postdiff.lab.loggers import content, log, wandb_logger
 from postdiff.lab.loggers.wandb_reader import ended, offline_runs
 from postdiff.lab.records.record import Record
+from postdiff.lab.stored import images_of
 
 FAST = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
 
@@ -37,8 +39,8 @@ def record(outputs, row="plain", kind=""):
 @pytest.fixture(autouse=True)
 def fresh_server(monkeypatch):
     """What one test saw of a server is nothing to the next."""
-    monkeypatch.setattr(mirror._Server, "answered", False)
-    monkeypatch.setattr(mirror._Server, "lost", False)
+    monkeypatch.setattr(log._Server, "answered", False)
+    monkeypatch.setattr(log._Server, "lost", False)
 
 
 def test_an_offline_run_holds_all_that_the_record_says(tiny, outputs, command):
@@ -48,7 +50,7 @@ def test_an_offline_run_holds_all_that_the_record_says(tiny, outputs, command):
     [found] = offline_runs()
     made, timed = record(outputs, "cached"), record(outputs, "cached", ".speed")
     assert (found.name, found.group) == ("tiny/cached", "tiny")
-    assert found.id == mirror_content.name(prepared("cached", count=2))
+    assert found.id == content.run_name(prepared("cached", count=2))
     assert set(found.tags) == {"tiny", "deepcache", "mine"}
     assert found.config["run_id"] == made.run_id and found.config["steps"] == made.config["steps"] == 4
     assert found.config["record"]["checkpoint"] == made.checkpoint
@@ -77,7 +79,7 @@ def test_the_table_holds_pictures_with_prompts_seeds_and_their_own_figures(tiny,
         own = figures[str(row["seed"]), str(row["index"])]
         assert row["paired_psnr"] == pytest.approx(float(own["paired_psnr"]))
         with Image.open(row["picture"]) as sent:
-            drawn = stored.images_of(one).read([sample])[0].permute(1, 2, 0).numpy()
+            drawn = images_of(one).read([sample])[0].permute(1, 2, 0).numpy()
             assert np.array_equal(np.array(sent.convert("RGB")), drawn)
         assert outputs in Path(row["picture"]).parents, "W&B keeps its files somewhere else"
 
@@ -94,14 +96,14 @@ def ends(monkeypatch):
 
 
 def test_the_file_is_whole_when_the_command_returns(tiny, outputs, command, ends, monkeypatch):
-    wait = wandb_run._wait_for_end
+    wait = wandb_logger._wait_for_end
 
     def later(file, patience):
         assert not ended(file)
         threading.Timer(0.3, ends.pop()).start()
         wait(file, patience)
 
-    monkeypatch.setattr(wandb_run, "_wait_for_end", later)
+    monkeypatch.setattr(wandb_logger, "_wait_for_end", later)
     code, _, err = command(*FAST, "wandb=offline", "count=2", "metrics=[paired_psnr]")
     assert code == 0 and "warning" not in err, err
     [found] = offline_runs()
@@ -109,8 +111,8 @@ def test_the_file_is_whole_when_the_command_returns(tiny, outputs, command, ends
 
 
 def test_a_file_that_does_not_come_to_its_end_is_one_warning(tiny, outputs, command, ends, monkeypatch):
-    wait = wandb_run._wait_for_end
-    monkeypatch.setattr(wandb_run, "_wait_for_end", lambda file, patience: wait(file, patience / 1000))
+    wait = wandb_logger._wait_for_end
+    monkeypatch.setattr(wandb_logger, "_wait_for_end", lambda file, patience: wait(file, patience / 1000))
     code, out, err = command(*FAST, "wandb=offline", "count=2", "metrics=[paired_psnr]")
     [line] = [line for line in err.splitlines() if "warning" in line]
     assert code == 0 and "Plain" in out and record(outputs).full
@@ -138,7 +140,7 @@ def test_the_same_row_is_the_same_run(tiny, outputs, command):
     assert [one.config["steps"] for one in offline_runs()] == [4, 5], "other settings are another run"
 
 
-def test_a_row_that_is_done_is_mirrored_when_it_is_asked_for(tiny, outputs, command):
+def test_a_row_that_is_done_is_logged_when_it_is_asked_for(tiny, outputs, command):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=1", "count=2")
     command(*words)
     with pytest.raises(UsageError, match="no W&B run"):
@@ -150,26 +152,26 @@ def test_a_row_that_is_done_is_mirrored_when_it_is_asked_for(tiny, outputs, comm
     assert found.summary["latency/repeats"] == 1 and len(found.tables["pictures"]) == 4
 
 
-def test_parts_are_mirrored_when_the_last_is_there(tiny, outputs, command):
+def test_parts_are_logged_when_the_last_is_there(tiny, outputs, command):
     command(*FAST, "wandb=offline", "--shard", "1/2")
     assert not (outputs / "wandb").exists()
     command(*FAST, "wandb=offline", "--shard", "2/2")
     assert offline_runs()[0].summary["n_done"] == 6
 
 
-def test_only_the_first_device_mirrors(tiny, outputs, monkeypatch):
+def test_only_the_first_device_logs(tiny, outputs, monkeypatch):
     monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
     one = prepared(wandb="offline", tensorboard=True)
-    assert mirror.start(one) is None
-    mirror.again(one, stored.images_of(one))
+    assert log.start(one) is None
+    log.again(one, images_of(one))
     assert not outputs.exists()
 
 
 def test_a_row_that_failed_leaves_no_open_run(tiny, outputs):
     first, second = prepared("plain", wandb="offline"), prepared("cached", wandb="offline")
-    mirror.start(first)  # and never finished
-    [opened] = mirror.start(second)
-    assert opened.run.id == mirror_content.name(second) != mirror_content.name(first)
+    log.start(first)  # and never finished
+    [opened] = log.start(second)
+    assert opened.run.id == content.run_name(second) != content.run_name(first)
     opened.close()
 
 
@@ -179,10 +181,10 @@ def failing(*_):
 
 @pytest.mark.parametrize("at", ["quality", "close"])
 def test_a_failure_at_the_end_is_a_warning(tiny, outputs, command, monkeypatch, at):
-    act = getattr(wandb_run.WandbRun, at)
-    monkeypatch.setattr(wandb_run.WandbRun, at, failing)
+    act = getattr(wandb_logger.WandbLogger, at)
+    monkeypatch.setattr(wandb_logger.WandbLogger, at, failing)
     code, out, err = command(*FAST, "wandb=offline")
-    monkeypatch.setattr(wandb_run.WandbRun, at, act)
+    monkeypatch.setattr(wandb_logger.WandbLogger, at, act)
     [line] = [line for line in err.splitlines() if "warning" in line]
     assert code == 0 and "Plain" in out and record(outputs).full
     assert "row 'plain'" in line and "(the server has gone)" in line and "record is not affected" in line
@@ -191,7 +193,7 @@ def test_a_failure_at_the_end_is_a_warning(tiny, outputs, command, monkeypatch, 
 def test_a_server_that_goes_away_stops_nothing(tiny, outputs, command, monkeypatch):
     """The first row is taken, the second finds nobody: it and all later ones are kept on disk."""
     opened = []
-    start = wandb_run.WandbRun.__init__
+    start = wandb_logger.WandbLogger.__init__
 
     def answering_once(self, row, offline=False):
         if row.config.wandb == "online" and not offline and opened:
@@ -200,7 +202,7 @@ def test_a_server_that_goes_away_stops_nothing(tiny, outputs, command, monkeypat
         start(self, row, offline=True)  # there is no server here either
         self.offline = offline
 
-    monkeypatch.setattr(wandb_run.WandbRun, "__init__", answering_once)
+    monkeypatch.setattr(wandb_logger.WandbLogger, "__init__", answering_once)
     code, _, err = command("run", "tiny", "bench.repeats=1", "wandb=online")
     assert code == 0, err
     assert opened == [("plain", False), ("cached", True), ("plain", True), ("cached", True)]
@@ -210,7 +212,7 @@ def test_a_server_that_goes_away_stops_nothing(tiny, outputs, command, monkeypat
 
 
 def test_what_a_lost_server_did_not_take_is_kept_offline(tiny, outputs, command, monkeypatch):
-    start, quality_of = wandb_run.WandbRun.__init__, wandb_run.WandbRun.quality
+    start, quality_of = wandb_logger.WandbLogger.__init__, wandb_logger.WandbLogger.quality
 
     def unreachable(self, row, offline=False):
         start(self, row, offline=True)  # there is no server here
@@ -221,8 +223,8 @@ def test_what_a_lost_server_did_not_take_is_kept_offline(tiny, outputs, command,
             raise TimeoutError("Timed out.")
         quality_of(self, *given)
 
-    monkeypatch.setattr(wandb_run.WandbRun, "__init__", unreachable)
-    monkeypatch.setattr(wandb_run.WandbRun, "quality", sent)
+    monkeypatch.setattr(wandb_logger.WandbLogger, "__init__", unreachable)
+    monkeypatch.setattr(wandb_logger.WandbLogger, "quality", sent)
     code, _, err = command(*FAST, "wandb=online")
     [line] = [line for line in err.splitlines() if "warning" in line]
     assert code == 0 and "(Timed out)" in line and "wandb sync" in line
@@ -342,9 +344,56 @@ def test_tensorboard_reads_it_back(tiny, outputs, command):
     assert len(list((outputs / "tensorboard" / "tiny" / "cached").iterdir())) == 1
 
 
+OWN = """
+import json
+from postdiff.lab.loggers import content
+from postdiff.lab.loggers.base import Logger
+
+class Lines(Logger):
+    \"\"\"One line of JSON a record.\"\"\"
+
+    def quality(self, record, images):
+        self.write({**content.numbers(record), "size": list(images.read(self.plan.samples[:1]).shape)})
+
+    def speed(self, record):
+        self.write(content.times(record))
+
+    def write(self, numbers):
+        with open(FILE, "a") as file:
+            print(json.dumps({"row": self.plan.name, **numbers}), file=file)
+"""
+
+
+def test_a_logger_of_ones_own(extended, outputs, command, refused, tmp_path):
+    (extended / "loggers").mkdir()
+    (extended / "loggers" / "lines.py").write_text(OWN.replace("FILE", repr(str(tmp_path / "rows.jsonl"))))
+    words = ("run", "tiny", "--rows", "plain", "bench.repeats=1", "count=2", "metrics=[paired_psnr]")
+    code, out, err = command("list", "loggers")
+    assert code == 0 and "lines        One line of JSON a record." in out and "tensorboard" in out, err
+    assert "did you mean 'lines'" in refused(*words, "mirror.names=[line]") and not (outputs / "pictures").exists()
+    code, _, err = command(*words, "mirror.names=[lines]")
+    assert code == 0 and "warning" not in err, err
+    made, timed = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert made["paired_psnr"] == pytest.approx(record(outputs).metrics["paired_psnr"].value)
+    assert made["size"] == [1, 3, 32, 32] and made["row"] == timed["row"] == "plain"
+    assert timed["latency/median_s"] > 0
+
+
+def test_a_logger_of_ones_own_that_fails_stops_nothing(extended, outputs, command, refused):
+    (extended / "loggers").mkdir()
+    (extended / "loggers" / "lines.py").write_text(OWN)  # FILE is no name
+    words = ("run", "tiny", "--rows", "plain", "bench.repeats=0", "count=2", "metrics=[paired_psnr]")
+    code, _, err = command(*words, "mirror.names=[lines]")
+    [line] = [line for line in err.splitlines() if "warning" in line]
+    assert code == 0 and "row 'plain' is not mirrored whole (name 'FILE' is not defined)" in line
+    (extended / "loggers" / "broken.py").write_text("1 / 0")
+    told = refused(*words, "mirror.names=[broken]", "steps=3")
+    assert "logger 'broken' cannot be imported" in told and "line 1: ZeroDivisionError" in told
+
+
 def test_tags_are_no_longer_than_wandb_takes(tiny):
     one = prepared(mirror={"tags": ["t" * 99, "", "tiny"]})
-    assert mirror_content.tags(one) == ["tiny", "t" * 64]
+    assert content.tags(one) == ["tiny", "t" * 64]
 
 
 @pytest.mark.parametrize(
@@ -361,9 +410,9 @@ def test_mistakes_are_told(tiny, refused, words, told):
     assert told in refused("run", "tiny", words)
 
 
-def test_mirrors_change_no_identity(tiny):
+def test_loggers_change_no_identity(tiny):
     plain, told = prepared(), prepared(wandb="offline", tensorboard=True, mirror={"tags": ["a"], "pictures": 1})
     for name in ("run_id", "speed_id", "images_id", "references_id", "content_id"):
         assert getattr(plain, name) == getattr(told, name)
-    assert mirror_content.name(plain) == mirror_content.name(told) == mirror_content.name(prepared(batch_size=1))
-    assert mirror_content.name(plain) != mirror_content.name(prepared(seeds=[0]))
+    assert content.run_name(plain) == content.run_name(told) == content.run_name(prepared(batch_size=1))
+    assert content.run_name(plain) != content.run_name(prepared(seeds=[0]))

@@ -15,7 +15,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import plan
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
-from postdiff.lab.macs import work
+from postdiff.lab.macs import row_macs
 from postdiff.lab.pipelines import models, quantization
 from postdiff.lab.pipelines.quantization import Quantization
 from postdiff.lab.sampling import pipelines as sampling
@@ -109,7 +109,7 @@ def test_fewer_bits_are_other_pictures_and_the_same_work(card, command, outputs)
 def test_macs_are_those_of_the_plain_network(card):
     card({"method": "torchao_int8"})
     pipes = sampling.Pipelines()
-    plain, fewer = (work.count(one, pipes.sampler(one)) for one in jobs_of("tiny", "fewer"))
+    plain, fewer = (row_macs.count(one, pipes.sampler(one)) for one in jobs_of("tiny", "fewer"))
     assert plain.macs == fewer.macs and plain.counts == fewer.counts
 
 

@@ -1,6 +1,7 @@
 """Other code beside ours: the same pictures, everything as before, and its times in record and table."""
 
 import json
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,10 +13,11 @@ from postdiff.cli import main
 from postdiff.cost import latency
 from postdiff.cost.time_limit import TimeIsUp
 from postdiff.engine.errors import UsageError
-from postdiff.lab.bench import peers
+from postdiff.lab.bench import reference_implementations, speed
+from postdiff.lab.bench.reference_implementations import reference_of
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import BenchConfig
-from postdiff.lab.macs import work
+from postdiff.lab.macs import row_macs
 from postdiff.lab.records.record import Record
 from postdiff.lab.tables.rows import flat_rows
 from postdiff.methods import FORA, DeepCache, PyramidAttentionBroadcast, ToMe
@@ -29,7 +31,7 @@ def plan(*methods, stages=()):
     return SimpleNamespace(methods=methods, stages=stages)
 
 
-WITH_PEER = [
+WITH_REFERENCE = [
     ("sd_deep", [], "diffusers"),
     ("sd_deep", [DeepCache(interval=3, branch=1)], "DeepCache 0.1.1"),
     ("sd_deep_euler", [DeepCache(interval=2, branch=2, numbering="paper")], "DeepCache 0.1.1"),
@@ -40,15 +42,15 @@ WITH_PEER = [
 ]
 
 
-@pytest.mark.parametrize(("name", "methods", "package"), WITH_PEER, ids=lambda value: str(value)[:20])
-def test_a_peer_makes_the_same_pictures_and_leaves_no_trace(name, methods, package):
+@pytest.mark.parametrize(("name", "methods", "package"), WITH_REFERENCE, ids=lambda value: str(value)[:20])
+def test_a_reference_implementation_makes_the_same_pictures_and_leaves_no_trace(name, methods, package):
     one = build(name)
     plain = one.call(one.pipe)  # a pipeline notes down its first call
     before = snapshot(one.pipe)
-    peer = peers.peer_of(plan(*methods), one.pipe)
-    assert peer.name.startswith(package)
+    reference = reference_of(plan(*methods), one.pipe)
+    assert reference.name.startswith(package)
     for _ in range(2):  # nothing is carried over
-        with peer.ready():
+        with reference.ready():
             theirs = one.call(one.pipe)
         assert torch.equal(theirs, one.call(accelerate(one.pipe, methods)))
     assert torch.equal(theirs, plain) != bool(methods)
@@ -62,19 +64,20 @@ def test_a_peer_makes_the_same_pictures_and_leaves_no_trace(name, methods, packa
     ids=str,
 )
 def test_where_nobody_does_the_same(case, methods):
-    assert peers.peer_of(plan(*methods), case("sd_deep").pipe) is None
+    assert reference_of(plan(*methods), case("sd_deep").pipe) is None
 
 
 def test_the_helper_counts_on_two_layers_a_block(case):
-    assert peers.peer_of(plan(DeepCache()), case("sd_deep").pipe) is not None
-    assert peers.peer_of(plan(DeepCache()), case("sd").pipe) is None
-    assert peers.peer_of(plan(DeepCache(), stages=("a", "b")), case("sd_deep").pipe) is None
+    assert reference_of(plan(DeepCache()), case("sd_deep").pipe) is not None
+    assert reference_of(plan(DeepCache()), case("sd").pipe) is None
+    assert reference_of(plan(DeepCache(), stages=("a", "b")), case("sd_deep").pipe) is None
 
 
 def test_a_missing_package_is_named(case, monkeypatch):
-    monkeypatch.setattr(peers, "version", lambda name: (_ for _ in ()).throw(peers.PackageNotFoundError(name)))
+    error = PackageNotFoundError("tomesd")
+    monkeypatch.setattr(reference_implementations, "version", lambda name: (_ for _ in ()).throw(error))
     with pytest.raises(UsageError, match=r"needs tomesd, .*postdiff\[official\]"):
-        peers.peer_of(plan(ToMe()), case("sd").pipe)
+        reference_of(plan(ToMe()), case("sd").pipe)
 
 
 def test_bench_from_the_command_line(outputs, capsys):
@@ -111,9 +114,9 @@ def kept(outputs, row):
 def test_batch_sizes_are_timed_one_after_the_other(outputs, two_sizes, command, monkeypatch):
     """Nobody compares them; their work is counted once."""
     rounds, counted = [], []
-    measure, count = latency.measure, work.count
+    measure, count = latency.measure, row_macs.count
     monkeypatch.setattr(latency, "measure", lambda calls, **how: rounds.append(list(calls)) or measure(calls, **how))
-    monkeypatch.setattr(work, "count", lambda plan, *more: counted.append(plan.name) or count(plan, *more))
+    monkeypatch.setattr(row_macs, "count", lambda plan, *more: counted.append(plan.name) or count(plan, *more))
     assert command(*two_sizes)[0] == 0
     assert rounds == [["original_b1", "deepcache_b1"], ["original_b8", "deepcache_b8"]]
     assert counted == ["original_b1", "deepcache_b1"]
@@ -163,8 +166,6 @@ def test_a_time_limit_belongs_to_the_identity_only_where_there_is_one():
 
 
 def test_pictures_that_are_no_numbers_are_timed_and_named(outputs, two_sizes, command, monkeypatch):
-    from postdiff.lab.bench import speed
-
     monkeypatch.setattr(speed, "_pictures", lambda made: torch.full((1,), float("nan")))
     code, table, _ = command(*two_sizes)
     assert code == 0 and "pictures hold NaN or infinity, which does not change the time of: 20 steps, batch 1" in table

@@ -1,1 +1,1 @@
-"""How long rows take, and where the time goes."""
+"""How long rows take beside reference implementations, and where the time goes."""

@@ -1,7 +1,7 @@
-"""What our code is timed against: the bare pipeline, and the packages of methods' authors, in the same process.
+"""Reference implementations that rows are timed against: the bare pipeline, and the packages of methods' authors.
 
-A peer does the same work as the row beside it, so its pictures say whether both really do (`difference`), and the ratio
-of times is what our driver costs or saves.
+A reference implementation does the same work as the row beside it, in the same process. So its images say whether both
+really do (`difference`), and the ratio of times is what our driver costs or saves.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from postdiff.engine.intercept import intercept
 from postdiff.lab.plan import Plan
 from postdiff.methods import DeepCache, PyramidAttentionBroadcast, ToMe
 
-__all__ = ["Peer", "peer_of"]
+__all__ = ["ReferenceImplementation", "reference_of"]
 
 Ready = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
-class Peer:
+class ReferenceImplementation:
     """Other code for the same work.
 
     Attributes:
@@ -40,7 +40,7 @@ class Peer:
     ready: Ready
 
 
-def peer_of(plan: Plan, pipe: Any) -> Peer | None:
+def reference_of(plan: Plan, pipe: Any) -> ReferenceImplementation | None:
     """The code that a row is timed against, or None where there is none for its methods on this network.
 
     Rows without methods have the bare pipeline; DeepCache has its authors' helper (which knows U-Nets with two layers a
@@ -52,7 +52,7 @@ def peer_of(plan: Plan, pipe: Any) -> Peer | None:
     if plan.stages:
         return None
     if not plan.methods:
-        return Peer(f"diffusers {version('diffusers')} alone", nullcontext)
+        return ReferenceImplementation(f"diffusers {version('diffusers')} alone", nullcontext)
     if len(plan.methods) > 1:
         return None
     [method] = plan.methods
@@ -60,9 +60,11 @@ def peer_of(plan: Plan, pipe: Any) -> Peer | None:
     if isinstance(method, DeepCache):
         return _deepcache(method, pipe, network)
     if isinstance(method, ToMe):
-        return Peer(_named("tomesd"), lambda: _tomesd(method, network))
+        return ReferenceImplementation(_named("tomesd"), lambda: _tomesd(method, network))
     if isinstance(method, PyramidAttentionBroadcast):
-        return Peer(f"hooks of diffusers {version('diffusers')}", lambda: _broadcast(method, network))
+        return ReferenceImplementation(
+            f"hooks of diffusers {version('diffusers')}", lambda: _broadcast(method, network)
+        )
     return None
 
 
@@ -75,7 +77,7 @@ def _named(package: str) -> str:
         ) from None
 
 
-def _deepcache(method: DeepCache, pipe: Any, network: nn.Module) -> Peer | None:
+def _deepcache(method: DeepCache, pipe: Any, network: nn.Module) -> ReferenceImplementation | None:
     same = dataclasses.replace(method, branch=0, interval=2, numbering="helper") == DeepCache(branch=0)
     if not same or getattr(network.config, "layers_per_block", None) != 2 or not hasattr(pipe, "unet"):
         return None
@@ -92,7 +94,7 @@ def _deepcache(method: DeepCache, pipe: Any, network: nn.Module) -> Peer | None:
             helper.enable()
             yield
 
-    return Peer(name, ready)
+    return ReferenceImplementation(name, ready)
 
 
 @contextmanager

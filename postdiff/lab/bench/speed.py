@@ -7,7 +7,9 @@ can say how much of the saving became time. With `bench.official` the code of ot
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,19 +21,17 @@ from postdiff.cost.latency import Rounds, Timed
 from postdiff.cost.memory import peak_memory
 from postdiff.cost.ratios import Latency, ratio
 from postdiff.cost.time_limit import TimeIsUp, TimeLimit
-from postdiff.lab.bench import peers
-from postdiff.lab.bench.reference_implementations import Peer
-from postdiff.lab.bench.turns import compared, limit_of, told
+from postdiff.lab.bench.reference_implementations import ReferenceImplementation, reference_of
 from postdiff.lab.devices import provenance
-from postdiff.lab.loggers import mirror
-from postdiff.lab.macs import work
-from postdiff.lab.plan import Plan
+from postdiff.lab.loggers import log
+from postdiff.lab.macs import row_macs
+from postdiff.lab.plan import Plan, same_weights
 from postdiff.lab.progress import bar
 from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record, fresh_path
 from postdiff.lab.sampling.pipelines import Pipelines, Sampler
 
-__all__ = ["measure"]
+__all__ = ["limit_of", "measure", "naming_rows"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class _Seen:
         peak: its most memory in bytes.
         spent: its work.
         finite: whether its pictures are numbers throughout.
-        difference: how far they are from the peer's at most: 0 if alike.
+        difference: how far they are from the reference implementation's at most: 0 if alike.
     """
 
     peak: int
-    spent: work.Work
+    spent: row_macs.RowWork
     finite: bool
     difference: float | None
 
@@ -58,7 +58,7 @@ class _Row:
     plan: Plan
     sampler: Sampler
     batch: list[Any]
-    peer: Peer | None
+    reference: ReferenceImplementation | None
 
     def ours(self) -> Any:
         return self.sampler.call(self.batch)
@@ -66,7 +66,7 @@ class _Row:
     def theirs(self) -> Any:
         return self.sampler.call(self.batch, self.sampler.pipe)
 
-    def look(self, counts: dict[str, work.Work]) -> _Seen:
+    def look(self, counts: dict[str, row_macs.RowWork]) -> _Seen:
         """What is measured beside time, in as few calls as can be: a call may last minutes.
 
         They come first, and so warm the row up as well.
@@ -75,19 +75,19 @@ class _Row:
             counts: {id of settings and samples: their work}, which this adds to: it does not depend on the batch size.
         """
         plan, made, counted = self.plan, [], []
-        device, spent = plan.config.device, counts.get(plan.content_id) or work.known(job_record.last(plan))
-        if spent is not None or len(self.batch) > 1 or work.adaptive(plan):
+        device, spent = plan.config.device, counts.get(plan.content_id) or row_macs.known(job_record.last(plan))
+        if spent is not None or len(self.batch) > 1 or row_macs.adaptive(plan):
             peak = peak_memory(lambda: made.append(self.ours()), device)
-            spent = spent or work.count(plan, self.sampler)
+            spent = spent or row_macs.count(plan, self.sampler)
         else:
-            peak = peak_memory(lambda: counted.append(work.count(plan, self.sampler, made.append)), device)
+            peak = peak_memory(lambda: counted.append(row_macs.count(plan, self.sampler, made.append)), device)
             [spent] = counted
         counts[plan.content_id] = spent
         ours = _pictures(made[0])
         finite = bool(ours.isfinite().all())
-        if self.peer is None:
+        if self.reference is None:
             return _Seen(peak, spent, finite, None)
-        with self.peer.ready():
+        with self.reference.ready():
             theirs = _pictures(self.theirs())
         return _Seen(peak, spent, finite, float((ours - theirs).abs().max()))
 
@@ -105,13 +105,13 @@ def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
         TimeIsUp: a group does not get through one round in its time. Those after it are measured all the same.
     """
     timed = [plan for plan in plans if plan.config.bench.repeats]
-    limit, groups = limit_of(timed), compared(timed)
-    started, counts = job_record.now(), dict[str, work.Work]()
+    limit, groups = limit_of(timed), _compared(timed)
+    started, counts = job_record.now(), dict[str, row_macs.RowWork]()
     records, short = list[Record](), list[TimeIsUp]()
     for place, group in enumerate(groups):
         to_come = len(groups) - place
         try:
-            with told(group, limit, to_come):
+            with naming_rows(group, limit, to_come):
                 records += _measure(group, pipelines, started, limit.part(to_come), counts)
         except TimeIsUp as error:
             short.append(error)
@@ -121,7 +121,7 @@ def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
 
 
 def _measure(
-    plans: Sequence[Plan], pipelines: Pipelines, started: str, limit: TimeLimit, counts: dict[str, work.Work]
+    plans: Sequence[Plan], pipelines: Pipelines, started: str, limit: TimeLimit, counts: dict[str, row_macs.RowWork]
 ) -> list[Record]:
     repeats = max(plan.config.bench.repeats for plan in plans)
     warmup = max(plan.config.bench.warmup for plan in plans)
@@ -130,8 +130,8 @@ def _measure(
     for row in rows:
         loops = _loops(row.sampler)
         calls[row.plan.name] = Timed(row.ours, loops=loops)
-        if row.peer is not None:
-            calls[_beside(row.plan)] = Timed(row.theirs, row.peer.ready, loops)
+        if row.reference is not None:
+            calls[_beside(row.plan)] = Timed(row.theirs, row.reference.ready, loops)
     seen: dict[str, _Seen] = {}
     with bar("speed", len(calls) * (warmup + repeats) + len(rows), "call") as shown:
         begin = limit.gone
@@ -159,8 +159,8 @@ def _measure(
             "rounds_s": [seconds / size for seconds in own.whole],
             "loop_rounds_s": [seconds / size for seconds in own.loop],
         }
-        if row.peer is not None and beside is not None:
-            figures["official"] = _against(row.peer, own, beside, size) | {"difference": seen[name].difference}
+        if row.reference is not None and beside is not None:
+            figures["official"] = _against(row.reference, own, beside, size) | {"difference": seen[name].difference}
         record = job_record.fill(
             row.plan,
             "speed",
@@ -175,7 +175,7 @@ def _measure(
         record.write(fresh_path(row.plan.experiment, name, "speed"))
         records.append(record)
     for row, record in zip(rows, records, strict=True):
-        mirror.speed(row.plan, record)
+        log.speed(row.plan, record)
     return records
 
 
@@ -188,11 +188,10 @@ def _rows(plans: Sequence[Plan], pipelines: Pipelines) -> list[_Row]:
         held.setdefault(variant, pipelines if not held else Pipelines())
         sampler = held[variant].sampler(plan)
         batch = list(itertools.islice(itertools.cycle(plan.samples), plan.config.bench.batch_size))
-        # Compiled blocks would pass over what a peer puts inside them, and offloading would take it away.
+        # Compiled blocks would pass over what others put inside them, and offloading would take it away.
         network = plan.config.network
         beside = plan.config.bench.official and not network.compile and network.offload is None
-        peer = peers.peer_of(plan, sampler.pipe) if beside else None
-        rows.append(_Row(plan, sampler, batch, peer))
+        rows.append(_Row(plan, sampler, batch, reference_of(plan, sampler.pipe) if beside else None))
     return rows
 
 
@@ -212,11 +211,11 @@ def _seconds(rounds: Sequence[float], pictures: int) -> dict[str, float]:
     return {"median_s": found.median, "q25_s": found.q25, "q75_s": found.q75}
 
 
-def _against(peer: Peer, own: Rounds, beside: Rounds, pictures: int) -> dict[str, Any]:
-    """The peer's times, and how many times faster we are: above 1 our code is the faster one."""
+def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, pictures: int) -> dict[str, Any]:
+    """The other code's times, and how many times faster we are: above 1 our code is the faster one."""
     whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
     return {
-        "name": peer.name,
+        "name": reference.name,
         **_seconds(beside.whole, pictures),
         "ratio": whole.median,
         "ratio_q25": whole.q25,
@@ -229,3 +228,43 @@ def _against(peer: Peer, own: Rounds, beside: Rounds, pictures: int) -> dict[str
 
 def _pictures(result: Any) -> Tensor:
     return torch.as_tensor(result.frames if hasattr(result, "frames") else result.images).float().cpu()
+
+
+def limit_of(plans: Sequence[Plan]) -> TimeLimit:
+    """The time that all of them have together, from now on: the longest that one of them is given."""
+    given = [plan.config.bench.seconds for plan in plans if plan.config.bench.seconds is not None]
+    return TimeLimit(max(given, default=None))
+
+
+@contextmanager
+def naming_rows(plans: Sequence[Plan], limit: TimeLimit, groups: int) -> Iterator[None]:
+    """Say of rows that do not get through one round which they are, and how much time would do.
+
+    Args:
+        plans: the rows.
+        limit: of these and all others.
+        groups: as many share what is left of it.
+
+    Raises:
+        TimeIsUp: in the place of one that names no rows.
+    """
+    before = limit.gone
+    try:
+        yield
+    except TimeIsUp as error:
+        error.args = (
+            f"row '{plans[0].name}'"
+            + (f" and the {len(plans) - 1} in turns with it" if len(plans) > 1 else "")
+            + f": nothing was measured, since one round does not end in {error.had:.3g} s; use "
+            f"bench.seconds={math.ceil(before + groups * error.enough)}, or fewer --rows",
+        )
+        raise
+
+
+def _compared(plans: Sequence[Plan]) -> list[list[Plan]]:
+    """Jobs in groups whose times are compared: of the same weights and batch size, in order of appearance."""
+    groups: dict[tuple[int, int], list[Plan]] = {}
+    for place, alike in enumerate(same_weights(plans)):
+        for plan in alike:
+            groups.setdefault((place, plan.config.bench.batch_size), []).append(plan)
+    return list(groups.values())

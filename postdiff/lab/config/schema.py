@@ -90,9 +90,10 @@ class NetworkConfig:
 
 @dataclass
 class MirrorConfig:
-    """What W&B and TensorBoard are told beside the numbers; nothing of it changes a result.
+    """What loggers are told beside the numbers; nothing of it changes a result.
 
     Attributes:
+        names: loggers of one's own beside W&B and TensorBoard, `loggers/NAME.py` in a folder of `POSTDIFF_PATH`.
         project: of W&B; null means the environment's WANDB_PROJECT, or else postdiff.
         entity: W&B user or team; null means your usual one.
         tags: added to those of experiment, model, data and methods.
@@ -100,6 +101,7 @@ class MirrorConfig:
         timeout: seconds that W&B may take to answer at the start, and four times that to take the rest at the end.
     """
 
+    names: list[str] = field(default_factory=list)
     project: str | None = None
     entity: str | None = None
     tags: list[str] = field(default_factory=list)

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from postdiff import catalog
-from postdiff.datasets import files, formats, recipe
+from postdiff.datasets import files, recipe
 from postdiff.datasets.content import shown
-from postdiff.datasets.formats import PARQUET
+from postdiff.datasets.files import PARQUET
 from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.recipe import Recipe
@@ -121,7 +121,7 @@ def card(name: str) -> DataCard:
         return _prepared_card(name, found) if found.source.given else found
     if name in prepared_names():
         return _of_file(ready, DataCard())
-    if "/" in name or Path(name).suffix.lower() in formats.ENDINGS:
+    if "/" in name or Path(name).suffix.lower() in files.ENDINGS:
         return _of_file(expanded(name), DataCard())
     raise unknown("data", name, [*known, *prepared_names()])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from postdiff import catalog
-from postdiff.datasets import coco, files, formats, plain, recipe, unpacking
+from postdiff.datasets import choice, coco, files, recipe, unpacking
 from postdiff.datasets.content import is_whole, shown
 from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, Origin
@@ -65,7 +65,7 @@ def prepare(name: str, wish: Wish) -> str:
     """
     if not NAME.fullmatch(name):
         raise UsageError(f"{shown(name)} is no name for a data set; use letters, digits, '_', '-' and '.', 80 at most")
-    if Path(name).suffix.lower() in formats.ENDINGS:
+    if Path(name).suffix.lower() in files.ENDINGS:
         raise UsageError(
             f"'{name}' is a file; give the set a name: postdiff data prepare {Path(name).stem} --from {name}"
         )
@@ -155,18 +155,17 @@ def _manifest(name: str, about: Recipe, source: Source, classes: int | None, see
             raise UsageError(f"--column {wish.column}: {source.where} is a COCO file, whose captions have no column")
         lines, told = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
     elif kind == "classes":
-        lines, told = plain.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
+        lines, told = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
     else:
         every = _every(source, about, images=True, seeds=about.seed_column)
-        lines, told = plain.choose_prompts(every, rule, about.count, about.seed, source.where)
+        lines, told = choice.choose_prompts(every, rule, about.count, about.seed, source.where)
     if wish.seed is not None and "seed" not in told:
         raise UsageError(f"--seed {wish.seed} changes nothing, since nothing is drawn ({told}); leave it out")
     asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": told}
     if about.seed_column is not None:
         asked |= {"seed_column": about.seed_column, "told": f"{told}, each with its own seed"}
-    return Manifest(
-        name, kind, asked, tuple(seeds), source.origins, tuple(lines), classes if kind == "classes" else None
-    )
+    numbered = classes if kind == "classes" else None
+    return Manifest(name, kind, asked, tuple(seeds), source.origins, tuple(lines), numbered)
 
 
 def _every(source: Source, about: Recipe, **wanted: Any) -> list[Line]:
@@ -219,7 +218,10 @@ def _told(manifest: Manifest, done: Recipe, out: Path, fresh: bool) -> str:
         rows.append(("source", f"{origin.file}  sha256 {origin.sha256}{_checked(origin, done)}"))
     rows.append(("content", f"sha256 {manifest.content}"))
     rows.append(("written" if fresh else "there already", str(out)))
-    by_name = out.absolute() == data_cards.prepared(manifest.name).absolute() and _usable_by_name(manifest.name)
+    # Whether a run finds the manifest under its name, and not a card that reads its own file.
+    by_name = out.absolute() == data_cards.prepared(manifest.name).absolute() and (
+        manifest.name not in catalog.names("data") or data_cards.shipped_card(manifest.name).source.given
+    )
     own = "each line's own plus " if any(line.seed is not None for line in manifest.lines) else ""
     rows.append(("use it", f"data={manifest.name if by_name else out}  (seeds {own}{list(manifest.seeds)})"))
     width = max(len(name) for name, _ in rows)
@@ -230,8 +232,3 @@ def _checked(origin: Origin, about: Recipe) -> str:
     if origin.published is None:
         return "" if about.url is None or about.checksum is not None else "  (no checksum is published)"
     return "  (as published)" if origin.published else "  (not the published file)"
-
-
-def _usable_by_name(name: str) -> bool:
-    """Whether a run finds the manifest under its name, and not a card that reads its own file."""
-    return name not in catalog.names("data") or data_cards.shipped_card(name).source.given

@@ -1,12 +1,12 @@
-"""What a record says, as W&B and TensorBoard take it: flat numbers, a description, and a few pictures with figures."""
+"""What a record says, as loggers take it: flat numbers, a description, and a few images with their own numbers."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from postdiff.lab.plan import Plan
 from postdiff.lab.records.record import Record, Value, fresh_path
 from postdiff.lab.samples import Sample
 
-__all__ = ["curves", "describe", "name", "numbers", "table", "tags", "times"]
+__all__ = ["curves", "describe", "numbers", "run_name", "table", "tags", "times"]
 
 LONGEST_TAG = 64  # W&B refuses longer ones
 # Columns of the CSV file that say which picture it is; the others are its figures.
-WHICH = ("index", "prompt", "seed", "own_seed", "sha256")
+WHICH = {"index", "prompt", "seed", "own_seed", "sha256"}
 
 
-def name(plan: Plan) -> str:
+def run_name(plan: Plan) -> str:
     """The run's own name: the same whenever the row is drawn with these settings, prompts and seeds."""
     return digest([plan.experiment, plan.name, plan.content_id], 16)
 
@@ -82,15 +82,15 @@ def curves(record: Record) -> dict[str, list[float]]:
     }
 
 
-def table(plan: Plan, pictures: ImageFolder) -> tuple[list[str], list[tuple[Sample, list[Any]]]]:
-    """The first finished pictures, of videos their first frames; at most `mirror.pictures`.
+def table(plan: Plan, images: ImageFolder) -> tuple[list[str], list[tuple[Sample, list[Any]]]]:
+    """The first finished images, of videos their first frames; at most `mirror.pictures`.
 
     Returns:
-        Column heads (prompt, seed, index, metrics), and for each picture its sample and its cells.
+        Column heads (prompt, seed, index, metrics), and for each image its sample and its cells.
     """
-    finished = (sample for sample in plan.samples if sample.frame == 0 and pictures.has(sample))
+    finished = (sample for sample in plan.samples if sample.frame == 0 and images.has(sample))
     shown = list(itertools.islice(finished, plan.config.mirror.pictures))
-    figures = _of_pictures(plan)
+    figures = _of_images(plan)
     metrics = list(dict.fromkeys(key for own in figures.values() for key in own))
     cells = {sample: figures.get((sample.seed, sample.index), {}) for sample in shown}
     return ["prompt", "seed", "index", *metrics], [
@@ -99,23 +99,17 @@ def table(plan: Plan, pictures: ImageFolder) -> tuple[list[str], list[tuple[Samp
     ]
 
 
-def _of_pictures(plan: Plan) -> dict[tuple[int, int], dict[str, float]]:
-    """{(seed, index): {metric: figure}} from the CSV file beside the record; empty if there is none."""
-    file = fresh_path(plan.experiment, plan.name).with_suffix(".csv")
-    if not file.is_file():
-        return {}
-    with file.open(newline="") as stream:
-        return {(int(row["seed"]), int(row["index"])): dict(_figures(row)) for row in csv.DictReader(stream)}
-
-
-def _figures(row: dict[str, str]) -> Iterator[tuple[str, float]]:
-    for key, text in row.items():
-        if key in WHICH:
-            continue
-        try:
-            yield key, float(text)
-        except (TypeError, ValueError):
-            continue
+def _of_images(plan: Plan) -> dict[tuple[int, int], dict[str, float]]:
+    """{(seed, index): {metric: number}} from the CSV file beside the record; empty if there is none."""
+    file, found = fresh_path(plan.experiment, plan.name).with_suffix(".csv"), {}
+    if file.is_file():
+        with file.open(newline="") as stream:
+            for row in csv.DictReader(stream):
+                own = found[int(row["seed"]), int(row["index"])] = dict[str, float]()
+                for metric in (name for name in row if name not in WHICH):
+                    with contextlib.suppress(TypeError, ValueError):  # no number
+                        own[metric] = float(row[metric])
+    return found
 
 
 def _of_value(metric: str, value: Value) -> dict[str, Any]:

@@ -1,26 +1,28 @@
-"""Rows once more on W&B and TensorBoard, for whoever asks for it. Records never depend on it and never wait for long.
+"""Rows on the loggers that their config asks for. Records never depend on one and never wait for long.
 
-A row's run is opened before its pictures are made and closed when its record is written; opened again for the same
-row, settings, prompts and seeds it is the same run, so that scores and times measured later join the others.
+A row's loggers are opened before its images are made and closed when its record is written. Opened again for the same
+row, settings, prompts and seeds they go on as the same run, so that scores and times measured later join the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import distributed
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.loggers.tensorboard_logger import TensorBoardRun
-from postdiff.lab.loggers.wandb_logger import WandbRun, root
+from postdiff.lab.loggers import SHIPPED
+from postdiff.lab.loggers.base import Logger
+from postdiff.lab.loggers.tensorboard_logger import TensorBoardLogger
+from postdiff.lab.loggers.wandb_logger import WandbLogger, root
 from postdiff.lab.plan import Plan
 from postdiff.lab.progress import tell
 from postdiff.lab.records.record import Record, fresh_path
 
 __all__ = ["again", "finish", "speed", "start"]
 
-Run = WandbRun | TensorBoardRun
-Act = Callable[[Run], None]
+Act = Callable[[Logger], None]
 
 
 class _Server:
@@ -30,65 +32,70 @@ class _Server:
     lost = False
 
 
-def start(plan: Plan) -> list[Run] | None:
-    """Open the runs that the row's config asks for; None if it asks for none, or on all devices but the first.
+def start(plan: Plan) -> list[Logger] | None:
+    """Open the loggers that the row's config asks for; None if it asks for none, or on all devices but the first.
 
     Once W&B has answered in this process, its silence is a warning, and what it should have got is kept on disk.
 
     Raises:
-        UsageError: W&B or TensorBoard is not installed, or W&B refuses the first row.
+        UsageError: an unknown or broken logger, W&B or TensorBoard is not installed, or W&B refuses the first row.
     """
     if not _wanted(plan):
         return None
-    # TensorBoard first: what it may lack is told at once, W&B may take its time to refuse.
-    boards: list[Run] = [TensorBoardRun(plan)] if plan.config.tensorboard else []
-    return [*boards, *(_wandb(plan) if plan.config.wandb != "off" else [])]
+    # W&B last: what others may lack is told at once, W&B may take its time to refuse.
+    opened = [_own(name, plan) for name in plan.config.mirror.names]
+    if plan.config.tensorboard:
+        opened.append(TensorBoardLogger(plan))
+    if plan.config.wandb != "off":
+        opened += _wandb(plan)
+    return opened
 
 
-def finish(runs: Sequence[Run] | None, plan: Plan, pictures: ImageFolder, record: Record) -> None:
-    """Tell the runs what the record says, and close them. What goes wrong is one line of warning.
+def finish(loggers: Sequence[Logger] | None, plan: Plan, images: ImageFolder, record: Record) -> None:
+    """Log the row's quality record, and close the loggers. What goes wrong is one line of warning.
 
     Args:
-        runs: from `start`; None opens them now, if the row asks for any and the record is full (of a part there is
-            nothing to tell yet).
+        loggers: from `start`; None opens them now, if the row asks for any and the record is full (of a part there is
+            nothing to log yet).
         plan: the row.
-        pictures: the row's pictures.
+        images: the row's images.
         record: its quality record.
     """
-    if runs is None and record.full:
-        runs = _opened(plan)
-    _tell(runs or (), plan, [lambda run: run.quality(record, pictures)])
+    if loggers is None and record.full and _wanted(plan):
+        loggers = _opened(plan)
+    if loggers:
+        _log(loggers, plan, [lambda logger: logger.quality(record, images)])
 
 
 def speed(plan: Plan, record: Record) -> None:
-    """Tell the row's runs its times. What goes wrong is one line of warning."""
-    _tell(_opened(plan), plan, [lambda run: run.speed(record)])
+    """Log the row's times. What goes wrong is one line of warning."""
+    _log(_opened(plan), plan, [lambda logger: logger.speed(record)])
 
 
-def again(plan: Plan, pictures: ImageFolder) -> None:
-    """Tell the row's runs what its records say, for a row that was done before anybody asked for a mirror."""
+def again(plan: Plan, images: ImageFolder) -> None:
+    """Log what the row's records say, for a row that was done before anybody asked for a logger."""
     if not _wanted(plan):
         return
     acts: list[Act] = []
     for kind in ("quality", "speed"):
         file = fresh_path(plan.experiment, plan.name, kind)
-        if file.is_file():
-            try:
-                acts.append(_act(Record.read(file), pictures))
-            except UsageError:
-                continue  # damaged: who writes it anew tells it
-    _tell(_opened(plan), plan, acts)
-
-
-def _act(record: Record, pictures: ImageFolder) -> Act:
-    return lambda run: run.speed(record) if record.kind == "speed" else run.quality(record, pictures)
+        try:
+            record = Record.read(file) if file.is_file() else None
+        except UsageError:
+            continue  # damaged: who writes it anew logs it
+        if record is not None and kind == "quality":
+            acts.append(lambda logger, record=record: logger.quality(record, images))  # type: ignore[misc]
+        elif record is not None:
+            acts.append(lambda logger, record=record: logger.speed(record))  # type: ignore[misc]
+    _log(_opened(plan), plan, acts)
 
 
 def _wanted(plan: Plan) -> bool:
-    return (plan.config.tensorboard or plan.config.wandb != "off") and distributed.is_rank_zero()
+    config = plan.config
+    return (config.tensorboard or config.wandb != "off" or bool(config.mirror.names)) and distributed.is_rank_zero()
 
 
-def _opened(plan: Plan) -> list[Run]:
+def _opened(plan: Plan) -> list[Logger]:
     """As `start`, but nothing that goes wrong is more than a warning: the record is there already."""
     try:
         return start(plan) or []
@@ -97,10 +104,23 @@ def _opened(plan: Plan) -> list[Run]:
         return []
 
 
-def _wandb(plan: Plan) -> list[WandbRun]:
+def _own(name: str, plan: Plan) -> Logger:
+    """A logger of one's own."""
+    if name in SHIPPED:
+        raise UsageError(f"mirror.names: '{name}' has a key of its own; write {name}=... and leave it out there")
+    cls: type[Logger] = plugins.find("loggers", name, Logger)
+    try:
+        return cls(plan)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise plugins.broken("loggers", name, "opened", error, name) from error
+
+
+def _wandb(plan: Plan) -> list[WandbLogger]:
     """The row's run on W&B, or offline once W&B has been lost, or none if even that fails."""
     try:
-        run = WandbRun(plan, offline=_Server.lost)
+        run = WandbLogger(plan, offline=_Server.lost)
     except UsageError as error:
         if not _Server.answered:
             raise
@@ -113,34 +133,27 @@ def _wandb(plan: Plan) -> list[WandbRun]:
     return [run]
 
 
-def _tell(runs: Sequence[Run], plan: Plan, acts: Sequence[Act]) -> None:
-    for run in runs:
-        reason = _told(run, acts)
-        if reason is None:
-            continue
-        if isinstance(run, WandbRun) and not run.offline:
-            _lose(plan, reason)
+def _log(loggers: Sequence[Logger], plan: Plan, acts: Sequence[Act]) -> None:
+    """Do all acts on each logger and close it."""
+    for logger in loggers:
+        reasons = [reason for act in acts if (reason := _refusal(act, logger))]
+        failed = bool(reasons)
+        reasons.append(_refusal(lambda each, failed=failed: each.close(failed), logger))  # type: ignore[misc]
+        if reasons[0] and isinstance(logger, WandbLogger) and not logger.offline:
+            _lose(plan, reasons[0])
             # What was sent and what was not, nobody knows: all of it once more, on disk.
-            _tell(_wandb(plan), plan, acts)
-        else:
-            tell(f"warning: row '{plan.name}' is not mirrored whole ({reason}); its record is not affected")
+            _log(_wandb(plan), plan, acts)
+        elif reasons[0]:
+            tell(f"warning: row '{plan.name}' is not mirrored whole ({reasons[0]}); its record is not affected")
 
 
-def _told(run: Run, acts: Sequence[Act]) -> str | None:
-    """Do all acts and close the run; the first reason why that did not work, or None."""
-    reasons = [reason for act in acts if (reason := _refusal(act, run))]
-    failed = bool(reasons)
-    last = _refusal(lambda run: run.close(failed), run)
-    return next(iter(reasons), last)
-
-
-def _refusal(act: Act, run: Run) -> str | None:
-    """Why an act failed: whatever it is, the record is written and the next row must go on."""
+def _refusal(act: Act, logger: Logger) -> str:
+    """Why an act failed, or "": whatever it is, the record is written and the next row must go on."""
     try:
-        act(run)
+        act(logger)
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
-    return None
+    return ""
 
 
 def _lose(plan: Plan, reason: str) -> None:

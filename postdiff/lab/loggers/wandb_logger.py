@@ -13,12 +13,13 @@ from typing import Any, Literal
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.loggers import mirror_content
+from postdiff.lab.loggers import content
+from postdiff.lab.loggers.base import Logger
 from postdiff.lab.loggers.wandb_reader import ended
 from postdiff.lab.plan import Plan
 from postdiff.lab.records.record import Record
 
-__all__ = ["WandbRun", "root"]
+__all__ = ["WandbLogger", "root"]
 
 # Sending pictures takes longer than saying hello.
 PATIENCE = 4
@@ -30,7 +31,7 @@ def root() -> Path:
     return folders.outputs() / "wandb"
 
 
-class WandbRun:
+class WandbLogger(Logger):
     """An open run; opened again for the same row and settings, it goes on as the same run.
 
     Args:
@@ -42,27 +43,27 @@ class WandbRun:
     """
 
     def __init__(self, plan: Plan, offline: bool = False) -> None:
-        self.plan = plan
+        super().__init__(plan)
         self.offline = offline or plan.config.wandb == "offline"
         root().mkdir(parents=True, exist_ok=True)
-        with _surroundings(self.offline):
+        with _environment(self.offline):
             self.run = self._open()
             self.file = Path(self.run.settings.sync_file).absolute()
 
-    def quality(self, record: Record, pictures: ImageFolder) -> None:
+    def quality(self, record: Record, images: ImageFolder) -> None:
         """Add a quality record's numbers, curves and origin, and the table of pictures."""
-        with _surroundings(self.offline):
-            self.run.config.update(mirror_content.describe(record), allow_val_change=True)
+        with _environment(self.offline):
+            self.run.config.update(content.describe(record), allow_val_change=True)
             self._curves(record)
-            self.run.log(mirror_content.numbers(record))
+            self.run.log(content.numbers(record))
             # Last: the server is asked about earlier pictures, which may take long, or fail.
-            if (table := self._table(pictures)) is not None:
+            if (table := self._table(images)) is not None:
                 self.run.log({"pictures": table})
 
     def speed(self, record: Record) -> None:
         """Add a speed record's times."""
-        with _surroundings(self.offline):
-            self.run.log(mirror_content.times(record))
+        with _environment(self.offline):
+            self.run.log(content.times(record))
 
     def close(self, failed: bool = False) -> None:
         """End the run: the server has all of it then, or offline its file.
@@ -71,13 +72,13 @@ class WandbRun:
             TimeoutError: the server has not taken all of it in time, and the rest is on disk; or offline, the file is
                 not whole by then.
         """
-        with _surroundings(self.offline):
+        with _environment(self.offline):
             self.run.finish(exit_code=1 if failed else 0)
         if self.offline:
             _wait_for_end(self.file, PATIENCE * self.plan.config.mirror.timeout)
 
     def _curves(self, record: Record) -> None:
-        curves = mirror_content.curves(record)
+        curves = content.curves(record)
         if curves:
             self.run.define_metric("denoising_step", hidden=True)
             self.run.define_metric("curves/*", step_metric="denoising_step")
@@ -85,30 +86,26 @@ class WandbRun:
             at_step = {key: curve[step] for key, curve in curves.items() if step < len(curve)}
             self.run.log({"denoising_step": step + 1, **at_step})
 
-    def _table(self, pictures: ImageFolder) -> Any:
+    def _table(self, images: ImageFolder) -> Any:
         import wandb
 
-        heads, lines = mirror_content.table(self.plan, pictures)
+        heads, lines = content.table(self.plan, images)
         rows = []
         for sample, figures in lines:
-            pixels = pictures.read([sample])[0].permute(1, 2, 0).numpy()
+            pixels = images.read([sample])[0].permute(1, 2, 0).numpy()
             rows.append([wandb.Image(pixels), *figures])
         return wandb.Table(columns=["picture", *heads], data=rows) if rows else None
 
-    @property
-    def mode(self) -> Literal["offline", "online"]:
-        """What W&B is asked for."""
-        return "offline" if self.offline else "online"
-
     def _open(self) -> Any:
-        plan, mode = self.plan, self.mode
+        plan, timeout = self.plan, self.plan.config.mirror.timeout
+        mode: Literal["offline", "online"] = "offline" if self.offline else "online"
         try:
             import wandb
 
             if wandb.run is not None:  # a row that failed and was passed over has left its run open
                 wandb.run.finish(exit_code=1)
             return wandb.init(
-                id=mirror_content.name(plan),
+                id=content.run_name(plan),
                 resume="allow",
                 mode=mode,
                 project=plan.config.mirror.project or os.environ.get("WANDB_PROJECT") or "postdiff",
@@ -116,13 +113,13 @@ class WandbRun:
                 group=plan.experiment,
                 name=f"{plan.experiment}/{plan.name}",
                 notes=plan.row.label,
-                tags=mirror_content.tags(plan),
+                tags=content.tags(plan),
                 dir=root(),
                 config={**plan.resolved(), "run_id": plan.run_id},
                 settings=wandb.Settings(
-                    init_timeout=plan.config.mirror.timeout,
-                    login_timeout=plan.config.mirror.timeout,
-                    finish_timeout=PATIENCE * plan.config.mirror.timeout,
+                    init_timeout=timeout,
+                    login_timeout=timeout,
+                    finish_timeout=PATIENCE * timeout,
                     finish_timeout_raises=True,
                     silent=True,
                     console="off",  # stdout holds tables that other programs read, and stderr bars
@@ -152,7 +149,7 @@ def _wait_for_end(file: Path, patience: float) -> None:
 
 
 @contextmanager
-def _surroundings(offline: bool) -> Iterator[None]:
+def _environment(offline: bool) -> Iterator[None]:
     """For a moment, environment variables that W&B reads: its files all below `root`, and no reports when offline.
 
     Its log has handlers that print a traceback when the disk is full; the row's own line says what went wrong.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,15 +135,11 @@ def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
         broken += [] if whole else [file]
     about_tables = tuple(f"{key}." for key in tables)
     summary = {key: value for key, value in _own(summary).items() if not key.startswith(about_tables)}
-    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves, _told(broken))
-
-
-def _told(broken: Sequence[Path]) -> str:
-    """What is wrong with the files of a run that have no exit record."""
-    if not broken:
-        return ""
-    place = "/".join(broken[0].parts[-2:])
-    return f"W&B run {place} is unfinished: it has no exit record, is still being written or was broken off"
+    reason = ""
+    if broken:
+        place = "/".join(broken[0].parts[-2:])
+        reason = f"W&B run {place} is unfinished: it has no exit record, is still being written or was broken off"
+    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves, reason)
 
 
 def _own(values: dict[str, Any]) -> dict[str, Any]:

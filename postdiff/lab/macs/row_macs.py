@@ -1,14 +1,21 @@
-"""One row of an experiment counted on the structure twin of its model, or on those of its stages in turn."""
+"""What one row of an experiment costs in multiply-accumulates.
+
+`counted` runs it without weights, on the structure twin of its model or on those of its stages in turn; `count` makes
+one of its images with the weights, as every run does, and also tells what really ran.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import statistics
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from postdiff import presets
 from postdiff.cost.by_hand import papers_account
+from postdiff.cost.macs import count_macs
 from postdiff.cost.on_meta import Seen
 from postdiff.cost.sharing import one_branch
 from postdiff.cost.structures import Twin, real_size
@@ -19,8 +26,14 @@ from postdiff.lab.config.experiment import Row
 from postdiff.lab.pipelines import sizes, stages
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.stages import StageRun
+from postdiff.lab.plan import Plan
+from postdiff.lab.records.record import Record
+from postdiff.lab.sampling.sampler import Sampler
 
-__all__ = ["Counted", "counted"]
+__all__ = ["Counted", "RowWork", "adaptive", "count", "counted", "known"]
+
+NUM_SAMPLES = 8  # that the mean is taken over where a method decides by the features of each
+ByPart = dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -114,10 +127,60 @@ def _run(
     # DiT and the upscaler have one size and take no other.
     taken = inspect.signature(type(twin.pipe).__call__).parameters
     call = {name: value for name, value in given.items() if value is not None and name in taken}
-    return twin.tally([*_built(methods)], **call)
-
-
-def _built(methods: Sequence[Any]) -> Sequence[Any]:
-    """A row's methods are written down; those of a stage are built already."""
+    # A row's methods are written down; those of a stage are built already.
     written = all(isinstance(each, (str, Mapping)) for each in methods)
-    return presets.build_methods(methods) if written else methods
+    return twin.tally(presets.build_methods(methods) if written else [*methods], **call)
+
+
+@dataclass(frozen=True)
+class RowWork:
+    """What one image of a row costs, and what ran.
+
+    Attributes:
+        macs: of an image, by part of the pipeline and convention; a mean where images differ.
+        spread: their sample standard deviation, empty where every image costs the same.
+        counts: network calls, hits and misses of the first image.
+    """
+
+    macs: ByPart
+    spread: ByPart
+    counts: dict[str, int]
+
+
+def adaptive(plan: Plan) -> bool:
+    """Whether images of a row differ in their work."""
+    return any(method.adaptive for method in plan.methods)
+
+
+def known(record: Record | None) -> RowWork | None:
+    """The work that a quality record of the same images tells of, which need not be counted again."""
+    return RowWork(record.macs, record.macs_spread, record.counts) if record and record.macs else None
+
+
+def count(plan: Plan, sampler: Sampler, see: Callable[[Any], object] = lambda made: None) -> RowWork:
+    """Make one image under the counter, or several where their work differs.
+
+    Args:
+        plan: the row.
+        sampler: of the row.
+        see: given what each call of the pipeline returns.
+
+    Raises:
+        UsageError: methods do not fit each other, the network or the run.
+    """
+    counted: list[ByPart] = []
+    counts: Counter[str] = Counter()
+    for sample in plan.samples[: NUM_SAMPLES if adaptive(plan) else 1]:
+        found = count_macs(sampler.pipe, lambda one=sample: see(sampler.call([one])))  # type: ignore[misc]
+        counted.append({part: dict(by_convention) for part, by_convention in found.items()})
+        counts = counts or sampler.fast.counts
+    whole = {name: int(number) for name, number in counts.items()}
+    if len(counted) == 1:
+        return RowWork(counted[0], {}, whole)
+    mean, spread = ({part: dict(each) for part, each in counted[0].items()} for _ in range(2))
+    for part, by_convention in counted[0].items():
+        for convention in by_convention:
+            values = [one[part][convention] for one in counted]
+            mean[part][convention] = round(statistics.fmean(values))
+            spread[part][convention] = round(statistics.stdev(values))
+    return RowWork(mean, spread, whole)
