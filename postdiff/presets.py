@@ -9,6 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from postdiff import catalog, methods
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
 
 if TYPE_CHECKING:
@@ -65,25 +66,22 @@ def preset(name: str) -> Preset:
     return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=saves, oracle=oracle)
 
 
-def build_methods(specs: Sequence[Spec]) -> list[Method]:
+def build_methods(specs: Sequence[Spec], within: tuple[str, ...] = ()) -> list[Method]:
     """Instances of a stack.
 
     Args:
         specs: each one the name of a preset, or a mapping {method name: {option: value}} with one key.
+        within: presets that name these.
 
     Raises:
         UsageError: unknown preset, method or option, a value out of range, or a method whose file is broken.
     """
-    return _built(specs, ())
-
-
-def _built(specs: Sequence[Spec], within: tuple[str, ...]) -> list[Method]:
     built: list[Method] = []
     for spec in specs:
         if isinstance(spec, str):
             if spec in within:
                 raise UsageError(f"preset '{spec}' names itself among its methods; name methods there")
-            built.extend(_built(preset(spec).methods, (*within, spec)))
+            built.extend(build_methods(preset(spec).methods, (*within, spec)))
         elif isinstance(spec, Mapping) and len(spec) == 1:
             [(name, options)] = spec.items()
             built.append(_build(name, {} if options is None else options))
@@ -113,7 +111,7 @@ def _build(name: str, options: Mapping[str, Any]) -> Method:
     except UsageError:
         raise
     except Exception as error:  # a class of somebody's own may raise anything
-        raise methods.broken(name, "built", error, inspect.getfile(cls)) from error
+        raise plugins.broken("methods", name, "built", error, inspect.getfile(cls)) from error
     return method
 
 

@@ -111,7 +111,9 @@ def _parser() -> argparse.ArgumentParser:
     export.set_defaults(takes_overrides=True)
     export.add_argument("--out", metavar="FILE", help="default: outputs/exports/EXPERIMENT/ROW.npz")
     listing = command("list", commands.list_, "list what there is")
-    listing.add_argument("kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics")
+    listing.add_argument(
+        "kind", nargs="?", metavar="KIND", help="models, methods, experiments, data or metrics, for instance"
+    )
     _add_format(listing, ("text", "json"))
     return whole
 

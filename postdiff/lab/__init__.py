@@ -2,7 +2,7 @@
 
 From low to high; each imports only what stands before it:
 
-settings    what a run is made of, and how YAML and the command line become it
+config      what a run is made of, and how YAML and the command line become it
 files       folders that are written to; weights in folders or on the hub
 network     options of a whole network, each held for the length of a call
 inputs      prompts and classes, pictures that go in, real ones to compare with

@@ -9,19 +9,20 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import postdiff
-from postdiff import catalog, methods
+from postdiff import methods
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 
-__all__ = ["code_hash"]
+__all__ = ["added", "code_hash"]
 
 PACKAGE = Path(postdiff.__file__).parent
 DRIVER = "postdiff.engine.driver"  # every row with methods goes through it
-MUTE = {"postdiff.engine.errors"}  # words for people
+MUTE = {"postdiff.engine.errors", "postdiff.engine.plugins"}  # words for people, and where files are
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -33,7 +34,21 @@ def code_hash(classes: frozenset[type]) -> str:
         classes: of the methods. Those of private methods, in folders of `POSTDIFF_PATH`, may import what stands beside
             them, which counts as well.
     """
-    waiting = [DRIVER, *(parent.__module__ for cls in classes for parent in cls.__mro__)]
+    families = (f"postdiff.families.{name}" for name in plugins.own("families"))
+    return _hash([DRIVER, *families, *(parent.__module__ for cls in classes for parent in cls.__mro__)])
+
+
+def added(kind: str, names: Iterable[str | None]) -> dict[str, str]:
+    """What schedulers or conditions of a folder of `POSTDIFF_PATH` add to an identity; others add nothing.
+
+    Returns:
+        {kind and name: 16 hexadecimal digits over its file and what that imports from beside it}.
+    """
+    own = plugins.own(kind)
+    return {f"{kind}/{name}": _hash([f"postdiff.{kind}.{name}"]) for name in names if name in own}
+
+
+def _hash(waiting: list[str]) -> str:
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
@@ -49,13 +64,12 @@ def code_hash(classes: frozenset[type]) -> str:
 def _file(name: str) -> Path | None:
     """The file of a module of ours, or of one that stands beside a private method; None for all others."""
     parts = name.split(".")
-    beside = [root / "methods" for root in catalog.extra_roots()]
     if parts[0] == "postdiff":
         places = [PACKAGE.joinpath(*parts[1:])]
-        if parts[1:2] == ["methods"] and parts[2:]:
-            places += [root.joinpath(*parts[2:]) for root in beside]
+        if parts[1:2] and parts[1] in plugins.KINDS and parts[2:]:
+            places += [root.joinpath(*parts[1:]) for root in plugins.roots()]
     else:
-        places = [root.joinpath(*parts) for root in beside]
+        places = [root.joinpath("methods", *parts) for root in plugins.roots()]
     files = (file for place in places for file in (place.with_suffix(".py"), place / "__init__.py"))
     return next((file for file in files if file.is_file()), None)
 

@@ -21,6 +21,7 @@ from postdiff.lab.metrics import measuring
 from postdiff.lab.network import network_options, offloading
 from postdiff.lab.pipelines import intake, models, quantization, random_weights, sizes
 from postdiff.lab.pipelines.stages import StageRun, first_laid_over, fitted, resolve
+from postdiff.metrics.options import PLACES
 
 __all__ = ["Plan", "prepare", "same_weights"]
 
@@ -158,7 +159,8 @@ def _prepare(
     random = row.config.weights == "random"
     chain = resolve(row.config, card)
     methods = tuple(presets.build_methods(row.config.methods))
-    for solver in (card.scheduler, row.config.scheduler):
+    solvers = (card.scheduler, row.config.scheduler, *(solver for stage in chain for solver in stage.solvers))
+    for solver in solvers:
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
     count = row.config.count or len(available)
@@ -195,6 +197,7 @@ def _prepare(
         **model,
         "prompts": _digest_of(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
+        **own_code.added("schedulers", (solver.name for solver in solvers)),
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
         **_beside_text(config, data_card, available),
     }
@@ -207,7 +210,7 @@ def _prepare(
     quality = {
         **run,
         **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
-        "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
+        "metrics": [metric_specs.described(spec, PLACES) for spec in config.metrics or ()],
         **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
         "used": _digest_of(available[:count]),
         "measured_with": measuring.measured_with(config, card, data_card),
@@ -308,6 +311,7 @@ def _beside_text(
     if data_card.images is not None:
         files = [weights.file_hash(entry.picture) for entry in entries if entry.picture is not None]
         found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
+        found |= own_code.added("conditions", [data_card.condition.name])
     if data_card.classes is not None:
         found["classes"] = digest([entry.label for entry in entries])
     return found

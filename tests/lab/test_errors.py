@@ -48,7 +48,7 @@ from tests.support import whole
         (["run", "tiny", "dtype=float31"], "did you mean 'float32'"),
         (["run", "tiny", "steps=0"], "steps=0 is too small"),
         (["run", "tiny", "steps=ten"], "steps: Value 'ten'"),
-        (["run", "tiny", "guidance_scale=-1"], "guidance_scale=-1.0 is out of range"),
+        (["run", "tiny", "guidance_scale=-1"], "guidance_scale=-1 is too small"),
         (["run", "tiny", "seeds=[0,0]"], "different whole numbers"),
         (["run", "tiny", "device=gpu"], "use auto, cpu, cuda or cuda:N"),
         (["run", "tiny", "model=emojis"], "did you mean 'emoji'"),
@@ -157,7 +157,7 @@ def test_what_does_not_fit_the_run(tiny, small, words, told):
     ("text", "told"),
     [
         (json.dumps({"schema": results.SCHEMA + 1}), f"this PostDiff reads {results.SCHEMA}; run the row again"),
-        (json.dumps({"schema": results.SCHEMA}), "is not a whole record: it lacks checkpoint; remove it"),
+        (json.dumps({"schema": results.SCHEMA}), "is not a whole record: it lacks kind; remove it"),
         ("{", "is not a record (is not JSON); remove it"),
     ],
 )

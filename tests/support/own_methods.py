@@ -1,4 +1,4 @@
-"""Methods that a test puts into a folder of its own, forgotten when it is over."""
+"""What a test puts into a folder of its own, forgotten when it is over."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from postdiff import methods
+from postdiff.engine import plugins
 
 __all__ = ["forgotten"]
 
 
 @contextmanager
 def forgotten(root: Path) -> Iterator[Path]:
-    """Afterwards nothing is known of `root`, a folder in `POSTDIFF_PATH`, nor of methods imported meanwhile."""
-    known = set(sys.modules)
+    """Afterwards nothing is known of `root`, a folder in `POSTDIFF_PATH`."""
     yield root
-    while str(root / "methods") in methods.__path__:
-        methods.__path__.remove(str(root / "methods"))
-    for name in set(sys.modules) - known:
-        if name.startswith("postdiff.methods."):
+    for name, module in list(sys.modules.items()):
+        kind = name.split(".")[1:2]
+        if kind and kind[0] in plugins.KINDS and root in Path(getattr(module, "__file__", None) or "").parents:
+            package, _, own = name.rpartition(".")
+            vars(sys.modules[package]).pop(own, None)
             del sys.modules[name]
-            delattr(methods, name.rpartition(".")[2])

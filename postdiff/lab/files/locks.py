@@ -14,9 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypedDict
 
 from filelock import FileLock, Timeout
+from typing_extensions import TypedDict
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders, typed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from postdiff import catalog
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 
 __all__ = ["full", "told"]
@@ -20,7 +20,7 @@ def told(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what:
         arguments: of the call; None if it was not called.
         what: the model, for the message.
     """
-    if catalog.place_of(error) is not None:
+    if plugins.place_of(error) is not None:
         return None
     if isinstance(error, ValueError):
         return UsageError(f"{type(pipe).__name__} refuses: {error}")
