@@ -18,27 +18,20 @@ from postdiff.engine.values import decoded
 __all__ = ["KINDS", "names", "path", "read", "shipped"]
 
 KINDS = ("experiments", "models", "methods", "data", "structures")
+_PACKAGE = Path(__file__).parent
+_SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
 
 def shipped(file: Path) -> bool:
     """Whether a file came with the package."""
-    return file.is_relative_to(_shipped_root())
-
-
-def _shipped_root() -> Path:
-    package = Path(__file__).parent
-    return package / "configs" if (package / "configs").is_dir() else package.parent / "configs"
-
-
-def _config_roots() -> list[Path]:
-    return [_shipped_root(), *(root / "configs" for root in plugins.roots())]
+    return file.is_relative_to(_SHIPPED)
 
 
 def _files(kind: str) -> dict[str, Path]:
     if kind not in KINDS:
         raise unknown("kind of config", kind, KINDS)
     found: dict[str, Path] = {}
-    for root in _config_roots():
+    for root in (_SHIPPED, *(root / "configs" for root in plugins.roots())):
         for file in sorted((root / kind).rglob("*.yaml")):
             name = file.relative_to(root / kind).with_suffix("").as_posix()
             if name in found:

@@ -66,25 +66,22 @@ def preset(name: str) -> Preset:
     return Preset(str(content["label"]), str(content["reference"]), **stacks, saves=saves, oracle=oracle)
 
 
-def build_methods(specs: Sequence[Spec]) -> list[Method]:
+def build_methods(specs: Sequence[Spec], within: tuple[str, ...] = ()) -> list[Method]:
     """Instances of a stack.
 
     Args:
         specs: each one the name of a preset, or a mapping {method name: {option: value}} with one key.
+        within: presets that name these.
 
     Raises:
         UsageError: unknown preset, method or option, a value out of range, or a method whose file is broken.
     """
-    return _built(specs, ())
-
-
-def _built(specs: Sequence[Spec], within: tuple[str, ...]) -> list[Method]:
     built: list[Method] = []
     for spec in specs:
         if isinstance(spec, str):
             if spec in within:
                 raise UsageError(f"preset '{spec}' names itself among its methods; name methods there")
-            built.extend(_built(preset(spec).methods, (*within, spec)))
+            built.extend(build_methods(preset(spec).methods, (*within, spec)))
         elif isinstance(spec, Mapping) and len(spec) == 1:
             [(name, options)] = spec.items()
             built.append(_build(name, {} if options is None else options))

@@ -37,8 +37,8 @@ def parsed(text: str, where: str) -> Any:
         where: what it is, for messages.
 
     Raises:
-        UsageError: it is not YAML, has a key twice, an ambiguous number or a hidden character, or is too large: more
-            than `MOST_VALUES` values, nested deeper than `DEEPEST`, or a text above `MOST_IN_A_TEXT` characters.
+        UsageError: it is not YAML, has a key twice, an ambiguous number, a hidden character or `${`, or is too large:
+            more than `MOST_VALUES` values, nested deeper than `DEEPEST`, or a text above `MOST_IN_A_TEXT` characters.
     """
     if len(text) > MOST_CHARACTERS:
         raise UsageError(f"{where} has more than {MOST_CHARACTERS} characters; write less")
@@ -131,6 +131,8 @@ def _refuse_large(text: str) -> None:
                 raise _mistake(f"a text of more than {MOST_IN_A_TEXT} characters", event)
             if found := _UNWANTED.search(event.value):
                 raise _mistake(f"a hidden character, U+{ord(found[0]):04X}", event)
+            if "${" in event.value:  # people who know other readers expect a variable there, a secret of theirs maybe
+                raise _mistake("'${' fills in nothing here; write the value itself", event)
         elif isinstance(event, yaml.CollectionStartEvent):
             around.append((event.anchor, values))
             values += 1

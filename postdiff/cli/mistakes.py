@@ -90,11 +90,11 @@ def foreseen(error: Exception) -> str | None:
 
 
 def stopped(end: SystemExit) -> str | None:
-    """What to tell if a method of the user's own has ended the process; None if we or argparse did."""
+    """What to tell if code of the user's own has ended the process; None if we or argparse did."""
     from postdiff.engine import plugins
 
     place = plugins.place_of(end)
-    return place and f"a method of your own ends the process, {place}; it must not call sys.exit, take it out"
+    return place and f"code of your own ends the process, {place}; it must not call sys.exit, take it out"
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -119,19 +119,14 @@ def _of_a_library(error: Exception) -> str | None:
 
 
 def _of_a_private_file(error: Exception) -> str | None:
-    """An error that comes out of a method of the user's own, or comes up under it."""
+    """An error that comes out of code of the user's own, or comes up under it."""
     from postdiff.engine import plugins
 
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     if (place := plugins.place_of(error)) is not None:
-        return f"a method of your own fails, {place}: {reason}; mend it, --debug shows the traceback"
-    files = [file for file in map(_file, list(sys.modules.values())) if file and plugins.is_private(file)]
+        return f"code of your own fails, {place}: {reason}; mend it, --debug shows the traceback"
+    loaded = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    files = [file for file in loaded if file and plugins.is_private(file)]
     if not files:
         return None
-    return f"this fails with a method of your own, {files[-1]}: {reason}; mend it, --debug shows the traceback"
-
-
-def _file(module: object) -> str | None:
-    return (
-        getattr(module, "__file__", None) if getattr(module, "__name__", "").startswith("postdiff.methods.") else None
-    )
+    return f"this fails with code of your own, {files[-1]}: {reason}; mend it, --debug shows the traceback"

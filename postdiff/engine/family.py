@@ -1,10 +1,14 @@
-"""What differs between pipelines, as data: one row a pipeline class, so that no adapter class is needed."""
+"""What differs between pipelines, as data: one row a pipeline class, so that no adapter class is needed.
+
+`families/CLASS.py` in a folder of `POSTDIFF_PATH` adds the row of a class: it defines one `Family`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 
 __all__ = ["FAMILIES", "UNFIT", "Family", "family_of"]
@@ -102,7 +106,8 @@ def family_of(pipe: Any) -> Family:
         pipe: a pipeline, or a pipeline class.
 
     Raises:
-        UsageError: neither the class nor a parent is in the table, or it is known that the driver cannot serve it.
+        UsageError: neither the class nor a parent has a row, it is known that the driver cannot serve it, or the file
+            of a row of one's own is broken.
     """
     own = pipe if isinstance(pipe, type) else type(pipe)
     for cls in own.__mro__:
@@ -111,8 +116,9 @@ def family_of(pipe: Any) -> Family:
                 f"{own.__name__} cannot be accelerated: {UNFIT[cls.__name__]}; "
                 f"use one of: {', '.join(sorted(FAMILIES))}"
             )
-        if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__]
+        if cls.__name__ in {*FAMILIES, *plugins.own("families")}:
+            row: Family | None = plugins.find("families", cls.__name__, Family, FAMILIES)
+            return FAMILIES[cls.__name__] if row is None else row
     raise UsageError(
         f"{own.__name__} is not a pipeline this driver knows; pass accelerate(pipe, methods, family=Family(...)) "
         f"or use one of: {', '.join(sorted(FAMILIES))}"

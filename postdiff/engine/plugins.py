@@ -12,6 +12,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Collection
+from dataclasses import is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 
-__all__ = ["KINDS", "broken", "files", "find", "is_private", "load", "one_file", "own", "place_of", "roots"]
+__all__ = ["KINDS", "broken", "files", "find", "is_private", "one_file", "own", "place_of", "roots"]
 
 # What a message calls one of each kind. Methods and metrics are packages of ours, others stand in tables.
 KINDS = {
@@ -68,27 +69,39 @@ def one_file(kind: str, name: str, shipped: Collection[str] = ()) -> Path | None
     Raises:
         UsageError: no such name (the nearest one is suggested), two of them, or something that is no file.
     """
-    called, known = f"{KINDS[kind]} '{name}'", files(kind)
-    places = [*(["the package's own"] if name in shipped else []), *map(str, known.get(name, ()))]
+    called, known, private = f"{KINDS[kind]} '{name}'", files(kind), own(kind)
+    if name in shipped and name not in private:
+        return None
+    # Where a table has the names, those of our modules are none.
+    if name not in (listed := {*shipped, *private} if shipped else {*known}):
+        raise unknown(KINDS[kind], name, listed)
+    places = [*(["the package's own"] if name in shipped and len(known[name]) == 1 else []), *map(str, known[name])]
     if len(places) > 1:
         raise UsageError(f"{called} is defined twice: {places[0]} and {places[1]}; rename one")
-    if name in shipped:
-        return None
-    if name not in known:
-        raise unknown(KINDS[kind], name, {*shipped, *known})
     [file] = known[name]
     if file.exists() and not file.is_file():
         raise UsageError(f"{called}: {file} is no file that can be read; put a Python file in its place")
     return file
 
 
-def load(kind: str, name: str) -> ModuleType:
-    """Import the module of a name that `one_file` knows.
+def find(kind: str, name: str, base: type, shipped: Collection[str] = ()) -> Any:
+    """What the file of a name defines: the one subclass of `base`, or of families the one instance of it.
+
+    Args:
+        kind: one of `KINDS`.
+        name: of the file.
+        base: what one of that kind is.
+        shipped: names in a table of ours.
+
+    Returns:
+        None for a name of `shipped`.
 
     Raises:
-        UsageError: as `one_file` does, or the file is broken.
+        UsageError: as `one_file` does; or the file is broken, or defines none, several, or one whose options nobody
+            could set.
     """
-    file = one_file(kind, name)
+    if (file := one_file(kind, name, shipped)) is None:
+        return None
     if (package := sys.modules.get(f"postdiff.{kind}")) is None:
         if (_PACKAGE / kind).is_dir():
             package = importlib.import_module(f"postdiff.{kind}")
@@ -96,27 +109,22 @@ def load(kind: str, name: str) -> ModuleType:
             package = sys.modules[f"postdiff.{kind}"] = ModuleType(f"postdiff.{kind}")
     package.__path__ = [str(folder / kind) for folder in (_PACKAGE, *roots())]
     try:
-        return importlib.import_module(f"postdiff.{kind}.{name}")
+        module = importlib.import_module(f"postdiff.{kind}.{name}")
     except (Exception, SystemExit) as error:  # a file of somebody's own may raise anything, or end the process
         raise broken(kind, name, "imported", error, str(file)) from error
-
-
-def find(kind: str, name: str, base: type) -> Any:
-    """What the file of a name defines: the one subclass of `base`, or of families the one instance of it.
-
-    Raises:
-        UsageError: as `load` does, or the file does not define exactly one.
-    """
-    module = load(kind, name)
-    if kind == "families":
-        own = [value for value in vars(module).values() if isinstance(value, base)]
-    else:
-        classes = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, base)]
-        own = [each for each in classes if each.__module__ == module.__name__]
-    if len(own) != 1:
+    found: list[Any] = []
+    for value in vars(module).values():
+        if kind == "families":
+            found += [value] if isinstance(value, base) else []
+        elif isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__:
+            found.append(value)
+    if len(found) != 1:
         what = "instance" if kind == "families" else "subclass"
-        raise UsageError(f"{module.__file__} must define exactly one {what} of {base.__name__}; it defines {len(own)}")
-    return own[0]
+        raise UsageError(f"{file} must define exactly one {what} of {base.__name__}; it defines {len(found)}")
+    [one] = found
+    if is_dataclass(base) and "__annotations__" in vars(one) and "__dataclass_fields__" not in vars(one):
+        raise UsageError(f"{file}: {one.__name__} has options and is no dataclass; write @dataclass above it")
+    return one
 
 
 def broken(kind: str, name: str, done: str, error: BaseException, file: str) -> UsageError:

@@ -5,31 +5,21 @@ from __future__ import annotations
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.errors import UsageError, shown
 
 __all__ = [
     "LARGEST",
-    "Check",
     "between",
     "decoded",
     "expanded",
     "fits",
-    "one_of",
-    "real",
     "sound",
     "spelt",
-    "text",
-    "whole",
 ]
 
-# Raises a UsageError for a value, which is called by a name.
-Check = Callable[[str, Any], None]
 LARGEST = 2**31 - 1  # of a whole number that has no bound of its own
 
 
@@ -101,28 +91,8 @@ def expanded(name: str) -> Path:
         ) from None
 
 
-def whole(default: Any, least: int | None = None, most: int = LARGEST, instead: str = "") -> Any:
-    """A dataclass field for a whole number from `least` to `most`; `instead`: what a message proposes for too small."""
-    return field(default=default, metadata={"check": partial(between, least, most, instead)})
-
-
-def real(default: Any, accepts: Callable[[float], bool], told: str) -> Any:
-    """A dataclass field for a finite number that `accepts` takes; `told`: its range, for messages."""
-    return field(default=default, metadata={"check": partial(_real, accepts, told)})
-
-
-def one_of(default: Any, choices: Iterable[str], kind: str | None = None) -> Any:
-    """A dataclass field for one of some words; `kind`: what a message calls it instead of its name."""
-    return field(default=default, metadata={"check": partial(_one_of, tuple(choices), kind)})
-
-
-def text(default: Any, check: Callable[[str], None]) -> Any:
-    """A dataclass field for a text with a check of its own."""
-    return field(default=default, metadata={"check": lambda name, value: check(value)})
-
-
 def between(least: int | None, most: int, instead: str, name: str, value: int) -> None:
-    """Refuse a whole number below `least` or above `most`; see `whole`.
+    """Refuse a whole number below `least` or above `most`; `instead`: what is proposed for too small.
 
     Raises:
         UsageError: with the bound.
@@ -140,13 +110,3 @@ def _digits(value: int) -> str:
         return str(value)
     except ValueError:  # beyond 4,300 digits Python writes none
         return hex(value)
-
-
-def _real(accepts: Callable[[float], bool], told: str, name: str, value: float) -> None:
-    if not math.isfinite(value) or not accepts(value):
-        raise UsageError(f"{name}={value} is out of range; use {told}")
-
-
-def _one_of(choices: Sequence[str], kind: str | None, name: str, value: str) -> None:
-    if value not in choices:
-        raise unknown(kind or name, value, choices)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from postdiff import methods
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 
-__all__ = ["code_hash"]
+__all__ = ["added", "code_hash"]
 
 PACKAGE = Path(postdiff.__file__).parent
 DRIVER = "postdiff.engine.driver"  # every row with methods goes through it
@@ -34,7 +34,21 @@ def code_hash(classes: frozenset[type]) -> str:
         classes: of the methods. Those of private methods, in folders of `POSTDIFF_PATH`, may import what stands beside
             them, which counts as well.
     """
-    waiting = [DRIVER, *(parent.__module__ for cls in classes for parent in cls.__mro__)]
+    families = (f"postdiff.families.{name}" for name in plugins.own("families"))
+    return _hash([DRIVER, *families, *(parent.__module__ for cls in classes for parent in cls.__mro__)])
+
+
+def added(kind: str, names: Iterable[str | None]) -> dict[str, str]:
+    """What schedulers or conditions of a folder of `POSTDIFF_PATH` add to an identity; others add nothing.
+
+    Returns:
+        {kind and name: 16 hexadecimal digits over its file and what that imports from beside it}.
+    """
+    own = plugins.own(kind)
+    return {f"{kind}/{name}": _hash([f"postdiff.{kind}.{name}"]) for name in names if name in own}
+
+
+def _hash(waiting: list[str]) -> str:
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()

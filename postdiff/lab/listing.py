@@ -1,4 +1,4 @@
-"""What there is: models, methods, experiments, data sets, metrics and loggers, each with one line about it."""
+"""What there is of each kind, each with one line about it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable
 from postdiff import catalog, methods, presets
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.family import FAMILIES, Family
 from postdiff.lab import loggers
-from postdiff.lab.config.layers import read_yaml
-from postdiff.lab.inputs import data_cards
+from postdiff.lab.config import schedulers
+from postdiff.lab.config.schedulers import SCHEDULERS
+from postdiff.lab.inputs import conditions, data_cards
 from postdiff.lab.loggers.base import Logger
 from postdiff.metrics import METRICS
 
@@ -33,7 +35,15 @@ def listing(kind: str, say: Say = warnings.warn) -> list[Entry]:
     """
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS)
-    return KINDS[kind](say)
+    names, about = KINDS[kind]
+    found = []
+    for name in sorted({*names()}):
+        try:
+            summary = shown(" ".join(about(name).split()), 400)
+            found.append({"kind": kind, "name": shown(name, 200), "summary": summary})
+        except UsageError as error:
+            say(f"left out: {error}")
+    return found
 
 
 def render(kind: str | None, style: str, say: Say = warnings.warn) -> str:
@@ -55,61 +65,50 @@ def render(kind: str | None, style: str, say: Say = warnings.warn) -> str:
     return "\n\n".join(blocks)
 
 
-def _entries(kind: str, names: Iterable[str], about: Callable[[str], str], say: Say) -> list[Entry]:
-    """An entry for each name whose file is sound."""
-    found = []
-    for name in names:
-        try:
-            summary = shown(" ".join(about(name).split()), 400)
-            found.append({"kind": kind, "name": shown(name, 200), "summary": summary})
-        except UsageError as error:
-            say(f"left out: {error}")
-    return found
+def _of_card(kind: str, name: str) -> str:
+    return str(catalog.read(catalog.path(kind, name)).get("summary", ""))
 
 
-def _cards(kind: str, say: Say) -> list[Entry]:
-    def about(name: str) -> str:
-        return str(read_yaml(catalog.path(kind, name)).get("summary", ""))
-
-    return _entries(kind, catalog.names(kind), about, say)
-
-
-def _methods(say: Say) -> list[Entry]:
-    known = sorted({*methods.names(), *methods.twice()})
-    entries = _entries("methods", known, methods.summary, say)
+def _of_method(name: str) -> str:
     # A preset may bear its method's name; specs mean the preset then, and one line says both.
-    others = [name for name in catalog.names("methods") if name not in known]
-    entries += _entries("methods", others, lambda name: f"preset: {presets.preset(name).label}", say)
-    return sorted(entries, key=lambda entry: entry["name"])
+    if name in methods.names() or name in methods.twice():
+        return methods.summary(name)
+    return f"preset: {presets.preset(name).label}"
 
 
-def _data(say: Say) -> list[Entry]:
-    known = catalog.names("data")
-    prepared = [name for name in data_cards.prepared_names() if name not in known]
-    entries = _cards("data", say) + _entries(
-        "data", prepared, lambda name: f"prepared: {data_cards.prepared(name)}", say
-    )
-    return sorted(entries, key=lambda entry: entry["name"])
+def _of_data(name: str) -> str:
+    return _of_card("data", name) if name in catalog.names("data") else f"prepared: {data_cards.prepared(name)}"
 
 
-def _metrics(say: Say) -> list[Entry]:
-    return [{"kind": "metrics", "name": name, "summary": info.summary} for name, info in METRICS.items()]
+def _of_scheduler(name: str) -> str:
+    plugins.one_file("schedulers", name, SCHEDULERS)  # ours are not imported: loading torch takes seconds
+    return SCHEDULERS.get(name) or _first_line(schedulers.find(name))
 
 
-def _loggers(say: Say) -> list[Entry]:
-    def about(name: str) -> str:
-        return (
-            loggers.SHIPPED.get(name) or str(plugins.find("loggers", name, Logger).__doc__ or "").strip().split("\n")[0]
-        )
-
-    return _entries("loggers", sorted({*loggers.SHIPPED, *plugins.own("loggers")}), about, say)
+def _of_family(name: str) -> str:
+    row: Family = plugins.find("families", name, Family, FAMILIES) or FAMILIES[name]
+    return f"denoiser: {row.network}, branches of guidance: {row.calls if row.cfg else 'none'}"
 
 
-KINDS: dict[str, Callable[[Say], list[Entry]]] = {
-    "models": lambda say: _cards("models", say),
-    "methods": _methods,
-    "experiments": lambda say: _cards("experiments", say),
-    "data": _data,
-    "metrics": _metrics,
-    "loggers": _loggers,
+def _first_line(cls: type) -> str:
+    return next(iter((cls.__doc__ or "").strip().splitlines()), "")
+
+
+# Of each kind all names, and what is told of one.
+KINDS: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], str]]] = {
+    "models": (lambda: catalog.names("models"), lambda name: _of_card("models", name)),
+    "methods": (lambda: [*methods.names(), *methods.twice(), *catalog.names("methods")], _of_method),
+    "experiments": (lambda: catalog.names("experiments"), lambda name: _of_card("experiments", name)),
+    "data": (lambda: [*catalog.names("data"), *data_cards.prepared_names()], _of_data),
+    "metrics": (lambda: METRICS, lambda name: METRICS[name].summary),
+    "schedulers": (lambda: [*SCHEDULERS, *plugins.own("schedulers")], _of_scheduler),
+    "conditions": (
+        lambda: [*conditions.CONDITIONS, *plugins.own("conditions")],
+        lambda name: _first_line(conditions.find(name)),
+    ),
+    "loggers": (
+        lambda: [*loggers.SHIPPED, *plugins.own("loggers")],
+        lambda name: loggers.SHIPPED.get(name) or _first_line(plugins.find("loggers", name, Logger)),
+    ),
+    "families": (lambda: [*FAMILIES, *plugins.own("families")], _of_family),
 }

@@ -28,6 +28,7 @@ from postdiff.lab.pipelines import intake, models, random_weights, stages
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.samples import Sample, batches, samples
+from postdiff.metrics.options import PLACES
 
 __all__ = ["Plan", "plan_rows", "same_weights"]
 
@@ -156,7 +157,7 @@ class Plan:
             {
                 **self._settings,
                 **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
-                "metrics": [metric_specs.places_left_out(spec) for spec in config.metrics or ()],
+                "metrics": [metric_specs.described(spec, PLACES) for spec in config.metrics or ()],
                 **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
                 "used": self.prompts_hash,
                 "measured_with": self.measured_with,
@@ -219,7 +220,8 @@ def _plan(
     config = stages.first_laid_over(row.config, card)
     chain = stages.resolve(config, card)
     methods = tuple(presets.build_methods(config.methods))
-    for solver in (card.scheduler, config.scheduler):
+    solvers = (card.scheduler, config.scheduler, *(solver for stage in chain for solver in stage.solvers))
+    for solver in solvers:
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
     config = defaults.fill(config, card, data_card, available, chain)
@@ -228,6 +230,7 @@ def _plan(
         **model,
         "prompts": _prompts_hash(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
+        **code_hash.added("schedulers", (solver.name for solver in solvers)),
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
         **_conditions(config, data_card, available),
     }
@@ -267,6 +270,7 @@ def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Entry]
     if data_card.images is not None:
         files = [weights.file_hash(entry.picture) for entry in entries if entry.picture is not None]
         found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
+        found |= code_hash.added("conditions", [data_card.condition.name])
     if data_card.classes is not None:
         found["classes"] = digest([entry.label for entry in entries])
     return found

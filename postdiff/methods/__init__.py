@@ -42,9 +42,13 @@ def find(name: str) -> type[Method]:
     """
     from postdiff.methods.base import Method
 
-    _refuse_plumbing(name)
+    if name in _PLUMBING and name not in twice():
+        raise unknown("method", name, names())
     cls: type[Method] = plugins.find("methods", name, Method)
-    _check(cls, inspect.getfile(cls))
+    for option in dataclasses.fields(cls):
+        if callable(vars(Method).get(option.name)):
+            file = inspect.getfile(cls)
+            raise UsageError(f"{file}: option '{option.name}' of {cls.__name__} bears the name of a hook; rename it")
     return cls
 
 
@@ -54,7 +58,6 @@ def summary(name: str) -> str:
     Raises:
         UsageError: as `find` does.
     """
-    _refuse_plumbing(name)
     file = Path(str(plugins.one_file("methods", name)))
     if file.parent != _SHIPPED:
         told = find(name).__doc__
@@ -63,22 +66,6 @@ def summary(name: str) -> str:
         [public] = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
         told = ast.get_docstring(public)
     return next(iter((told or "").strip().splitlines()), "")
-
-
-def _refuse_plumbing(name: str) -> None:
-    if name in _PLUMBING and name not in twice():
-        raise unknown("method", name, names())
-
-
-def _check(cls: type[Method], file: str) -> None:
-    """Refuse a class whose options nobody could set."""
-    from postdiff.methods.base import Method
-
-    if vars(cls).get("__annotations__") and "__dataclass_fields__" not in vars(cls):
-        raise UsageError(f"{file}: {cls.__name__} has options and is no dataclass; write @dataclass above it")
-    for option in dataclasses.fields(cls):
-        if callable(vars(Method).get(option.name)):
-            raise UsageError(f"{file}: option '{option.name}' of {cls.__name__} bears the name of a hook; rename it")
 
 
 def __getattr__(attribute: str) -> Any:

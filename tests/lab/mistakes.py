@@ -10,9 +10,7 @@ import inspect
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, get_args, get_origin, get_type_hints
-
-import diffusers
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from postdiff import methods, metrics
 from postdiff.lab.config import schedulers
@@ -104,7 +102,7 @@ def leaves(schema: type[Any], above: str = "") -> Iterator[tuple[str, Any, bool]
 
 def wrong(kind: Any, optional: bool) -> Iterator[str]:
     """Values that are not of a kind."""
-    yield from WRONG.get(get_origin(kind) or kind, ())
+    yield from WRONG[str] if get_origin(kind) is Literal else WRONG.get(get_origin(kind) or kind, ())
     if get_origin(kind) is list:
         yield from ITEMS.get(get_args(kind)[0], ())
     if not optional:
@@ -224,7 +222,7 @@ METRIC_VALUES = (
 def of_schedulers() -> Iterator[Mistake]:
     """Every option of every scheduler with wrong values."""
     for name in schedulers.SCHEDULERS:
-        known = inspect.signature(getattr(diffusers, schedulers.find(name)).__init__).parameters
+        known = inspect.signature(schedulers.find(name).__init__).parameters
         for option, parameter in known.items():
             values = {
                 bool: ("x", "1", "[true]"),

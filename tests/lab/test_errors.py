@@ -49,7 +49,7 @@ from tests.support import whole
         (["run", "tiny", "dtype=float31"], "did you mean 'float32'"),
         (["run", "tiny", "steps=0"], "steps=0 is too small"),
         (["run", "tiny", "steps=ten"], "steps: Value 'ten'"),
-        (["run", "tiny", "guidance_scale=-1"], "guidance_scale=-1.0 is out of range"),
+        (["run", "tiny", "guidance_scale=-1"], "guidance_scale=-1 is too small"),
         (["run", "tiny", "seeds=[0,0]"], "different whole numbers"),
         (["run", "tiny", "device=gpu"], "use auto, cpu, cuda or cuda:N"),
         (["run", "tiny", "model=emojis"], "did you mean 'emoji'"),
@@ -158,7 +158,7 @@ def test_what_does_not_fit_the_run(tiny, small, words, told):
     ("text", "told"),
     [
         (json.dumps({"schema": SCHEMA + 1}), f"this PostDiff reads {SCHEMA}; run the row again"),
-        (json.dumps({"schema": SCHEMA}), "is not a whole record: it lacks checkpoint; remove it"),
+        (json.dumps({"schema": SCHEMA}), "is not a whole record: it lacks kind; remove it"),
         ("{", "is not a record: it is not JSON; remove it"),
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.inputs import conditions, data_cards
-from postdiff.lab.inputs.conditions import Condition
+from postdiff.lab.inputs.conditions import ConditionConfig
 from postdiff.lab.pipelines import intake, models
 from tests.lab import task_twins, tiny_folder
 from tests.support import tiny as tiny_pipelines
@@ -113,24 +113,24 @@ def test_cards_are_checked_when_named(tmp_path, monkeypatch, keys, told):
 def test_a_condition_without_opencv(monkeypatch, name):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UsageError, match=r"pip install 'postdiff\[control\]'"):
-        conditions.check(Condition(name))
+        conditions.build(ConditionConfig(name))
 
 
 def test_pictures_are_cut_to_the_middle_and_made_opaque(tmp_path):
     wide = np.zeros((10, 30, 4), dtype=np.uint8)
     wide[:, 10:20] = (200, 10, 10, 255)
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    fitted = np.array(conditions.prepared(tmp_path / "wide.png", (20, 20), Condition()))
+    fitted = np.array(conditions.prepared(tmp_path / "wide.png", (20, 20), ConditionConfig()))
     assert fitted.shape == (20, 20, 3) and (fitted[:, 5:15] == (200, 10, 10)).all()
-    whole_picture = np.array(conditions.prepared(tmp_path / "wide.png", (10, 30), Condition()))
+    whole_picture = np.array(conditions.prepared(tmp_path / "wide.png", (10, 30), ConditionConfig()))
     assert (whole_picture[:, 0] == 255).all(), "what is transparent is white"
 
 
 def test_canny_is_opencvs(pictures):
-    found = np.array(conditions.prepared(pictures / "1.png", (40, 48), Condition("canny")))
+    found = np.array(conditions.prepared(pictures / "1.png", (40, 48), ConditionConfig("canny")))
     expected = cv2.Canny(np.array(Image.open(pictures / "1.png")), 100, 200)
     assert (found == expected[..., None]).all() and 0 < (expected > 0).mean() < 0.5
-    looser = Condition("canny", {"low": 10, "high": 30})
+    looser = ConditionConfig("canny", {"low": 10, "high": 30})
     assert np.array(conditions.prepared(pictures / "1.png", (40, 48), looser)).mean() > found.mean()
 
 
@@ -138,7 +138,7 @@ def test_strokes_are_where_it_is_darker(tmp_path):
     page = np.full((64, 64, 3), 230, dtype=np.uint8)
     page[30:33, 8:56] = 40
     Image.fromarray(page).save(tmp_path / "line.png")
-    found = np.array(conditions.prepared(tmp_path / "line.png", (64, 64), Condition("scribble_xdog")))[..., 0]
+    found = np.array(conditions.prepared(tmp_path / "line.png", (64, 64), ConditionConfig("scribble_xdog")))[..., 0]
     assert (found[31, 12:52] == 255).all() and (found[:20] == 0).all() and set(np.unique(found)) == {0, 255}
 
 
@@ -158,7 +158,7 @@ def test_scribbles_come_from_controlnet_aux(pictures, monkeypatch):
 
     monkeypatch.setitem(sys.modules, "controlnet_aux", SimpleNamespace(HEDdetector=Detector))
     conditions._hed.cache_clear()
-    found = conditions.prepared(pictures / "2.png", (40, 48), Condition("scribble"))
+    found = conditions.prepared(pictures / "2.png", (40, 48), ConditionConfig("scribble"))
     conditions._hed.cache_clear()
     assert found.size == (48, 40) and found.mode == "RGB"
     resolution = {"detect_resolution": 40, "image_resolution": 40}
@@ -170,12 +170,13 @@ def test_a_broken_picture_is_named_when_it_is_drawn_on(pictures):
     file.write_bytes(file.read_bytes()[:200])
     conditions.refuse_unreadable(file)  # the first bytes are sound
     with pytest.raises(UsageError, match=r"picture .*0\.png cannot be read"):
-        conditions.prepared(file, (32, 32), Condition())
+        conditions.prepared(file, (32, 32), ConditionConfig())
 
 
-def test_options_that_opencv_refuses(pictures):
-    with pytest.raises(UsageError, match=r"condition 'scribble_xdog' fails on .*1\.png"):
-        conditions.prepared(pictures / "1.png", (32, 32), Condition("scribble_xdog", {"fine": "thin"}))
+def test_a_condition_that_fails(pictures, monkeypatch):
+    monkeypatch.setattr(conditions.Canny, "__call__", lambda self, image: 1 / 0)
+    with pytest.raises(UsageError, match=r"condition 'canny' fails on .*1\.png: division by zero; see to its options"):
+        conditions.prepared(pictures / "1.png", (32, 32), ConditionConfig("canny"))
 
 
 def test_a_subclass_takes_what_the_class_takes_that_it_passes_on_to():
@@ -246,7 +247,7 @@ def kinds(tiny, models_of, tmp_path, monkeypatch):
         (["model=tiny_dit"], "DiTPipeline takes no prompt but a class, and data 'tiny' has prompts; use data=imagenet"),
         (["data=tiny_classes"], "data 'tiny_classes' has classes, and StableDiffusionPipeline takes prompts"),
         (["strength=0.5"], "strength=0.5 is for image-to-image"),
-        (["model=tiny_start", "data=tiny_pictures", "strength=0"], "strength=0.0 is out of range; use above 0, to 1"),
+        (["model=tiny_start", "data=tiny_pictures", "strength=0"], "strength=0 is too small; use one above 0"),
         (["frames=4"], "frames=4 is for videos, and StableDiffusionPipeline makes single pictures"),
         (["model=tiny_video", "frames=0"], "frames=0 is too small"),
         (["model=tiny_video", "step_scores=true"], "step_scores=true is for pictures"),

@@ -157,7 +157,7 @@ def test_options_are_checked(tiny, refused):
     assert "names a metric twice" in told("[kid, {kid: {subsets: 3}}]")
     assert "has no {prompt}" in told("[{clip_score: {template: a}}]")
     assert "count=3: metric precision needs at least four pictures" in told("[precision]")
-    assert "bootstrap=-1 is negative" in refused("run", "tiny", *FEW, "bootstrap=-1")
+    assert "bootstrap=-1 is too small" in refused("run", "tiny", *FEW, "bootstrap=-1")
 
 
 def test_where_a_file_is_does_not_matter_for_the_id_and_what_it_holds_does(tiny, tmp_path, monkeypatch):

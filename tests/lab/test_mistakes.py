@@ -9,8 +9,10 @@ import pytest
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config import experiment, schema
+from postdiff.lab.config import experiment
+from postdiff.lab.config.layers import merged
 from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.safe_yaml import parsed
 from tests.lab import mistake_data, mistake_files, mistake_models, mistakes, survey
 
@@ -144,10 +146,12 @@ def test_labels_and_notes_become_one_line(tmp_path, monkeypatch):
 
 
 def test_numbers_may_stand_for_text_but_not_the_other_way_round():
-    mirror = schema.merged(RunConfig, [("line", {"mirror": {"tags": [2026], "project": 7}})]).mirror
+    mirror = merged(RunConfig, [("line", {"mirror": {"tags": [2026], "project": 7}})]).mirror
     assert (mirror.tags, mirror.project) == (["2026"], "7")
+    card = merged(ModelCard, [("card", {"hub": "a/b", "revision": 1234567, "vae": {"folder": 7}})])
+    assert (card.revision, card.vae.folder) == ("1234567", "7")
     with pytest.raises(UsageError, match="line: steps: Value '3' is no Integer"):
-        schema.merged(RunConfig, [("line", {"steps": "3"})])
+        merged(RunConfig, [("line", {"steps": "3"})])
 
 
 def test_many_rows_are_read_in_no_time(tmp_path, monkeypatch):

@@ -54,7 +54,7 @@ def test_what_cannot_be_imported_or_built(own, refused, text, told):
 def test_what_fails_when_it_runs(own, refused, body, told):
     own("zz_mine", mistake_files.HEAD + mistake_files.DENOISE.format(body))
     line = refused(*run("methods=[{zz_mine: {}}]"))
-    assert "a method of your own" in line and told in line and "--debug shows the traceback" in line
+    assert "code of your own" in line and told in line and "--debug shows the traceback" in line
 
 
 def test_one_that_ends_the_process(own, refused):

@@ -102,7 +102,7 @@ def test_every_scheduler_exists_and_takes_over_the_models_settings(name):
             schedulers.build(present, name, {})
         present = diffusers.FlowMatchEulerDiscreteScheduler()
     made = schedulers.build(present, name, {})
-    assert type(made).__name__ == schedulers.find(name)
+    assert type(made) is schedulers.find(name)
     assert made.config.get("prediction_type", "v_prediction") == "v_prediction"
 
 

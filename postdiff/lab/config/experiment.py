@@ -16,18 +16,18 @@ Many rows of one kind are written once; see `postdiff.lab.config.sweep`.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Annotated, Any
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.lab.config import sweep
-from postdiff.lab.config.layers import read_yaml
-from postdiff.lab.config.schema import RunConfig, resolve
+from postdiff.lab.config.layers import merged
+from postdiff.lab.config.schema import RunConfig, long_form, resolve
+from postdiff.lab.config.value_types import Finite, checked
 from postdiff.metrics import METRICS
 
 __all__ = ["Experiment", "Row", "load"]
@@ -41,7 +41,28 @@ FIGURES = (
     *("network_calls", "unet_s", "fid", "sfid", "clip", "psnr", "ssim", "lpips", "hps"),
 )
 AT_STEP = re.compile(r"(.+)_at_[0-9]{1,6}")
-ROW_KEYS = ("label", "reported", "note", *(field.name for field in dataclasses.fields(RunConfig)))
+Layer = tuple[str, Mapping[str, Any]]
+
+
+def _check_figures(reported: Mapping[str, float]) -> None:
+    for figure in reported:
+        at_step = AT_STEP.fullmatch(figure)
+        if (at_step[1] if at_step else figure) not in (*METRICS, *FIGURES):
+            raise unknown("figure", figure, (*METRICS, *FIGURES))
+
+
+@dataclass
+class _File:
+    summary: Any = ""
+    base: dict[str, Any] | None = None
+    rows: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _RowKeys(RunConfig):
+    label: Any = None
+    note: Any = None
+    reported: Annotated[dict[str, Finite], checked(_check_figures)] | None = None
 
 
 @dataclass(frozen=True)
@@ -103,19 +124,18 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
         UsageError: no such experiment, or a mistake in it; told in one line.
     """
     file = catalog.path("experiments", name)
-    content = read_yaml(file)
-    for key in content:
-        if key not in ("summary", "base", "rows"):
-            raise UsageError(f"{file}: {unknown('key', key, ('summary', 'base', 'rows'))}")
-    base, rows = _or_empty(content.get("base")), content.get("rows")
-    if not isinstance(base, dict) or not isinstance(rows, dict) or not rows:
-        raise UsageError(f"{file}: 'base' and 'rows' must be mappings, with at least one row")
-    rows = sweep.expand(rows, str(file))
-    parsed = [_row(name, key, _or_empty(values), base, overrides or {}) for key, values in rows.items()]
-    return Experiment(name, _line(content.get("summary", "")), parsed[0].name, tuple(parsed))
+    content = merged(_File, [(str(file), catalog.read(file))])
+    if not content.rows:
+        raise UsageError(f"{file}: 'rows' must be a mapping, with at least one row")
+    base = (f"base of experiment {name}", content.base or {})
+    rows = [
+        _row(name, key, base, {} if values is None else values, overrides or {})
+        for key, values in sweep.expand(content.rows, str(file)).items()
+    ]
+    return Experiment(name, _line(content.summary), rows[0].name, tuple(rows))
 
 
-def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overrides: Mapping[str, Any]) -> Row:
+def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mapping[str, Any]) -> Row:
     where = f"row '{name}' of experiment {experiment}"
     if not _is_name(name):
         raise UsageError(
@@ -125,33 +145,14 @@ def _row(experiment: str, name: str, values: Any, base: Mapping[str, Any], overr
         )
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be a mapping of keys and values")
-    for key in values:
-        if key not in ROW_KEYS:
-            raise UsageError(f"{where}: {unknown('key', key, ROW_KEYS)}")
-    values = dict(values)
-    label, note = (_line(values.pop(key, usual)) for key, usual in (("label", name), ("note", "")))
-    reported = _or_empty(values.pop("reported", None))
-    if not isinstance(reported, dict) or not all(_is_number(value) for value in reported.values()):
-        raise UsageError(f"{where}: 'reported' must be a mapping of names to numbers")
-    for figure in reported:
-        at_step = AT_STEP.fullmatch(figure)
-        if (at_step[1] if at_step else figure) not in (*METRICS, *FIGURES):
-            raise UsageError(f"{where}: {unknown('figure', figure, (*METRICS, *FIGURES))}")
-    layers = [(f"base of experiment {experiment}", base), (where, values)]
-    written = resolve(layers)
-    config = resolve([*layers, ("command line", overrides)]) if overrides else written
-    changed = _changed(written, config) if overrides else {}
-    return Row(name, label, config, changed, {str(key): float(value) for key, value in reported.items()}, note)
-
-
-def _or_empty(values: Any) -> Any:
-    """A key with nothing behind it is an empty mapping; all else that is false is a mistake."""
-    return {} if values is None else values
-
-
-def _changed(before: RunConfig, after: RunConfig) -> dict[str, Any]:
-    keys = [key for key in vars(after) if getattr(after, key) != getattr(before, key)]
-    return {key: value for key, value in after.as_dict().items() if key in keys} if keys else {}
+    told = merged(_RowKeys, [(where, long_form(values))])
+    layers = [base, (where, {key: value for key, value in values.items() if key not in ("label", "note", "reported")})]
+    written = config = resolve(layers)
+    changed: dict[str, Any] = {}
+    if overrides:
+        config = resolve([*layers, ("command line", overrides)])
+        changed = {key: value for key, value in config.as_dict().items() if value != written.as_dict()[key]}
+    return Row(name, _line(told.label or name), config, changed, told.reported or {}, _line(told.note or ""))
 
 
 def _line(text: Any) -> str:
@@ -163,7 +164,3 @@ def _is_name(name: str) -> bool:
     letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
     short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
     return letters and short and name[:1] not in ("", "-", ".") and not name.endswith(".speed")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

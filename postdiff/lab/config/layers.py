@@ -1,32 +1,43 @@
-"""Layers of YAML merged into a dataclass: the dataclass is the schema, and every mistake is one line."""
+"""Layers of YAML merged into a dataclass: the dataclass is the schema, and every mistake is one line.
+
+Types, choices and bounds stand in its annotations, which pydantic checks. It is asked about JSON, where nothing but a
+whole number is one: no text "3", no 3.0 and no true.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import re
+import types
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
-from postdiff import catalog, safe_yaml
+from pydantic import TypeAdapter, ValidationError
+
+from postdiff import safe_yaml
 from postdiff.engine.errors import UsageError, shown, unknown
-from postdiff.engine.values import fits
 
-__all__ = ["from_words", "merged", "read_yaml"]
+__all__ = ["adapter", "from_words", "merged"]
 
 T = TypeVar("T")
 DEEPEST = 8  # keys below one another in one word of the command line
-KINDS = {int: "Integer", float: "Float", str: "String", bool: "Boolean", dict: "Mapping"}
-HINTS = {bool: "true or false", str: "a text, with quotes around it if it looks like a number"}
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        UsageError: the file is not YAML or holds no mapping.
-    """
-    return catalog.read(file)
+# By pydantic's names of errors.
+# By pydantic's names of errors.
+KINDS = {
+    "int_type": "Integer; give another value",
+    "float_type": "Float; give another value",
+    "finite_number": "finite Float; give another value",
+    "string_type": "String; give another value, a text, with quotes around it if it looks like a number",
+    "bool_type": "Boolean; give another value, true or false",
+    "dict_type": "Mapping; give another value",
+}
+BOUNDS = {
+    "greater_than_equal": "too small; use at least",
+    "greater_than": "too small; use one above",
+    "less_than_equal": "too large; use at most",
+}
 
 
 def from_words(words: Sequence[str]) -> dict[str, Any]:
@@ -60,107 +71,71 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
     """Lay `layers` over the defaults of dataclass `schema`, the last one uppermost.
 
     Args:
-        schema: a dataclass; nested dataclasses are nested keys. A field's metadata may hold a "check", as those of
-            `postdiff.engine.values` are.
+        schema: a dataclass whose fields all have defaults; nested dataclasses are nested keys.
         layers: (where it comes from, values), for instance ("row 'deepcache'", {"steps": 20}).
 
     Raises:
         UsageError: an unknown key (nearest one suggested), or a value of the wrong type or out of range, in any layer.
     """
-    together: dict[str, Any] = {}
+    together: Any = {}
+    made = None if layers else schema()
     for where, values in layers:
         try:
-            together = _laid_over(together, _checked(schema, values, ""))
+            made = _validated(schema, values)
+            if together:
+                made = _validated(schema, together := _laid_over(together, values))
+            together = together or values
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
-    return _built(schema, together)
+    return made  # type: ignore[return-value]
 
 
 @functools.cache
-def _fields(schema: Any) -> dict[str, tuple[Any, Any]]:
-    """{name: (annotation, check or None)}; working annotations out takes longer than all else here."""
-    hints = get_type_hints(schema)
-    return {each.name: (hints[each.name], each.metadata.get("check")) for each in dataclasses.fields(schema)}
+def adapter(schema: Any) -> TypeAdapter[Any]:
+    """Pydantic's reader of a type, made once: that takes longer than all reading."""
+    return TypeAdapter(schema)
 
 
-def _checked(schema: Any, values: Any, above: str) -> dict[str, Any]:
-    """The values of a dataclass, or of some of its fields, as its annotations have them; nested ones as mappings."""
-    known = _fields(schema)
-    if not isinstance(values, Mapping):
-        raise UsageError(f"{above[:-1]} has keys of its own ({', '.join(known)}); set one of them")
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            raise unknown("key", above + str(key), [above + name for name in known])
-        hint, check = known[key]
-        name = above + key
-        found[key] = _value(hint, value, name)
-        if check is not None and found[key] is not None:
-            check(name, found[key])
-    return found
+def _validated(schema: Any, values: Any) -> Any:
+    try:
+        return adapter(schema).validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
+    except ValidationError as error:
+        raise _told(schema, error.errors(include_url=False)[0]) from None
+    except ValueError:  # Python writes no whole number beyond 4,300 digits
+        raise UsageError("a number has more digits than anybody can mean; give another value") from None
 
 
-def _value(hint: Any, value: Any, name: str) -> Any:
-    """A value as its annotation has it: whole numbers as floats and as text where these belong, and no more."""
-    kinds = [kind for kind in get_args(hint) if kind is not type(None)] if type(None) in get_args(hint) else [hint]
-    [kind] = kinds
-    if value is None and kind is not hint:
-        return None
-    origin, inside = get_origin(kind) or kind, get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _checked(kind, value, f"{name}.")
-    if origin is list:
-        if not isinstance(value, list | tuple):
-            raise UsageError(f"{name}={shown(value)} must be a list; write {name}=[...]")
-        return [_value(inside[0], item, name) for item in value]
-    if origin is dict and isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise UsageError(f"{name}={shown(value)} has keys that are no text; put quotes around them")
-        return {key: _value(inside[1], item, f"{name}.{key}") for key, item in value.items()}
-    if kind is Any:
-        return _plain(value, name)
-    if origin is dict and dataclasses.is_dataclass(inside[1]):
-        raise UsageError(f"{name}={shown(value)} must be a mapping of names to keys and values")
-    if kind in (float, str) and isinstance(value, int) and not isinstance(value, bool):
-        try:
-            value = kind(value)
-        except (OverflowError, ValueError):  # more digits than a float or a text can take
-            raise UsageError(f"{name} has more digits than anybody can mean; give another value") from None
-    if not fits(value, kind):
-        hint = f", {HINTS[origin]}" if origin in HINTS else ""
-        raise UsageError(f"{name}: Value '{shown(value)}' is no {KINDS[origin]}; give another value{hint}")
-    return _plain(value, name)
-
-
-def _plain(value: Any, name: str) -> Any:
-    """The value itself, unless a text in it asks to be filled in: a file that one is given could read secrets so."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item, name) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, name) for item in value]
-    if isinstance(value, str) and "${" in value:
-        raise UsageError(f"{name}: '{shown(value)}' is not filled in from anywhere; write the value itself")
-    return value
-
-
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _laid_over(below: Any, above: Any) -> Any:
     """Mappings merge, everything else is replaced."""
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = _laid_over(found[key], value) if both else value
-    return found
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    return {**below, **{key: _laid_over(below.get(key), value) for key, value in above.items()}}
 
 
-def _built(schema: Any, values: Mapping[str, Any]) -> Any:
-    given: dict[str, Any] = {}
-    for name, value in values.items():
-        hint, inside = _fields(schema)[name][0], get_args(_fields(schema)[name][0])
-        if dataclasses.is_dataclass(hint):
-            value = _built(hint, value)
-        elif get_origin(hint) is list and dataclasses.is_dataclass(inside[0]):
-            value = [_built(inside[0], each) for each in value]
-        elif get_origin(hint) is dict and dataclasses.is_dataclass(inside[1]):
-            value = {key: _built(inside[1], each) for key, each in value.items()}
-        given[name] = value
-    return schema(**given)
+def _told(schema: Any, error: Any) -> UsageError:
+    """The one line for what pydantic found."""
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    name = ".".join(part for part in error["loc"] if isinstance(part, str))
+    if kind in ("value_error", "assertion_error"):  # of a check of ours, or of somebody's own class
+        return UsageError(str(context["error"]))
+    if kind == "unexpected_keyword_argument":
+        above = name.rpartition(".")[0]
+        return unknown("key", name, [f"{above}.{key}" if above else key for key in _keys(schema, error["loc"][:-1])])
+    if kind == "dataclass_type":
+        return UsageError(f"{name} has keys of its own ({', '.join(_keys(schema, error['loc']))}); set one of them")
+    if kind == "list_type":
+        return UsageError(f"{name}={shown(value)} must be a list; write {name}=[...]")
+    if kind == "literal_error":
+        return unknown(name, value, re.findall("'([^']*)'", context["expected"]))
+    if kind in BOUNDS:
+        [bound] = context.values()
+        return UsageError(f"{name}={shown(value, 30)} is {BOUNDS[kind]} {int(bound) if bound == int(bound) else bound}")
+    return UsageError(f"{name}: Value '{shown(value)}' is no {KINDS.get(kind, f'{kind}; give another value')}")
+
+
+def _keys(schema: Any, place: Sequence[Any]) -> list[str]:
+    """The keys of the dataclass that stands at a place within another one."""
+    for part in place:
+        hint = get_type_hints(schema)[part] if dataclasses.is_dataclass(schema) else get_args(schema)[-1]
+        schema = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+    return [field.name for field in dataclasses.fields(schema)]

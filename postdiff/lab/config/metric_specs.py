@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from postdiff import metrics
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import merged
-from postdiff.metrics.options import PLACES
 
-__all__ = ["described", "names", "parsed", "places_left_out"]
+__all__ = ["described", "names", "parsed"]
 
 
 def parsed(spec: Any) -> tuple[str, Any]:
@@ -30,11 +29,7 @@ def parsed(spec: Any) -> tuple[str, Any]:
         if given:
             raise UsageError(f"metric {name} has no options; write its name alone")
         return name, None
-    try:
-        return name, merged(info.options, [(f"metric {name}", given or {})])
-    except UsageError as error:
-        told = str(error)
-        raise UsageError(told if told.startswith("metric ") else f"metric {name}: {told}") from None
+    return name, merged(info.options, [(f"metric {name}", given or {})])
 
 
 def names(specs: Sequence[Any] | None) -> list[str]:
@@ -49,21 +44,16 @@ def names(specs: Sequence[Any] | None) -> list[str]:
     return found
 
 
-def described(spec: Any) -> Any:
-    """An entry with every option that is not at its default; the name alone if there is none."""
+def described(spec: Any, without: Collection[str] = ()) -> Any:
+    """An entry with every option that is not at its default; the name alone if there is none.
+
+    Args:
+        spec: the entry.
+        without: options left out, for instance `PLACES`: what is in files, not where they are, makes an identity.
+    """
     name, options = parsed(spec)
     if options is None:
         return name
-    default = type(options)()
-    changed = {key: value for key, value in dataclasses.asdict(options).items() if value != getattr(default, key)}
+    default, given = type(options)(), dataclasses.asdict(options)
+    changed = {key: given[key] for key in given if key not in without and given[key] != getattr(default, key)}
     return {name: changed} if changed else name
-
-
-def places_left_out(spec: Any) -> Any:
-    """As `described`, without where files are: what is in them is part of a run's identity by its hash."""
-    found = described(spec)
-    if isinstance(found, str):
-        return found
-    [(name, options)] = found.items()
-    kept = {key: value for key, value in options.items() if key not in PLACES}
-    return {name: kept} if kept else name

@@ -1,4 +1,7 @@
-"""Solvers by name. The model's own settings (prediction type, noise schedule, spacing) are carried over."""
+"""Solvers by name. The model's own settings (prediction type, noise schedule, spacing) are carried over.
+
+A class of diffusers' kind in `schedulers/NAME.py` of one's own folder is one more (`postdiff.engine.plugins`).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, get_args, get_type_hints
 
+from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import fits, spelt
 
-__all__ = ["SCHEDULERS", "build", "check", "check_config", "check_numbers", "find", "layered", "stand_in"]
+__all__ = ["SCHEDULERS", "build", "check", "check_config", "check_name", "check_numbers", "find", "layered", "stand_in"]
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -62,15 +66,25 @@ class Solver(Protocol):
     options: dict[str, Any]
 
 
-def find(name: str) -> str:
-    """The diffusers class of that name.
+def check_name(name: str) -> None:
+    """Refuse what names no scheduler, without loading any.
 
     Raises:
-        UsageError: no such scheduler; the nearest name is suggested.
+        UsageError: see `plugins.one_file`.
     """
-    if name not in SCHEDULERS:
-        raise unknown("scheduler", name, SCHEDULERS)
-    return SCHEDULERS[name]
+    plugins.one_file("schedulers", name, SCHEDULERS)
+
+
+def find(name: str) -> Any:
+    """The class of that name, of diffusers or of a folder of `POSTDIFF_PATH`.
+
+    Raises:
+        UsageError: see `plugins.find`.
+    """
+    import diffusers
+
+    own = plugins.find("schedulers", name, diffusers.SchedulerMixin, SCHEDULERS)
+    return getattr(diffusers, SCHEDULERS[name]) if own is None else own
 
 
 def check_numbers(options: Mapping[str, Any]) -> None:
@@ -93,15 +107,27 @@ def check_numbers(options: Mapping[str, Any]) -> None:
             raise UsageError(f"scheduler option {option}={shown(value)} does not fit this model or any; use {told}")
 
 
-def check(name: str, options: Mapping[str, Any]) -> None:
+def check(name: str, options: Mapping[str, Any], cls: Any = None) -> None:
     """Refuse options that the scheduler does not have, and values of another type than it has by default.
+
+    Args:
+        name: of the scheduler.
+        options: of its class.
+        cls: the class; None means that of the name.
 
     Raises:
         UsageError: unknown scheduler or option (the nearest name is suggested), or a value of the wrong type.
     """
-    import diffusers
-
-    _check(getattr(diffusers, find(name)), name, options)
+    cls = cls or find(name)
+    known = {key: each.default for key, each in inspect.signature(cls.__init__).parameters.items() if key != "self"}
+    hints = get_type_hints(cls.__init__)
+    for option, value in options.items():
+        if option not in known:
+            raise unknown(f"option of scheduler {name}", option, known)
+        words = [word for word in get_args(hints.get(option)) if isinstance(word, str)]
+        if words and option not in UNSURE and value is not None and value not in words:
+            raise unknown(f"{option} of scheduler {name}", value, words)
+        _check_type(name, option, value, known[option])
 
 
 def check_config(values: Mapping[str, Any]) -> None:
@@ -120,18 +146,6 @@ def check_config(values: Mapping[str, Any]) -> None:
         _check_type(str(values["_class_name"]), option, value, known[option].default)
 
 
-def _check(cls: Any, name: str, options: Mapping[str, Any]) -> None:
-    known = {key: each.default for key, each in inspect.signature(cls.__init__).parameters.items() if key != "self"}
-    hints = get_type_hints(cls.__init__)
-    for option, value in options.items():
-        if option not in known:
-            raise unknown(f"option of scheduler {name}", option, known)
-        words = [word for word in get_args(hints.get(option)) if isinstance(word, str)]
-        if words and option not in UNSURE and value is not None and value not in words:
-            raise unknown(f"{option} of scheduler {name}", value, words)
-        _check_type(name, option, value, known[option])
-
-
 def _check_type(name: str, option: str, value: Any, usual: Any) -> None:
     if type(usual) in (bool, int, float, str) and not fits(value, type(usual)):
         raise UsageError(
@@ -147,12 +161,10 @@ def build(present: Any, name: str | None, options: Mapping[str, Any]) -> Any:
         UsageError: an option that the scheduler does not have, settings that it refuses, or a solver of flows for
             a diffusion model.
     """
-    import diffusers
-
     if name is None and not options:
         return present
-    cls = type(present) if name is None else getattr(diffusers, find(name))
-    _check(cls, name or cls.__name__, options)
+    cls = type(present) if name is None else find(name)
+    check(name or cls.__name__, options, cls)
     check_numbers(options)
     settings = dict(options)
     if "clip_sample" not in present.config and "clip_sample" in inspect.signature(cls.__init__).parameters:

@@ -1,15 +1,33 @@
-"""What a run is made of. The dataclasses are the schema; `resolving` lays files and command line over them."""
+"""What a run is made of. The dataclasses are the schema over which `resolve` lays files and command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from postdiff.engine.values import one_of, real, text, whole
-from postdiff.lab.config import ranges
+from pydantic import BeforeValidator, Field
+
+from postdiff.lab.config import metric_specs, schedulers
+from postdiff.lab.config.layers import merged
+from postdiff.lab.config.value_types import (
+    Count,
+    DType,
+    Frames,
+    Guidance,
+    Offload,
+    Pixels,
+    Seconds,
+    Seeds,
+    Strength,
+    Text,
+    Whole,
+    check_device,
+    checked,
+)
 
 __all__ = [
     "BenchConfig",
@@ -20,6 +38,8 @@ __all__ = [
     "StageConfig",
     "TrainerConfig",
     "digest",
+    "long_form",
+    "resolve",
 ]
 
 
@@ -27,8 +47,8 @@ __all__ = [
 class SchedulerConfig:
     """The solver: a name of `schedulers.SCHEDULERS` (null: the model's own) and options laid over the model's."""
 
-    name: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
+    name: Annotated[str, checked(schedulers.check_name)] | None = None
+    options: Annotated[dict[str, Any], checked(schedulers.check_numbers)] = field(default_factory=dict)
 
 
 @dataclass
@@ -45,10 +65,10 @@ class BenchConfig:
             row without methods, and the packages of methods' authors.
     """
 
-    repeats: int = whole(5, 0, 10_000)
-    warmup: int = whole(1, 0, 10_000)
-    batch_size: int = whole(1, 1, 100_000)
-    seconds: float | None = real(None, lambda seconds: 0 < seconds <= 86400, "seconds above 0, at most a day")
+    repeats: Annotated[int, Field(ge=0, le=10_000)] = 5
+    warmup: Annotated[int, Field(ge=0, le=10_000)] = 1
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
+    seconds: Seconds | None = None
     official: bool = False
 
     def described(self) -> dict[str, Any]:
@@ -82,18 +102,18 @@ class NetworkConfig:
 
     channels_last: bool = False
     compile: bool = False
-    attention: str | None = one_of(None, ("math", "flash", "efficient", "cudnn", "eager"))
+    attention: Literal["math", "flash", "efficient", "cudnn", "eager"] | None = None
     vae_slicing: bool = False
     vae_tiling: bool = False
-    offload: str | None = ranges.offload()
+    offload: Offload | None = None
 
 
 @dataclass
 class MirrorConfig:
-    """What loggers are told beside the numbers; nothing of it changes a result.
+    """What W&B and TensorBoard are told beside the numbers; nothing of it changes a result.
 
     Attributes:
-        names: loggers of one's own beside W&B and TensorBoard, `loggers/NAME.py` in a folder of `POSTDIFF_PATH`.
+        names: loggers of your own, files in `POSTDIFF_PATH/loggers`.
         project: of W&B; null means the environment's WANDB_PROJECT, or else postdiff.
         entity: W&B user or team; null means your usual one.
         tags: added to those of experiment, model, data and methods.
@@ -101,12 +121,12 @@ class MirrorConfig:
         timeout: seconds that W&B may take to answer at the start, and four times that to take the rest at the end.
     """
 
-    names: list[str] = field(default_factory=list)
-    project: str | None = None
-    entity: str | None = None
-    tags: list[str] = field(default_factory=list)
-    pictures: int = whole(16, 0)
-    timeout: float = real(30.0, lambda seconds: 0 < seconds <= 86400, "seconds above 0, at most a day")
+    names: list[Text] = field(default_factory=list)
+    project: Text | None = None
+    entity: Text | None = None
+    tags: list[Text] = field(default_factory=list)
+    pictures: Whole = 16
+    timeout: Seconds = 30.0
 
 
 @dataclass
@@ -120,10 +140,10 @@ class TrainerConfig:
         strategy: auto or ddp, which are the same.
     """
 
-    accelerator: str = one_of("auto", ("auto", "cpu", "gpu"))
-    devices: int = whole(1, 1)
-    num_nodes: int = whole(1, 1, 10_000)
-    strategy: str = one_of("auto", ("auto", "ddp"))
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: Count = 1
+    num_nodes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    strategy: Literal["auto", "ddp"] = "auto"
 
 
 @dataclass
@@ -138,11 +158,11 @@ class StageConfig:
         reference_steps: steps in the run that paired metrics compare with.
     """
 
-    steps: int | None = whole(None, 1)
-    guidance_scale: float | None = ranges.guidance()
+    steps: Count | None = None
+    guidance_scale: Guidance | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     methods: list[Any] | None = None
-    reference_steps: int | None = whole(None, 1)
+    reference_steps: Count | None = None
 
 
 @dataclass
@@ -178,45 +198,67 @@ class RunConfig:
         step_scores: draw once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
         network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
-        store: how images are kept: png, a file each.
+        store: how pictures are kept: png, a file each.
         trainer: on how many devices.
         wandb: off, offline or online.
         tensorboard: also write what W&B would get below `outputs/tensorboard`.
         mirror: what both are told.
     """
 
-    model: str = "emoji"
-    data: str = "emoji"
-    weights: str = one_of("trained", ("trained", "random"))
+    model: Text = "emoji"
+    data: Text = "emoji"
+    weights: Literal["trained", "random"] = "trained"
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    steps: int = whole(20, 1)
-    guidance_scale: float | None = ranges.guidance()
-    height: int | None = ranges.pixels()
-    width: int | None = ranges.pixels()
-    strength: float | None = ranges.strength()
-    frames: int | None = ranges.frames()
+    steps: Count = 20
+    guidance_scale: Guidance | None = None
+    height: Pixels | None = None
+    width: Pixels | None = None
+    strength: Strength | None = None
+    frames: Frames | None = None
     methods: list[Any] = field(default_factory=list)
     stages: dict[str, StageConfig] = field(default_factory=dict)
-    count: int | None = whole(None, 1)
-    seeds: list[int] = field(default_factory=list, metadata={"check": ranges.given_seeds})
-    batch_size: int = whole(16, 1, 100_000)
-    dtype: str | None = ranges.dtype(None)
-    device: str = text("auto", ranges.check_device)
-    metrics: list[Any] | None = None
-    bootstrap: int = whole(0, 0, 100_000, "0 for none, or 1000")
-    reference_steps: int = whole(50, 1)
+    count: Count | None = None
+    seeds: Seeds = field(default_factory=list)
+    batch_size: Annotated[int, Field(ge=1, le=100_000)] = 16
+    dtype: DType | None = None
+    device: Annotated[str, checked(check_device)] = "auto"
+    metrics: Annotated[list[Any], checked(metric_specs.names)] | None = None
+    bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 0
+    reference_steps: Count = 50
     step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    store: str = one_of("png", ("png",))
+    store: Literal["png"] = "png"
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    wandb: str = one_of("off", ("off", "offline", "online"), "wandb mode")
+    # Readers of older YAML hand the word off on as false.
+    wandb: Annotated[
+        Literal["off", "offline", "online"], BeforeValidator(lambda value: "off" if value is False else value)
+    ] = "off"
     tensorboard: bool = False
     mirror: MirrorConfig = field(default_factory=MirrorConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """The config as plain values."""
         return dataclasses.asdict(self)
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
+    """Merge the layers, the last one uppermost, and check every value that can be checked without a model.
+
+    Raises:
+        UsageError: unknown key or name, wrong type, or a value out of range.
+    """
+    return merged(RunConfig, [(where, long_form(values)) for where, values in layers])
+
+
+def long_form(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`scheduler: ddim` is what everybody writes first."""
+    found = dict(values)
+    if isinstance(solver := values.get("scheduler"), str):
+        found["scheduler"] = {"name": solver}
+    if isinstance(stages := values.get("stages"), Mapping):
+        found["stages"] = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
+    return found
 
 
 def digest(values: Any, length: int = 12) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from postdiff import hub
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
+from postdiff.lab.config.value_types import Text
 
 __all__ = ["Source", "check", "identity", "network_folder", "package_file"]
 
@@ -24,10 +25,10 @@ class Source:
         variant: weight variant, for instance fp16.
     """
 
-    folder: str | None = None
-    hub: str | None = None
-    revision: str | None = None
-    variant: str | None = None
+    folder: Text | None = None
+    hub: Text | None = None
+    revision: Text | None = None
+    variant: Text | None = None
 
     @property
     def given(self) -> bool:

@@ -8,26 +8,27 @@ also a data set by itself, and so is a manifest that `postdiff data prepare` has
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
 
 from postdiff import catalog
 from postdiff.datasets import files, recipe
-from postdiff.datasets.content import shown
 from postdiff.datasets.files import PARQUET
 from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.recipe import Recipe
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
-from postdiff.lab.config.layers import merged, read_yaml
-from postdiff.lab.config.resolving import check_seeds
+from postdiff.lab.config.layers import merged
+from postdiff.lab.config.value_types import Seeds, Text, checked
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 from postdiff.lab.inputs import conditions, picture_files
-from postdiff.lab.inputs.conditions import Condition
+from postdiff.lab.inputs.conditions import ConditionConfig
 
 __all__ = [
     "DataCard",
@@ -40,6 +41,11 @@ __all__ = [
     "read_prompts",
     "shipped_card",
 ]
+
+
+def _long_form(value: Any) -> Any:
+    """`condition: canny` is what everybody writes first."""
+    return {"name": value} if isinstance(value, str) else value
 
 
 @dataclass
@@ -64,16 +70,18 @@ class DataCard:
         source: how `postdiff data prepare` makes the set, which takes the place of `prompts`.
     """
 
-    summary: str = ""
-    prompts: str = ""
-    column: str | None = None
-    seed_column: str | None = None
-    seeds: list[int] | None = None
+    summary: Text = ""
+    prompts: Text = ""
+    column: Text | None = None
+    seed_column: Text | None = None
+    seeds: Seeds | None = None
     images: str | None = None
-    condition: Condition = field(default_factory=Condition)
-    classes: int | None = None
+    condition: Annotated[ConditionConfig, BeforeValidator(_long_form), checked(conditions.build)] = field(
+        default_factory=ConditionConfig
+    )
+    classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     reference_statistics: str | None = None
-    source: Recipe = field(default_factory=Recipe)
+    source: Annotated[Recipe, checked(recipe.check)] = field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
@@ -155,35 +163,16 @@ def shipped_card(name: str) -> DataCard:
         UsageError: no such card (the nearest name is suggested), or a mistake in it.
     """
     file = catalog.path("data", name)
-    found = merged(DataCard, [(str(file), _long_form(read_yaml(file)))])
-    try:
-        conditions.check(found.condition)
-        recipe.check(found.source)
-        check_seeds(found.seeds or [])
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from error
+    found = merged(DataCard, [(str(file), catalog.read(file))])
     if bool(found.prompts) == found.source.given:
         raise UsageError(f"{file} must name either 'prompts' or a 'source' to prepare them from")
-    if found.images is None and found.condition != Condition():
+    if found.images is None and found.condition != ConditionConfig():
         raise UsageError(
             f"{file}: condition '{found.condition.name}' has no pictures; name their folder under 'images'"
         )
     if found.source.given and (found.column or found.seed_column):
         raise UsageError(f"{file}: 'column' and 'seed_column' of a set that is prepared stand under 'source'")
-    if found.classes is not None and found.classes < 1:
-        raise UsageError(f"{file}: classes={found.classes} is too small; use at least 1")
-    if found.classes is not None and found.classes > MOST_CLASSES:
-        raise UsageError(f"{file}: classes={shown(found.classes)} is too many; use at most {MOST_CLASSES:,}")
-    if found.seeds is not None and not found.seeds:
-        raise UsageError(f"{file}: seeds=[] must be a list of different whole numbers, for instance [0,1,2]")
     return found
-
-
-def _long_form(values: Mapping[str, Any]) -> dict[str, Any]:
-    # `condition: canny` is what everybody writes first.
-    if isinstance(values.get("condition"), str):
-        return {**values, "condition": {"name": values["condition"]}}
-    return dict(values)
 
 
 def read(data: DataCard) -> list[Entry]:
@@ -193,7 +182,12 @@ def read(data: DataCard) -> list[Entry]:
         UsageError: the file is missing or broken, or a line of it is; there are fewer pictures than lines, or one is
             missing or cannot be read; or classes out of range.
     """
-    lines, file = _lines(data)
+    file = package_file(data.prompts)
+    if (manifest := of_manifest(data)) is not None:
+        lines: Sequence[Line] = manifest.lines
+    else:
+        images = data.images is not None
+        lines = files.read(file, data.column, images=images, classes=data.classes, seeds=data.seed_column)
     pictures = [None] * len(lines) if data.images is None else _pictures(package_file(data.images), lines, file)
     labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
     return [
@@ -211,14 +205,6 @@ def of_manifest(data: DataCard) -> Manifest | None:
     file = package_file(data.prompts)
     plain = data.column is None and data.seed_column is None
     return Manifest.load(file) if plain and file.suffix.lower() == PARQUET and is_manifest(file) else None
-
-
-def _lines(data: DataCard) -> tuple[list[Line], Path]:
-    file = package_file(data.prompts)
-    if (manifest := of_manifest(data)) is not None:
-        return list(manifest.lines), file
-    pictures, classes, seeds = data.images is not None, data.classes, data.seed_column
-    return files.read(file, data.column, images=pictures, classes=classes, seeds=seeds), file
 
 
 def read_prompts(data: DataCard) -> list[str]:

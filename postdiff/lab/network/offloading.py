@@ -13,11 +13,12 @@ import torch
 
 from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.config.value_types import Offload
 
 __all__ = ["check", "chosen", "place", "starts_on"]
 
 
-def chosen(wanted: str | None, usual: str | None, device: str) -> str | None:
+def chosen(wanted: Offload | None, usual: Offload | None, device: str) -> Offload | None:
     """What holds for a row: its own word, or else the model card's, which speaks of GPUs alone.
 
     Args:

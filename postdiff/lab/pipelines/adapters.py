@@ -14,7 +14,7 @@ from torch import Tensor
 
 from postdiff import hub, weights
 from postdiff.engine.errors import UsageError
-from postdiff.engine.values import real
+from postdiff.lab.config.value_types import Finite
 from postdiff.lab.files.sources import Source, check, identity, package_file
 
 __all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "given", "lay_over"]
@@ -32,7 +32,7 @@ class Lora(Source):
     """
 
     weight_name: str = "pytorch_lora_weights.safetensors"
-    scale: float = real(1.0, lambda scale: True, "a number")
+    scale: Finite = 1.0
 
 
 @dataclass

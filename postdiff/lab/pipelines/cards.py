@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown
-from postdiff.engine.values import expanded, sound, whole
-from postdiff.lab.config import ranges, schedulers
-from postdiff.lab.config.layers import merged, read_yaml
+from postdiff.engine.values import expanded, sound
+from postdiff.lab.config.layers import merged
 from postdiff.lab.config.schema import SchedulerConfig
+from postdiff.lab.config.value_types import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines import quantization
@@ -22,6 +22,11 @@ __all__ = ["ModelCard", "PipelineCard", "StageCard", "card", "parts"]
 
 # Networks that a card brings from elsewhere: in the place of the pipeline's own, or beside them.
 REPLACED, ADDED = ("network", "vae"), ("controlnet", "motion_adapter")
+
+
+def _check_arguments(values: dict[str, Any]) -> None:
+    if not sound(values):
+        raise UsageError(f"arguments={shown(values)} holds a number that is none; write another")
 
 
 @dataclass
@@ -48,11 +53,11 @@ class PipelineCard(Adapters, Source):
     controlnet: Source = field(default_factory=Source)
     motion_adapter: Source = field(default_factory=Source)
     quantization: Quantization = field(default_factory=Quantization)
-    height: int | None = ranges.pixels()
-    width: int | None = ranges.pixels()
+    height: Pixels | None = None
+    width: Pixels | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
-    guidance_scale: float | None = ranges.guidance()
-    structure: str | None = None
+    guidance_scale: Guidance | None = None
+    structure: Annotated[str, checked(lambda name: catalog.path("structures", name))] | None = None
 
     @property
     def weights_given(self) -> bool:
@@ -71,9 +76,9 @@ class StageCard(PipelineCard):
         shared_text: take the first stage's text embeddings and load no text encoder.
     """
 
-    steps: int | None = whole(None)
-    dtype: str | None = ranges.dtype(None)
-    arguments: dict[str, Any] = field(default_factory=dict)
+    steps: Count | None = None
+    dtype: DType | None = None
+    arguments: Annotated[dict[str, Any], checked(_check_arguments)] = field(default_factory=dict)
     shared_text: bool = False
 
 
@@ -92,11 +97,11 @@ class ModelCard(PipelineCard):
             its picture. Everything that belongs to one pipeline then stands under its stage.
     """
 
-    summary: str = ""
-    dtype: str = ranges.dtype("float32")
-    strength: float | None = ranges.strength()
-    frames: int | None = ranges.frames()
-    offload: str | None = ranges.offload()
+    summary: Text = ""
+    dtype: DType = "float32"
+    strength: Strength | None = None
+    frames: Frames | None = None
+    offload: Offload | None = None
     dual_encoder: str | None = None
     stages: dict[str, StageCard] = field(default_factory=dict)
 
@@ -127,7 +132,7 @@ def card(name: str) -> ModelCard:
     """
     if name in catalog.names("models"):
         file = catalog.path("models", name)
-        found = merged(ModelCard, [(str(file), read_yaml(file))])
+        found = merged(ModelCard, [(str(file), catalog.read(file))])
         if found.stages:
             _check_stages(found, str(file))
         else:
@@ -160,14 +165,6 @@ def _check(found: PipelineCard, where: str) -> None:
             raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
     check_adapters(found, where)
     quantization.check_card(found.quantization, found.pipeline, found.network, where)
-    try:
-        schedulers.check_numbers(found.scheduler.options)
-        if found.scheduler.name is not None:
-            schedulers.find(found.scheduler.name)
-        if found.structure is not None:
-            catalog.path("structures", found.structure)
-    except UsageError as error:
-        raise UsageError(f"{where}: {error}") from None
 
 
 def _check_stages(found: ModelCard, where: str) -> None:
@@ -182,10 +179,7 @@ def _check_stages(found: ModelCard, where: str) -> None:
         _check(stage, own)
         if stage.hub is not None and stage.pipeline is None:
             raise UsageError(f"{own}: name the class of a pipeline from the hub under 'pipeline'")
-        if not sound(stage.arguments):
-            raise UsageError(f"{own}: arguments={shown(stage.arguments)} holds a number that is none; write another")
-        if stage.steps is not None and (place == 0 or stage.steps < 1):
-            cause = "the steps of the first stage are the run's" if place == 0 else f"steps={stage.steps} is too small"
-            raise UsageError(f"{own}: {cause}; {'leave them out' if place == 0 else 'use at least 1'}")
+        if place == 0 and stage.steps is not None:
+            raise UsageError(f"{own}: the steps of the first stage are the run's; leave them out")
         if place == 0 and stage.shared_text:
             raise UsageError(f"{own}: the first stage has nobody to share text with; leave out shared_text")

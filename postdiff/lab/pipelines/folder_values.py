@@ -13,7 +13,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.config import schedulers
-from postdiff.lab.config.ranges import MOST_PIXELS
+from postdiff.lab.config.value_types import MOST_PIXELS
 
 __all__ = ["check"]
 

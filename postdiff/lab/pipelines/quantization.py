@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from postdiff import hub, sources, weights
 from postdiff.engine.errors import UsageError, shown, unknown
-from postdiff.engine.values import one_of, sound
+from postdiff.engine.values import sound
+from postdiff.lab.config.value_types import checked
 from postdiff.lab.files.sources import Source, package_file
 
 __all__ = ["Quantization", "check", "check_card", "configs", "described", "single_file"]
@@ -33,6 +34,11 @@ METHODS: dict[str, tuple[str, str | None]] = {
 INSTALL = "pip install 'postdiff[quantization]'"
 
 
+def _check_method(name: str) -> None:
+    if name not in METHODS:
+        raise unknown("quantization.method", name, METHODS)
+
+
 @dataclass
 class Quantization(Source):
     """Weights of a pipeline's networks in fewer bits. What is computed with them stays in the run's dtype.
@@ -48,7 +54,7 @@ class Quantization(Source):
         weight_name: the GGUF file.
     """
 
-    method: str | None = one_of(None, METHODS)
+    method: Annotated[str, checked(_check_method)] | None = None
     networks: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     weight_name: str | None = None
