@@ -11,12 +11,12 @@ from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.devices import placement
 from postdiff.lab.inputs.data_cards import DataCard, Entry
 from postdiff.lab.metrics import measuring
-from postdiff.lab.network import network_options, offloading
-from postdiff.lab.pipelines import intake, models, quantization, random_weights, sizes
+from postdiff.lab.network import network_options
+from postdiff.lab.pipelines import models, quantization, random_weights, signature, sizes
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 
-__all__ = ["fill", "offer"]
+__all__ = ["fill"]
 
 
 def fill(
@@ -40,14 +40,14 @@ def fill(
         raise UsageError(f"count={count}, but data '{config.data}' has {len(available)} prompts; use at most that")
     asked = dataclasses.replace(config, **card.of_task(config))
     cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
-    wanted = cls and intake.intake_of(cls)
+    wanted = cls and signature.signature_of(cls)
     if wanted is not None:
-        intake.check(wanted, offer(asked, data_card))
+        signature.check(wanted, asked, data_card)
     device = placement.device(config)
     usual = card.usual(config)
     native = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
     height, width = sizes.whole(usual["height"], usual["width"], native)
-    offload = offloading.chosen(config.network.offload, card.offload, device)
+    offload = network_options.offload_of(config.network, card.offload, device)
     filled = dataclasses.replace(
         asked,
         **{**usual, "height": height, "width": width},
@@ -67,21 +67,15 @@ def fill(
         )
     network_options.check(filled)
     for each in (card, *card.stages.values()):
-        quantization.check(each.quantization, device)
+        if each.quantization.given:
+            quantization.check(each.quantization, device)
     return filled
 
 
-def offer(config: RunConfig, data_card: DataCard) -> intake.Given:
-    """What a row offers its pipeline."""
-    return intake.Given(
-        config.data, data_card.images is not None, data_card.classes is not None, config.strength, config.frames
-    )
-
-
-def _frames(config: RunConfig, wanted: intake.Intake | None) -> int | None:
+def _frames(config: RunConfig, wanted: signature.Signature | None) -> int | None:
     """Length of the row's videos; None for single images."""
-    if wanted is None or wanted.usual_frames is None:
+    if wanted is None or wanted.default_frames is None:
         return config.frames
     if config.step_scores:
         raise UsageError(f"step_scores=true is for pictures, and {wanted.name} makes videos; use step_scores=false")
-    return config.frames or wanted.usual_frames
+    return config.frames or wanted.default_frames

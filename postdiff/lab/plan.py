@@ -24,7 +24,7 @@ from postdiff.lab.inputs import data_cards
 from postdiff.lab.inputs.data_cards import DataCard, Entry
 from postdiff.lab.metrics import measuring
 from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import intake, models, random_weights, stages
+from postdiff.lab.pipelines import models, random_weights, stages
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.samples import Sample, batches, samples
@@ -86,11 +86,6 @@ class Plan:
     def batches(self) -> list[list[Sample]]:
         """The samples of each pipeline call, whatever is stored already and whoever generates."""
         return batches(self.samples, self.config.batch_size)
-
-    @property
-    def offer(self) -> intake.Given:
-        """What the row offers its pipeline."""
-        return defaults.offer(self.config, self.data_card)
 
     @property
     def metrics(self) -> list[str]:
@@ -167,7 +162,7 @@ class Plan:
     @cached_property
     def speed_id(self) -> str:
         """Of the speed record."""
-        options = network_options.described_for_times(self.config.network)
+        options = network_options.described(self.config.network, times=True)
         return digest({**self._settings, **options, "bench": self.config.bench.described()})
 
     @cached_property
@@ -216,14 +211,14 @@ def plan_rows(experiment: Experiment) -> list[Plan]:
 def _plan(
     experiment: str, row: Row, card: ModelCard, data_card: DataCard, available: Sequence[Entry], model: dict[str, str]
 ) -> Plan:
-    row = stages.fitted(row, card)
-    config = stages.first_laid_over(row.config, card)
-    chain = stages.resolve(config, card)
+    row, chain = stages.resolve(row, card)
+    config = row.config
     methods = tuple(presets.build_methods(config.methods))
-    solvers = (card.scheduler, config.scheduler, *(solver for stage in chain for solver in stage.solvers))
+    solvers = [card.scheduler, config.scheduler]
     for solver in solvers:
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
+    solvers += [solver for stage in chain for solver in (stage.card.scheduler, stage.scheduler)]
     config = defaults.fill(config, card, data_card, available, chain)
     _check_words(card, available)
     source = {

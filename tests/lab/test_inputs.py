@@ -14,7 +14,8 @@ from PIL import Image
 from postdiff.engine.errors import UsageError
 from postdiff.lab.inputs import conditions, data_cards
 from postdiff.lab.inputs.conditions import ConditionConfig
-from postdiff.lab.pipelines import intake, models
+from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines.signature import signature_of
 from tests.lab import task_twins, tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole
@@ -192,12 +193,12 @@ def test_a_subclass_takes_what_the_class_takes_that_it_passes_on_to():
         def __call__(self, image, strength=0.5):
             raise NotImplementedError
 
-    parent = intake.intake_of(StableDiffusionPipeline)
-    for child, extra, steps in ((Logged, {"steps_told"}, parent.usual_steps), (Deeper, {"steps_told"}, 7)):
-        found = intake.intake_of(child)
+    parent = signature_of(StableDiffusionPipeline)
+    for child, extra, steps in ((Logged, {"steps_told"}, parent.default_steps), (Deeper, {"steps_told"}, 7)):
+        found = signature_of(child)
         assert found.accepted == parent.accepted | extra and found.name == child.__name__
-        assert (found.usual_steps, found.prompts, found.picture) == (steps, True, False)
-    assert intake.intake_of(Own).accepted == {"self", "image", "strength"}
+        assert (found.default_steps, found.prompts, found.image) == (steps, True, False)
+    assert signature_of(Own).accepted == {"self", "image", "strength"}
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from postdiff.lab import plan
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import NetworkConfig, resolve
 from postdiff.lab.devices import provenance
-from postdiff.lab.network import offloading
+from postdiff.lab.network import network_options
 from postdiff.lab.network.network_options import NetworkOptions
 from postdiff.lab.pipelines import models
 from postdiff.lab.sampling import pipelines as sampling
@@ -26,7 +26,7 @@ PICTURES = {"output_type": "pt", "num_inference_steps": 4}
 def placed(mode):
     """A tiny pipeline whose weights wait; a CPU computes, since hooks do not care."""
     one = pipelines.build("sd", smallest=True)
-    offloading.place(one.pipe, mode, "cpu")
+    network_options.place(one.pipe, mode, "cpu")
     if mode == "sequential":
         preparations.without_number(one)
     return one
@@ -113,7 +113,7 @@ def test_a_pipeline_is_never_on_the_gpu_as_a_whole(tiny, gpu, monkeypatch):
     loaded, placed = [], []
     pipe = pipelines.build("sd", smallest=True).pipe
     monkeypatch.setattr(models, "load", lambda card, dtype, device: loaded.append(device) or pipe)
-    monkeypatch.setattr(offloading, "place", lambda pipe, *how: placed.append(how))
+    monkeypatch.setattr(network_options, "place", lambda pipe, *how: placed.append(how))
     plain, model, other = jobs_of(
         {"a": {}, "b": {"network": {"offload": "model"}}, "c": {"network": {"offload": "group"}}}
     )
@@ -121,7 +121,7 @@ def test_a_pipeline_is_never_on_the_gpu_as_a_whole(tiny, gpu, monkeypatch):
     for one in (plain, model, model, other, plain):
         held.sampler(one)
     assert loaded == ["cuda", "cpu", "cpu", "cuda"]
-    assert placed == [(None, "cuda"), ("model", "cuda"), ("group", "cuda"), (None, "cuda")]
+    assert placed == [("model", "cuda"), ("group", "cuda")]
 
 
 @pytest.mark.parametrize(
@@ -158,4 +158,4 @@ def test_a_pipeline_that_diffusers_cannot_offload_is_refused(monkeypatch):
     pipe = pipelines.build("sd", smallest=True).pipe
     monkeypatch.setattr(type(pipe), "model_cpu_offload_seq", None)
     with pytest.raises(UsageError, match="offload=model cannot serve StableDiffusionPipeline: .*model_cpu_offload_seq"):
-        offloading.place(pipe, "model", "cpu")
+        network_options.place(pipe, "model", "cpu")

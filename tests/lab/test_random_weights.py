@@ -11,7 +11,7 @@ from postdiff.cost.structures import real_size
 from postdiff.lab import samples as samples_
 from postdiff.lab.config import experiment, schedulers
 from postdiff.lab.pipelines import adapters, cards, models, random_weights
-from postdiff.lab.pipelines.random_filling import fill, unfilled
+from postdiff.lab.pipelines.random_weights import fill, unfilled
 from postdiff.lab.plan import plan_rows
 from postdiff.lab.records.record import Record
 from postdiff.lab.sampling.pipelines import Pipelines
@@ -57,8 +57,8 @@ def test_weights_are_fixed_by_the_seed_and_the_global_numbers_stay(pipe):
 
 
 def test_a_block_of_numbers_goes_on_from_weight_to_weight(monkeypatch):
-    monkeypatch.setattr("postdiff.lab.pipelines.random_filling.BLOCK", 7)
-    monkeypatch.setattr("postdiff.lab.pipelines.random_filling.GAIN", 2.0)
+    monkeypatch.setattr("postdiff.lab.pipelines.random_weights.BLOCK", 7)
+    monkeypatch.setattr("postdiff.lab.pipelines.random_weights.GAIN", 2.0)
     with unfilled():
         layers = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.LayerNorm(3), torch.nn.Linear(4, 1))
         layers.register_buffer("table", torch.arange(3.0))

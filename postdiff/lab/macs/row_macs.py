@@ -73,9 +73,8 @@ def counted(row: Row, card: ModelCard, twins: dict[str, Twin]) -> Counted:
         UsageError: a model or stage without a structure file, or a method that does not fit; row and stage are named.
     """
     try:
-        row = stages.fitted(row, card)
-        config = stages.first_laid_over(row.config, card)
-        chain = stages.resolve(config, card)
+        row, chain = stages.resolve(row, card)
+        config = row.config
         if chain:
             return _of_stages(row, chain, twins)
         wanted = {"num_inference_steps": config.steps, "num_frames": card.of_task(config)["frames"]}
@@ -93,7 +92,7 @@ def _of_stages(row: Row, chain: Sequence[StageRun], twins: dict[str, Twin]) -> C
     for run in chain:
         given = {"num_inference_steps": run.steps, **run.arguments}
         try:
-            tally, own = _run(run.card, "its card", run.solvers, run.methods, given, twins)
+            tally, own = _run(run.card, "its card", (run.card.scheduler, run.scheduler), run.methods, given, twins)
         except UsageError as error:
             raise UsageError(f"stage '{run.name}': {error}") from error
         for (part, step, group), work in tally.cells.items():

@@ -34,7 +34,7 @@ NO_KERNEL = ("No available kernel", "No viable backend")
 
 
 def check(network: nn.Module, attention: str) -> None:
-    """Refuse a backend that could not act on the network.
+    """Refuse a backend that could not act on the denoiser.
 
     Args:
         network: the denoiser.
@@ -43,19 +43,16 @@ def check(network: nn.Module, attention: str) -> None:
     Raises:
         UsageError: the network has no attention, does not use torch's, or has one without a classic form.
     """
-    processors = {type(processor) for processor in _processors(network).values()}
-    name = type(network).__name__
-    if not processors:
-        raise UsageError(f"network.attention={attention}: {name} has no attention; leave it out")
-    if processors <= set(CLASSIC.values()):
-        raise UsageError(
-            f"network.attention={attention}: {name} computes attention in the classic way already; leave it out"
-        )
-    strange = sorted(found.__name__ for found in processors - CLASSIC.keys() - set(CLASSIC.values()))
+    kinds = {type(processor) for _, processor in _processors(network)}
+    what, name = f"network.attention={attention}", type(network).__name__
+    if not kinds:
+        raise UsageError(f"{what}: {name} has no attention; leave it out")
+    if kinds <= set(CLASSIC.values()):
+        raise UsageError(f"{what}: {name} computes attention in the classic way already; leave it out")
+    strange = sorted(kind.__name__ for kind in kinds - CLASSIC.keys() - set(CLASSIC.values()))
     if attention == "eager" and strange:
         raise UsageError(
-            f"network.attention=eager: {name} computes attention with {', '.join(strange)}, which has no classic form; "
-            "use math"
+            f"{what}: {name} computes attention with {', '.join(strange)}, which has no classic form; use math"
         )
 
 
@@ -73,21 +70,10 @@ def held(network: nn.Module, attention: str) -> Iterator[None]:
     Raises:
         UsageError: no kernel for this device, type, mask or shape.
     """
-    with ExitStack() as stack:
-        if attention == "eager":
-            for module, processor in _processors(network).items():
-                if type(processor) in CLASSIC:
-                    stack.callback(setattr, module, "processor", processor)
-                    module.processor = CLASSIC[type(processor)]()
-        else:
-            stack.enter_context(intercept(network, "forward", _within(KERNELS[attention], network, attention)))
-        yield
 
-
-def _within(kernel: SDPBackend, network: nn.Module, attention: str) -> Callable[..., Any]:
     def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         try:
-            with sdpa_kernel(kernel):
+            with sdpa_kernel(KERNELS[attention]):
                 return forward(*args, **kwargs)
         except RuntimeError as error:
             if not any(words in str(error) for words in NO_KERNEL):
@@ -99,9 +85,17 @@ def _within(kernel: SDPBackend, network: nn.Module, attention: str) -> Callable[
                 "leave it out"
             ) from error
 
-    return around
+    with ExitStack() as stack:
+        if attention != "eager":
+            stack.enter_context(intercept(network, "forward", around))
+        else:
+            for module, processor in _processors(network):
+                if type(processor) in CLASSIC:
+                    stack.callback(setattr, module, "processor", processor)
+                    module.processor = CLASSIC[type(processor)]()
+        yield
 
 
-def _processors(network: nn.Module) -> dict[nn.Module, Any]:
-    found = {module: getattr(module, "processor", None) for module in network.modules() if hasattr(module, "to_q")}
-    return {module: processor for module, processor in found.items() if processor is not None}
+def _processors(network: nn.Module) -> list[tuple[Any, Any]]:
+    found = [(module, getattr(module, "processor", None)) for module in network.modules() if hasattr(module, "to_q")]
+    return [(module, processor) for module, processor in found if processor is not None]

@@ -63,8 +63,15 @@ def parts(network: nn.Module, driver: Any = None) -> list[nn.Module]:
     Raises:
         UsageError: a method acts everywhere in the blocks, or the driver is none of ours.
     """
-    taken = _acted_on(driver) if isinstance(driver, Driver) else set()
-    if driver is not None and not isinstance(driver, Driver):
+    taken: set[nn.Module] = set()  # modules whose `forward` the methods replace
+    if isinstance(driver, Driver):
+        state = State(family=driver.family, scheduler=driver.pipe.scheduler)
+        with ExitStack() as stack:
+            for method in driver.methods:
+                for context in copy.copy(method).attach(driver.network, state):
+                    stack.enter_context(context)
+            taken = {module for module in driver.network.modules() if "forward" in vars(module)}
+    elif driver is not None:
         raise UsageError(
             f"network.compile=true cannot see what {type(driver).__name__} changes in the network; leave it out"
         )
@@ -131,16 +138,6 @@ def _compiled(cls: type[nn.Module], backend: str, attention: str | None) -> Call
     compiled: Any = torch.compile  # its declared forms leave out the last two options
     found: Callable[..., Any] = compiled(cls.forward, backend=backend, isolate_recompiles=True, recompile_limit=LIMIT)
     return found
-
-
-def _acted_on(driver: Driver) -> set[nn.Module]:
-    """Modules of the network whose `forward` the driver's methods replace."""
-    state = State(family=driver.family, scheduler=driver.pipe.scheduler)
-    with ExitStack() as stack:
-        for method in driver.methods:
-            for context in copy.copy(method).attach(driver.network, state):
-                stack.enter_context(context)
-        return {module for module in driver.network.modules() if "forward" in vars(module)}
 
 
 def _whole(module: nn.Module, taken: set[nn.Module]) -> Iterator[nn.Module]:

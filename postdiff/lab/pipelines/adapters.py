@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from torch import Tensor
 from postdiff import hub, weights
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.value_types import Finite
-from postdiff.lab.files.sources import Source, check, identity, package_file
+from postdiff.lab.files.sources import Source, identity, package_file
+from postdiff.lab.pipelines.checks import complete
 
-__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "check_adapters", "described", "given", "lay_over"]
+__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "described", "given", "lay_over"]
 
 NAME = "postdiff"
 
@@ -34,6 +35,23 @@ class Lora(Source):
     weight_name: str = "pytorch_lora_weights.safetensors"
     scale: Finite = 1.0
 
+    def load(self, pipe: Any, file: Path) -> None:
+        """Lay the file over a pipeline.
+
+        Raises:
+            UsageError: peft is not installed.
+            ValueError: the file belongs to another network.
+        """
+        if importlib.util.find_spec("peft") is None:
+            raise UsageError("a LoRA needs the package peft, which is not installed; pip install 'postdiff[lora]'")
+        pipe.load_lora_weights(
+            str(file.parent), weight_name=file.name, adapter_name=NAME, use_safetensors=True, local_files_only=True
+        )
+        # diffusers passes in silence over a file none of whose names it knows.
+        if not any(NAME in names for names in pipe.get_list_adapters().values()):
+            raise ValueError("none of its weights belongs to this network")
+        pipe.set_adapters([NAME], [self.scale])
+
 
 @dataclass
 class CustomDiffusion(Source):
@@ -44,6 +62,40 @@ class CustomDiffusion(Source):
     """
 
     weight_name: str = "pytorch_custom_diffusion_weights.safetensors"
+
+    def load(self, pipe: Any, file: Path) -> None:
+        """Put the file's processors into a pipeline's U-Net.
+
+        Raises:
+            ValueError: the file belongs to another network.
+        """
+        from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
+        from safetensors.torch import load_file
+
+        # Not `unet.load_attn_procs`: it wants an entry for every attention layer, and safetensors keep none for those
+        # without weights of their own.
+        by_layer: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, weight in load_file(file).items():
+            layer, dot, rest = name.partition(".processor.")
+            if not dot or "custom_diffusion" not in rest:
+                raise ValueError(f"'{name}' is no weight of Custom Diffusion")
+            by_layer[f"{layer}.processor"][rest] = weight
+        unet = pipe.unet
+        processors = dict(unet.attn_processors)
+        for layer, own in by_layer.items():
+            if layer not in processors:
+                raise ValueError(f"the network has no attention layer '{layer}'")
+            hidden, cross = own["to_k_custom_diffusion.weight"].shape
+            made = CustomDiffusionAttnProcessor2_0(
+                train_kv=True,
+                train_q_out="to_q_custom_diffusion.weight" in own,
+                hidden_size=hidden,
+                cross_attention_dim=cross,
+                out_bias="to_out_custom_diffusion.0.bias" in own,
+            )
+            made.load_state_dict(own)
+            processors[layer] = made.to(unet.device, unet.dtype)
+        unet.set_attn_processor(processors)
 
 
 @dataclass
@@ -57,6 +109,12 @@ class Embedding(Source):
 
     weight_name: str = "learned_embeds.safetensors"
     token: str | None = None
+
+    def load(self, pipe: Any, file: Path) -> None:
+        """Teach the word to a pipeline's tokenizer and text encoder."""
+        pipe.load_textual_inversion(
+            str(file.parent), weight_name=file.name, token=self.token, use_safetensors=True, local_files_only=True
+        )
 
 
 @dataclass
@@ -74,61 +132,6 @@ class Adapters:
     embeddings: list[Embedding] = field(default_factory=list)
 
 
-def check_adapters(found: Adapters, where: str) -> None:
-    """Refuse sources that name no place, or two.
-
-    Raises:
-        UsageError: the first such one.
-    """
-    for key, source in given(found):
-        check(source, f"{where}: give '{key}'")
-
-
-def described(found: Adapters) -> str:
-    """What a checkpoint's name says of its adapters: "+lora=0123456789abcdef*0.8", for each in turn.
-
-    Raises:
-        UsageError: a file is missing or in pickle format, or the hub cannot be asked.
-    """
-    words = []
-    for key, source in given(found):
-
-        def of_folder(folder: Path, key: str = key, source: Any = source) -> str:
-            return weights.file_hash(weights.checked_file(folder, source.weight_name, key))[:16]
-
-        weights.refuse_pickle(Path(source.weight_name), key)
-        words.append(f"+{key}={identity(source, of_folder, source.weight_name)}")
-        if isinstance(source, Lora):
-            words.append(f"*{source.scale:g}")
-        if isinstance(source, Embedding) and source.token is not None:
-            words.append(f"={source.token}")
-    return "".join(words)
-
-
-def lay_over(pipe: Any, found: Adapters) -> None:
-    """Load a card's adapters into a pipeline, which is still on the CPU.
-
-    Raises:
-        UsageError: a file is missing, does not fit this pipeline, or needs a package that is not there.
-    """
-    loaders: dict[str, Callable[[Any, Path, Any], None]] = {
-        "embeddings": _load_embedding,
-        "custom_diffusion": _load_custom_diffusion,
-        "lora": _load_lora,
-    }
-    for key, source in given(found):
-        file = _file(source, key)
-        try:
-            loaders[key](pipe, file, source)
-        except UsageError:
-            raise
-        except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, SafetensorError) as error:
-            reason = " ".join(str(error).split())
-            raise UsageError(
-                f"{key} {file} does not fit {type(pipe).__name__}: {reason[:160]}; use the model it was made for"
-            ) from error
-
-
 def given(found: Adapters) -> Iterator[tuple[str, Any]]:
     """What the card has, by its key: words before processors before LoRA, which also wraps what they put in place."""
     for embedding in found.embeddings:
@@ -139,55 +142,45 @@ def given(found: Adapters) -> Iterator[tuple[str, Any]]:
         yield "lora", found.lora
 
 
-def _file(source: Any, key: str) -> Path:
+def described(key: str, source: Any) -> str:
+    """What a checkpoint's name says of one adapter: "+lora=0123456789abcdef*0.8".
+
+    Args:
+        key: of the card.
+        source: what it gives there.
+
+    Raises:
+        UsageError: a file is missing or in pickle format, or the hub cannot be asked.
+    """
+    name = source.weight_name
+    weights.refuse_pickle(Path(name), key)
+    file = identity(source, lambda folder: weights.file_hash(weights.checked_file(folder, name, key))[:16], name)
+    scale = f"*{source.scale:g}" if isinstance(source, Lora) else ""
+    token = f"={source.token}" if isinstance(source, Embedding) and source.token is not None else ""
+    return f"+{key}={file}{scale}{token}"
+
+
+def lay_over(pipe: Any, key: str, source: Any) -> None:
+    """Load one of a card's adapters into a pipeline, which is still on the CPU.
+
+    Args:
+        pipe: the pipeline.
+        key: of the card.
+        source: what it gives there.
+
+    Raises:
+        UsageError: a file is missing, does not fit this pipeline, or needs a package that is not there.
+    """
     if source.hub is not None:
-        return hub.fetch_file(source.hub, source.revision, source.weight_name)
-    return weights.checked_file(package_file(str(source.folder)), source.weight_name, key)
-
-
-def _load_embedding(pipe: Any, file: Path, source: Embedding) -> None:
-    pipe.load_textual_inversion(
-        str(file.parent), weight_name=file.name, token=source.token, use_safetensors=True, local_files_only=True
-    )
-
-
-def _load_lora(pipe: Any, file: Path, source: Lora) -> None:
-    if importlib.util.find_spec("peft") is None:
-        raise UsageError("a LoRA needs the package peft, which is not installed; pip install 'postdiff[lora]'")
-    pipe.load_lora_weights(
-        str(file.parent), weight_name=file.name, adapter_name=NAME, use_safetensors=True, local_files_only=True
-    )
-    # diffusers passes in silence over a file none of whose names it knows.
-    if not any(NAME in names for names in pipe.get_list_adapters().values()):
-        raise ValueError("none of its weights belongs to this network")
-    pipe.set_adapters([NAME], [source.scale])
-
-
-def _load_custom_diffusion(pipe: Any, file: Path, source: CustomDiffusion) -> None:
-    from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
-    from safetensors.torch import load_file
-
-    # Not `unet.load_attn_procs`: it wants an entry for every attention layer, and safetensors keep none for those
-    # without weights of their own.
-    by_layer: dict[str, dict[str, Tensor]] = defaultdict(dict)
-    for name, weight in load_file(file).items():
-        layer, dot, rest = name.partition(".processor.")
-        if not dot or "custom_diffusion" not in rest:
-            raise ValueError(f"'{name}' is no weight of Custom Diffusion")
-        by_layer[f"{layer}.processor"][rest] = weight
-    unet = pipe.unet
-    processors = dict(unet.attn_processors)
-    for layer, own in by_layer.items():
-        if layer not in processors:
-            raise ValueError(f"the network has no attention layer '{layer}'")
-        hidden, cross = own["to_k_custom_diffusion.weight"].shape
-        made = CustomDiffusionAttnProcessor2_0(
-            train_kv=True,
-            train_q_out="to_q_custom_diffusion.weight" in own,
-            hidden_size=hidden,
-            cross_attention_dim=cross,
-            out_bias="to_out_custom_diffusion.0.bias" in own,
-        )
-        made.load_state_dict(own)
-        processors[layer] = made.to(unet.device, unet.dtype)
-    unet.set_attn_processor(processors)
+        file = hub.fetch_file(source.hub, source.revision, source.weight_name)
+    else:
+        file = weights.checked_file(package_file(str(source.folder)), source.weight_name, key)
+    try:
+        complete(lambda: source.load(pipe, file), silent=False)
+    except UsageError:
+        raise
+    except (RuntimeError, ValueError, KeyError, AttributeError, TypeError, OSError, SafetensorError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(
+            f"{key} {file} does not fit {type(pipe).__name__}: {reason[:160]}; use the model it was made for"
+        ) from error

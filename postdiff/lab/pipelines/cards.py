@@ -14,8 +14,8 @@ from postdiff.lab.config.schema import SchedulerConfig
 from postdiff.lab.config.value_types import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
-from postdiff.lab.pipelines import quantization
-from postdiff.lab.pipelines.adapters import Adapters, check_adapters
+from postdiff.lab.pipelines import adapters, quantization
+from postdiff.lab.pipelines.adapters import Adapters
 from postdiff.lab.pipelines.quantization import Quantization
 
 __all__ = ["ModelCard", "PipelineCard", "StageCard", "card", "parts"]
@@ -163,8 +163,10 @@ def _check(found: PipelineCard, where: str) -> None:
         sources.check(source, f"{where}: give '{key}'")
         if found.pipeline is None:
             raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
-    check_adapters(found, where)
-    quantization.check_card(found.quantization, found.pipeline, found.network, where)
+    for key, source in adapters.given(found):
+        sources.check(source, f"{where}: give '{key}'")
+    if found.quantization.given:
+        quantization.check_card(found.quantization, found.pipeline, found.network, where)
 
 
 def _check_stages(found: ModelCard, where: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import sound
 from postdiff.lab.config.value_types import checked
 from postdiff.lab.files.sources import Source, package_file
+from postdiff.lab.pipelines.checks import complete
 
 __all__ = ["Quantization", "check", "check_card", "configs", "described", "single_file"]
 
@@ -64,7 +66,7 @@ def check_card(found: Quantization, pipeline: str | None, network: Source, where
     """Refuse a card's entry that contradicts itself.
 
     Args:
-        found: of a pipeline.
+        found: of a pipeline that has one.
         pipeline: its class as the card names it.
         network: the denoiser that the card brings from elsewhere.
         where: the file and stage, for messages.
@@ -72,8 +74,6 @@ def check_card(found: Quantization, pipeline: str | None, network: Source, where
     Raises:
         UsageError: no method, or what does not go with it.
     """
-    if not found.given:
-        return
     if found.method is None:
         raise UsageError(f"{where}: 'quantization' names no method; give one of {', '.join(METHODS)}")
     if not sound(found.options):
@@ -97,20 +97,18 @@ def check(found: Quantization, device: str) -> None:
     """Refuse what this machine cannot do.
 
     Args:
-        found: of a pipeline.
+        found: of a pipeline that has one.
         device: what computes.
 
     Raises:
         UsageError: a package is missing, or a GPU.
     """
-    if found.method is None:
-        return
-    if found.method.startswith("bitsandbytes") and not device.startswith("cuda"):
+    if str(found.method).startswith("bitsandbytes") and not device.startswith("cuda"):
         raise UsageError(
             f"quantization method={found.method} quantises on a GPU, and this row runs on '{device}'; use torchao_int8 "
             "or gguf, or run on a GPU"
         )
-    for package in (METHODS[found.method][0], "accelerate"):
+    for package in (METHODS[str(found.method)][0], "accelerate"):
         if importlib.util.find_spec(package) is None:
             raise UsageError(
                 f"quantization method={found.method} needs the package {package}, which is not installed; {INSTALL}"
@@ -118,13 +116,11 @@ def check(found: Quantization, device: str) -> None:
 
 
 def described(found: Quantization) -> str:
-    """What a checkpoint's name says of it: "+quantization=torchao_int8(unet){...}"; nothing where there is none.
+    """What a checkpoint's name says of it: "+quantization=torchao_int8(unet){...}".
 
     Raises:
         UsageError: a GGUF file is missing or none, or the hub cannot be asked.
     """
-    if found.method is None:
-        return ""
     if found.method == "gguf":
         name = str(found.weight_name)
         file = sources.identity(found, lambda folder: weights.file_hash(_checked(folder / name))[:16], name)
@@ -138,7 +134,7 @@ def configs(found: Quantization, denoiser: str, libraries: Mapping[str, str], dt
     """{network: its config}, of diffusers or, for text encoders, of transformers.
 
     Args:
-        found: of a pipeline, gguf aside.
+        found: of a pipeline, with any method but gguf.
         denoiser: what the pipeline calls it.
         libraries: {network of the pipeline: the library it is of}.
         dtype: of the run.
@@ -146,14 +142,21 @@ def configs(found: Quantization, denoiser: str, libraries: Mapping[str, str], dt
     Raises:
         UsageError: a network that the pipeline does not have, or options that the library does not take.
     """
-    if found.method in (None, "gguf"):
-        return {}
-    made = {}
+    method = str(found.method)
+    package, how = METHODS[method]
+    made: dict[str, Any] = {}
     for name in found.networks or [denoiser]:
         if name not in libraries:
             raise unknown("network to quantise", name, libraries)
+        of: Any = importlib.import_module("transformers" if libraries[name] == "transformers" else "diffusers")
         try:
-            made[name] = _config(found, libraries[name], dtype)
+            if package == "bitsandbytes":
+                bits = method.rpartition("_")[2]
+                compute = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
+                made[name] = of.BitsAndBytesConfig(**{f"load_in_{bits}": True, **compute, **found.options})
+            else:
+                torchao = importlib.import_module("torchao.quantization")
+                made[name] = of.TorchAoConfig(getattr(torchao, str(how))(**found.options))
         except (TypeError, ValueError, ImportError, AssertionError, RuntimeError) as error:
             raise UsageError(
                 f"quantization method={found.method} does not take options={shown(found.options)} "
@@ -162,48 +165,29 @@ def configs(found: Quantization, denoiser: str, libraries: Mapping[str, str], dt
     return made
 
 
-def _config(found: Quantization, library: str, dtype: torch.dtype) -> Any:
-    import diffusers
-    import transformers
-
-    of: Any = transformers if library == "transformers" else diffusers
-    package, how = METHODS[str(found.method)]
-    if package == "bitsandbytes":
-        bits = str(found.method).rpartition("_")[2]
-        compute = {"bnb_4bit_compute_dtype": dtype} if bits == "4bit" else {}
-        return of.BitsAndBytesConfig(**{f"load_in_{bits}": True, **compute, **found.options})
-    from torchao import quantization
-
-    return of.TorchAoConfig(getattr(quantization, str(how))(**found.options))
-
-
-def single_file(found: Quantization, cls: Any, config: Path, dtype: torch.dtype) -> Any:
+def single_file(found: Quantization, config: Path, dtype: torch.dtype) -> Any:
     """The denoiser as a GGUF file holds it.
 
     Args:
         found: with method gguf.
-        cls: class of the denoiser.
-        config: folder with its config.json.
+        config: folder with the config.json of the pipeline's own denoiser, which says class and shape.
         dtype: of the run, in which each layer computes with weights that it widens for the moment.
 
     Raises:
         UsageError: the file is missing or none, or does not fit.
     """
-    from diffusers import GGUFQuantizationConfig
+    import diffusers
 
     name = str(found.weight_name)
     if found.hub is not None:
         file = _checked(hub.fetch_file(found.hub, found.revision, name))
     else:
         file = _checked(package_file(str(found.folder)) / name)
+    cls = getattr(diffusers, diffusers.AutoModel.load_config(str(config), local_files_only=True)["_class_name"])
+    bits = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
+    options = {"config": str(config), "quantization_config": bits, "dtype": dtype, "local_files_only": True}
     try:
-        return cls.from_single_file(
-            str(file),
-            config=str(config),
-            quantization_config=GGUFQuantizationConfig(compute_dtype=dtype),
-            dtype=dtype,
-            local_files_only=True,
-        )
+        return complete(lambda: cls.from_single_file(str(file), **options))
     except (ValueError, KeyError, RuntimeError, OSError, AttributeError, TypeError, IndexError) as error:
         if type(error).__name__ == "OutOfMemoryError":
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from postdiff import hub
@@ -43,27 +43,26 @@ def whole(height: int | None, width: int | None, usual: Callable[[], Size | None
 
 def of_pipeline(pipe: Any) -> Size | None:
     """What a pipeline draws if asked for no size; None if its network does not tell."""
-    factor, vae = getattr(pipe, "vae_scale_factor", None), getattr(pipe, "vae", None)
-    if not factor and vae is not None:  # DiT's pipeline is the one that does not tell
-        factor = _factor(vae.config.block_out_channels)
-    return _usual(type(pipe), getattr(pipe, family_of(pipe).network).config, factor)
+    vae = getattr(pipe, "vae", None)
+    network = getattr(pipe, family_of(pipe).network)
+    return _usual(
+        type(pipe), network.config, vae.config if vae is not None else {}, getattr(pipe, "vae_scale_factor", None)
+    )
 
 
 def of_card(model: PipelineCard) -> Size | None:
     """The same before anything is loaded; None as well if the configs are not on this machine."""
     if (cls := models.pipeline_class(model)) is None:
         return None
-    network, vae = _config(model, family_of(cls).network, "network"), _config(model, "vae", "vae")
-    levels = vae.get("block_out_channels")
-    return _usual(cls, network, _factor(levels) if isinstance(levels, list) else None)
+    return _usual(cls, _config(model, family_of(cls).network, "network"), _config(model, "vae", "vae"))
 
 
 def of_structure(name: str) -> Size | None:
     """The same of a file of `configs/structures`."""
     structure = structure_file.read(name)
-    vae = structure.content.get("vae", {}).get("config", {})
-    factor = structure.content.get("vae_scale_factor") or _factor(vae.get("block_out_channels", range(4)))
-    return _usual(structure.pipeline, structure.content["network"]["config"], factor)
+    vae = {"block_out_channels": [0] * 4, **structure.content.get("vae", {}).get("config", {})}
+    network, factor = structure.content["network"]["config"], structure.content.get("vae_scale_factor")
+    return _usual(structure.pipeline, network, vae, factor)
 
 
 def check_drawn(pipe: Any, result: Any, height: int | None, width: int | None, frames: int | None = None) -> None:
@@ -90,24 +89,22 @@ def check_drawn(pipe: Any, result: Any, height: int | None, width: int | None, f
         raise UsageError(f"{name} makes {found[1]} frames where frames={frames} were asked for; use {found[1]}")
 
 
-def _usual(cls: Any, network: Mapping[str, Any], factor: int | None) -> Size | None:
-    """From the pipeline's class, its denoiser's config, and pixels along a side of a latent (None: unknown)."""
+def _usual(cls: Any, network: Mapping[str, Any], vae: Mapping[str, Any], factor: int | None = None) -> Size | None:
+    """From the pipeline's class, the configs of denoiser and VAE, and pixels along a side of a latent, if it tells."""
     taken = inspect.signature(cls.__call__).parameters
     height, width = (taken[name].default if name in taken else None for name in SIDES)
     if isinstance(height, int) and isinstance(width, int):
         return height, width
+    levels = vae.get("block_out_channels")
     if "vae" not in inspect.signature(cls.__init__).parameters:
         factor = 1  # it draws pixels
+    elif not factor and isinstance(levels, list | tuple):  # DiT's pipeline is the one that does not tell
+        factor = 2 ** (len(levels) - 1)
     size = network.get("sample_size")
     sides = [size, size] if isinstance(size, int) else list(size or ())[-2:]
-    if factor is None or len(sides) != len(SIDES) or not all(isinstance(side, int) for side in sides):
+    if not factor or len(sides) != len(SIDES) or not all(isinstance(side, int) for side in sides):
         return None
     return sides[0] * factor, sides[1] * factor
-
-
-def _factor(levels: Sequence[int]) -> int:
-    """Pixels along a side of a latent, of an autoencoder with channels on so many levels."""
-    return int(2 ** (len(levels) - 1))
 
 
 def _config(model: PipelineCard, part: str, key: str) -> dict[str, Any]:

@@ -11,14 +11,13 @@ from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Row
 from postdiff.lab.config.schema import RunConfig, SchedulerConfig, StageConfig
-from postdiff.lab.pipelines import intake, models, sizes
+from postdiff.lab.pipelines import models, signature, sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
 
-__all__ = ["StageRun", "fitted", "first_laid_over", "resolve"]
+__all__ = ["StageRun", "resolve"]
 
 # What the lab itself hands to a stage.
-GIVEN = ("guidance_scale", "height", "width")
-OWN = ("self", "prompt", "image", "generator", "output_type", "num_inference_steps", *GIVEN)
+OWN = ("self", "prompt", "image", "generator", "output_type", "num_inference_steps", "guidance_scale", *sizes.SIDES)
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,13 @@ class StageRun:
     dtype: str
     steps: int
     reference_steps: int
-    guidance_scale: float | None
-    scheduler: SchedulerConfig
-    methods: tuple[Any, ...]
-
-    @property
-    def solvers(self) -> tuple[SchedulerConfig, SchedulerConfig]:
-        """Card's and row's."""
-        return self.card.scheduler, self.scheduler
+    guidance_scale: float | None = None
+    scheduler: SchedulerConfig = dataclasses.field(default_factory=SchedulerConfig)
+    methods: tuple[Any, ...] = ()
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Everything that its pipeline is called with, beside text, picture, generators and steps."""
+        """Everything that its pipeline is called with, beside text, image, generators and steps."""
         given = {"guidance_scale": self.guidance_scale, "height": self.card.height, "width": self.card.width}
         return {**{name: value for name, value in given.items() if value is not None}, **self.card.arguments}
 
@@ -65,7 +59,7 @@ class StageRun:
         return {
             "steps": self.steps,
             "methods": presets.describe(self.methods),
-            "schedulers": [dataclasses.asdict(solver) for solver in self.solvers],
+            "schedulers": [dataclasses.asdict(self.card.scheduler), dataclasses.asdict(self.scheduler)],
             "arguments": self.arguments,
             "dtype": self.dtype,
             "pipeline": self.card.pipeline,
@@ -73,91 +67,79 @@ class StageRun:
         }
 
 
-def fitted(row: Row, card: ModelCard) -> Row:
-    """The row as it stands, or without its stages where the command line has put a single pipeline in their place.
+def resolve(row: Row, card: ModelCard) -> tuple[Row, tuple[StageRun, ...]]:
+    """The row as its model runs it, and the stages in order: none if the model is one pipeline.
 
-    The record says so among what the command line changed, and tables say it from there.
-
-    Raises:
-        UsageError: the row itself, or the command line, gives stages to a model without any.
-    """
-    if not row.config.stages or card.stages:
-        return row
-    if "model" not in row.changed or "stages" in row.changed:
-        raise UsageError(f"stages are for a cascade, and model '{row.config.model}' is one pipeline; leave them out")
-    config = dataclasses.replace(row.config, stages={})
-    return dataclasses.replace(row, config=config, changed={**row.changed, "stages": {}})
-
-
-def first_laid_over(config: RunConfig, card: ModelCard) -> RunConfig:
-    """The config with the first stage's own entry laid over its steps, guidance, scheduler and methods.
+    The first stage's own entry is laid over the row's steps, guidance, scheduler and methods. Everything is checked
+    that needs no weights. Where the command line has put a single pipeline in the place of a cascade, the stages are
+    left out; the record says so among what the command line changed, and tables say it from there.
 
     Raises:
-        UsageError: a stage that the model does not have, or a size, which only the card can give.
+        UsageError: stages of a model without any; a stage, method, solver or argument that is not there; or a pipeline
+            that cannot stand in its place.
     """
+    config = row.config
     if not card.stages:
-        return config
+        if not config.stages:
+            return row, ()
+        if "model" not in row.changed or "stages" in row.changed:
+            raise UsageError(f"stages are for a cascade, and model '{config.model}' is one pipeline; leave them out")
+        config = dataclasses.replace(config, stages={})
+        return dataclasses.replace(row, config=config, changed={**row.changed, "stages": {}}), ()
     for name in config.stages:
         if name not in card.stages:
             raise unknown(f"stage of model '{config.model}'", name, card.stages)
-    for key in ("height", "width"):
+    for key in sizes.SIDES:
         if (value := getattr(config, key)) is not None:
             raise UsageError(f"{key}={value}: each stage of model '{config.model}' has its own size; leave {key} out")
+    if config.step_scores:
+        raise UsageError("step_scores=true looks into one run of steps, and a cascade has several; use false")
     own = config.stages.get(next(iter(card.stages)), StageConfig())
     names = ("steps", "guidance_scale", "methods", "reference_steps")
     given: dict[str, Any] = {name: value for name in names if (value := getattr(own, name)) is not None}
     if own.scheduler != SchedulerConfig():
         given["scheduler"] = own.scheduler
-    return dataclasses.replace(config, **given)
-
-
-def resolve(config: RunConfig, card: ModelCard) -> tuple[StageRun, ...]:
-    """The stages of a row, in order; none if the model is one pipeline. Everything is checked that needs no weights.
-
-    Args:
-        config: as `first_laid_over` gives it.
-        card: the model card.
-
-    Raises:
-        UsageError: a method, solver or argument that a stage does not have, or a pipeline that cannot stand there.
-    """
+    config = dataclasses.replace(config, **given)
     found = []
     for place, (name, stage) in enumerate(card.stages.items()):
+        dtype = config.dtype or stage.dtype or card.dtype
+        entry = config.stages.get(name, StageConfig()) if place else config
         try:
-            found.append(_resolved(name, stage, config, card, first=place == 0))
+            found.append(_resolved(name, stage, entry, dtype, first=place == 0))
         except UsageError as error:
             raise UsageError(f"stage '{name}': {error}") from error
-    if found and config.step_scores:
-        raise UsageError("step_scores=true looks into one run of steps, and a cascade has several; use false")
-    return tuple(found)
+    return dataclasses.replace(row, config=config), tuple(found)
 
 
-def _resolved(name: str, stage: StageCard, config: RunConfig, card: ModelCard, first: bool) -> StageRun:
-    cls = models.pipeline_class(stage)
-    wanted = intake.intake_of(cls)
-    intake.check_stage(wanted, first)
-    for argument in stage.arguments:
+def _resolved(name: str, card: StageCard, own: RunConfig | StageConfig, dtype: str, *, first: bool) -> StageRun:
+    wanted = signature.signature_of(models.pipeline_class(card))
+    cls = wanted.name
+    if not wanted.prompts:
+        raise UsageError(f"{cls} takes no prompt, and every stage of a cascade is told what to draw")
+    if "mask_image" in wanted.accepted or wanted.default_frames is not None:
+        raise UsageError(f"{cls} takes more than a picture, or gives more; use pipelines of single pictures")
+    if first and wanted.image:
+        raise UsageError(f"{cls} goes on from a picture, and the first stage has none; put another one first")
+    if not first and not wanted.image:
+        raise UsageError(f"{cls} takes no picture to go on from; put it first, or use an upscaler")
+    for argument in card.arguments:
         if argument in OWN or argument not in wanted.accepted:
-            raise unknown(f"argument of {wanted.name}", argument, wanted.accepted.difference(OWN))
+            raise unknown(f"argument of {cls}", argument, wanted.accepted.difference(OWN))
     for side in sizes.SIDES:
-        if getattr(stage, side) is not None and side not in wanted.accepted:
-            raise UsageError(
-                f"{wanted.name} takes no {side}, since its picture is as large as it says; leave {side} out"
-            )
-    height, width = sizes.whole(stage.height, stage.width, lambda: sizes.of_card(stage))
-    stage = dataclasses.replace(stage, height=height, width=width)
-    usual = stage.steps or wanted.usual_steps
-    own: RunConfig | StageConfig = config if first else config.stages.get(name, StageConfig())
-    for solver in (stage.scheduler, own.scheduler):
+        if getattr(card, side) is not None and side not in wanted.accepted:
+            raise UsageError(f"{cls} takes no {side}, since its picture is as large as it says; leave {side} out")
+    height, width = sizes.whole(card.height, card.width, lambda: sizes.of_card(card))
+    for solver in (card.scheduler, own.scheduler):
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
+    usual = card.steps or wanted.default_steps
     return StageRun(
         name=name,
-        card=stage,
-        dtype=config.dtype or stage.dtype or card.dtype,
+        card=dataclasses.replace(card, height=height, width=width),
+        dtype=dtype,
         steps=own.steps or usual,
         reference_steps=own.reference_steps or usual,
-        guidance_scale=stage.guidance_scale if own.guidance_scale is None else own.guidance_scale,
+        guidance_scale=card.guidance_scale if own.guidance_scale is None else own.guidance_scale,
         scheduler=own.scheduler,
         methods=tuple(presets.build_methods(own.methods or [])),
     )

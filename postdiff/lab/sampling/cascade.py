@@ -1,42 +1,29 @@
-"""Pipelines that hand pictures on, such as DeepFloyd-IF's three stages, each with its own methods and steps."""
+"""Pipelines that hand images on, such as DeepFloyd-IF's three stages, each with its own methods and steps."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from postdiff.engine.driver import Driver, accelerate
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import schedulers
+from postdiff.lab.network.network_options import NetworkOptions
 from postdiff.lab.pipelines import sizes
-from postdiff.lab.pipelines.intake import in_pixels
+from postdiff.lab.pipelines.signature import in_pixels
+from postdiff.lab.pipelines.stages import StageRun
+from postdiff.lab.plan import Plan
+from postdiff.lab.samples import Sample, generator
 from postdiff.lab.sampling import errors
+from postdiff.lab.sampling.finite import FiniteLatents
+from postdiff.lab.sampling.noise import own_noise
+from postdiff.lab.sampling.sampler import Sampler
 
-__all__ = ["Cascade", "Stage"]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pipeline of a cascade.
-
-    Attributes:
-        name: what errors and counts call it.
-        pipe: the pipeline; the first makes a picture, the others take one as `image`.
-        steps: inference steps; the pipeline's own default if None.
-        methods: its stack.
-        arguments: further arguments of its call, such as guidance_scale or noise_level.
-    """
-
-    name: str
-    pipe: Any
-    steps: int | None = None
-    methods: Sequence[Any] = ()
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["Cascade", "CascadeSampler"]
 
 
 class Cascade:
@@ -45,49 +32,40 @@ class Cascade:
     Where a stage after the first has no text encoder of its own (DeepFloyd-IF's second), text is encoded once by the
     first, and its embeddings serve both. The generators go on from stage to stage, one a sample.
 
+    Args:
+        stages: in order; the first makes an image, the others take one as `image`.
+        pipes: {stage: its pipeline}, by which work is counted apart.
+        outermost: methods around each stage's own.
+
     Attributes:
         drivers: {stage: its driver}.
-        counts: what the last call really ran, all stages together.
-        by_stage: {stage: the same of it alone}.
+        by_stage: {stage: what it really ran in the last call}.
     """
 
-    def __init__(self, stages: Sequence[Stage]) -> None:
-        if not stages:
-            raise UsageError("a cascade needs at least one stage")
-        names = [stage.name for stage in stages]
-        if len(set(names)) < len(names):
-            raise UsageError(f"stages of a cascade must have different names; got {', '.join(names)}")
-        self.stages = tuple(stages)
+    def __init__(self, stages: Sequence[StageRun], pipes: Mapping[str, Any], outermost: Sequence[Any] = ()) -> None:
+        self.stages, self.pipes = tuple(stages), dict(pipes)
         self.drivers: dict[str, Driver] = {}
         for stage in stages:
-            with _named(stage):
-                self.drivers[stage.name] = accelerate(stage.pipe, stage.methods)
+            with _named(stage.name, pipes[stage.name]):
+                self.drivers[stage.name] = accelerate(pipes[stage.name], [*outermost, *stage.methods])
         self.by_stage: dict[str, Counter[str]] = {}
 
     @property
-    def pipes(self) -> dict[str, Any]:
-        """{stage: its pipeline}, by which work is counted apart."""
-        return {stage.name: stage.pipe for stage in self.stages}
-
-    @property
     def counts(self) -> Counter[str]:
-        """Sums over stages; of what is the most at once, the most."""
+        """What the last call really ran: sums over stages; of what is the most at once, the most."""
         found: Counter[str] = Counter()
         for counts in self.by_stage.values():
             for name, number in counts.items():
                 found[name] = max(found[name], number) if name.endswith("at once") else found[name] + number
         return found
 
-    def __call__(
-        self, prompt: str | list[str] | None = None, *, generator: Any = None, output_type: str = "pil", **text: Any
-    ) -> Any:
+    def __call__(self, prompt: list[str], *, generator: Any, output_type: str = "pt") -> Any:
         """Run all stages.
 
         Args:
-            prompt: what to draw; may be left out if the embeddings are given.
+            prompt: one a sample.
             generator: one a sample, or one for the batch.
-            output_type: of the last stage; between stages pictures stay tensors (N, 3, H, W).
-            text: prompt_embeds and negative_prompt_embeds of the first stage, negative_prompt for all.
+            output_type: of the last stage; between stages images stay tensors (N, 3, H, W).
 
         Returns:
             The last pipeline's own result.
@@ -96,87 +74,114 @@ class Cascade:
             UsageError: a method does not fit its stage, or a pipeline refuses its arguments; the stage is named.
         """
         self.by_stage = {}
-        embedded = self._embedded(prompt, text)
+        first, last = self.stages[0].name, self.stages[-1].name
+        wordless = {name for name, pipe in self.pipes.items() if getattr(pipe, "text_encoder", None) is None}
+        embeddings = self._encoded(prompt) if wordless else {}
+        before: Any = None
         result: Any = None
-        for place, stage in enumerate(self.stages):
-            driver = self.drivers[stage.name]
+        for stage in self.stages:
+            pipe, driver = self.pipes[stage.name], self.drivers[stage.name]
             dtype = next(driver.network.parameters()).dtype
-            call: dict[str, Any] = {"prompt": prompt, **_negative(text)}
-            if embedded is not None and self._shares_text(stage):
-                call = {name: _cast(value, dtype) for name, value in embedded.items()}
-            if place:
-                call["image"] = _handed_on(result.images, self.stages[place - 1].pipe, stage.pipe).to(dtype)
-            if stage.steps is not None:
-                call["num_inference_steps"] = stage.steps
-            last = place == len(self.stages) - 1
-            call |= {"generator": generator, "output_type": output_type if last else "pt", **stage.arguments}
-            if "prompt_embeds" in stage.arguments:
-                call.pop("prompt", None)
-            with _named(stage, call):
+            call: dict[str, Any] = {"prompt": prompt}
+            if embeddings and stage.name in {first, *wordless}:
+                call = {name: value.to(dtype) for name, value in embeddings.items()}
+            if before is not None:
+                call["image"] = _handed_on(result.images, before, pipe).to(dtype)
+            call |= {"num_inference_steps": stage.steps, "generator": generator, **stage.arguments}
+            call["output_type"] = output_type if stage.name == last else "pt"
+            with _named(stage.name, pipe, call):
                 result = driver(**call)
                 if call["output_type"] == "pt":
-                    sizes.check_drawn(stage.pipe, result, *(call.get(side) for side in sizes.SIDES))
-            self.by_stage[stage.name] = driver.counts
+                    sizes.check_drawn(pipe, result, call.get("height"), call.get("width"))
+            self.by_stage[stage.name], before = driver.counts, pipe
         return result
 
-    def _shares_text(self, stage: Stage) -> bool:
-        return stage is self.stages[0] or not _reads(stage.pipe)
-
-    def _embedded(self, prompt: Any, text: dict[str, Any]) -> dict[str, Any] | None:
-        """What the first stage makes of the prompt, if another stage needs it or it is given; else None."""
-        if "prompt_embeds" in text:
-            return dict(text)
-        if prompt is None:
-            raise UsageError("a cascade needs a prompt, or prompt_embeds and negative_prompt_embeds")
-        if all(_reads(stage.pipe) for stage in self.stages[1:]):
-            return None
-        with _named(self.stages[0]):
+    def _encoded(self, prompt: list[str]) -> dict[str, Tensor]:
+        """What the first stage makes of the prompts, for itself and for stages without a text encoder."""
+        name = self.stages[0].name
+        pipe = self.pipes[name]
+        with _named(name, pipe, {"prompt": prompt}):
             try:
-                embeds, negative = self.stages[0].pipe.encode_prompt(prompt, **_negative(text))[:2]
-            except TypeError as error:
+                embeds, negative = pipe.encode_prompt(prompt)
+            except (TypeError, ValueError, AttributeError) as error:
                 raise UsageError(
-                    f"{type(self.stages[0].pipe).__name__} cannot encode text for another stage; give that one its own "
-                    "text encoder"
-                ) from error
-            except (RuntimeError, LookupError, AttributeError) as error:
-                if errors.out_of_memory(error):
-                    raise
-                raise UsageError(
-                    f"{type(self.stages[0].pipe).__name__} cannot encode the prompt ({type(error).__name__}: {error}); "
-                    "see to the files of its text encoder and tokenizer, --debug shows the traceback"
+                    f"{type(pipe).__name__} cannot encode text for another stage; give that one its own text encoder"
                 ) from error
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
 
 
+class CascadeSampler(Sampler):
+    """Makes the images of a plan whose model has stages.
+
+    Args:
+        pipes: {stage: its pipeline}, in order; other samplers may use them in turn.
+        loaded: {stage: the scheduler that its pipeline was loaded with}.
+        plan: what to make.
+
+    Attributes:
+        pipe: the cascade; `pipe.pipes` are its pipelines.
+        fast: the same, with `counts` of the last call.
+    """
+
+    def __init__(self, pipes: Mapping[str, Any], loaded: Mapping[str, Any], plan: Plan) -> None:
+        self.plan = plan
+        self.watch = FiniteLatents()
+        try:
+            self.pipe = self.fast = Cascade(plan.stages, pipes)
+            self.watched = Cascade(plan.stages, pipes, [self.watch])  # one for all stages: steps are numbered through
+            self.stage_options = {name: NetworkOptions(pipe, plan.config.network) for name, pipe in pipes.items()}
+            self.schedulers = {
+                stage.name: schedulers.layered(loaded[stage.name], stage.card.scheduler, stage.scheduler)
+                for stage in plan.stages
+            }
+        except UsageError as error:
+            raise UsageError(f"row '{plan.name}': {error}") from error
+
+    @property
+    def in_pixels(self) -> bool:
+        return in_pixels(self.pipe.pipes[self.plan.stages[-1].name])
+
+    def call(self, samples: Sequence[Sample], driver: Any = None) -> Any:
+        """One call of all stages; each sample's generator goes on from stage to stage.
+
+        Args:
+            samples: one row of the call each.
+            driver: called in the place of the cascade.
+
+        Raises:
+            UsageError: settings that a stage refuses; row and stage are named.
+        """
+        generators = [generator(sample) for sample in samples]
+        chain = driver or self.fast
+        try:
+            with ExitStack() as stack:
+                for name, pipe in self.pipe.pipes.items():
+                    pipe.scheduler = self.schedulers[name]
+                    stack.enter_context(own_noise(pipe, generators))
+                    stack.enter_context(self.stage_options[name].around(getattr(chain, "drivers", {}).get(name, chain)))
+                return chain([sample.prompt for sample in samples], generator=generators)
+        except UsageError as error:
+            raise UsageError(f"row '{self.plan.name}': {error}") from error
+
+
 @contextmanager
-def _named(stage: Stage, call: Mapping[str, Any] | None = None) -> Iterator[None]:
+def _named(stage: str, pipe: Any, call: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Name the stage in whatever its pipeline or a method refuses, or its bare pipeline fails in as well.
 
     Args:
         stage: whose turn it is.
-        call: the arguments, where its pipeline is called.
+        pipe: its pipeline.
+        call: the arguments, where the pipeline is called.
     """
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"stage '{stage.name}': {error}") from error
+        raise UsageError(f"stage '{stage}': {error}") from error
     except Exception as error:
-        told = errors.explained(error, stage.pipe, call, "its model")
+        told = errors.explained(error, pipe, call, "its model")
         if told is None:
             raise
-        raise UsageError(f"stage '{stage.name}': {told}") from error
-
-
-def _reads(pipe: Any) -> bool:
-    return getattr(pipe, "text_encoder", None) is not None
-
-
-def _negative(text: dict[str, Any]) -> dict[str, Any]:
-    return {"negative_prompt": text["negative_prompt"]} if "negative_prompt" in text else {}
-
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    return value.to(dtype) if isinstance(value, Tensor) else value
+        raise UsageError(f"stage '{stage}': {told}") from error
 
 
 def _handed_on(images: Tensor, source: Any, target: Any) -> Tensor:

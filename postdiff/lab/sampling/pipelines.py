@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.lab.network import offloading
-from postdiff.lab.pipelines import loading, models, random_weights
+from postdiff.lab.network import network_options
+from postdiff.lab.pipelines import models, random_weights
 from postdiff.lab.plan import Plan
-from postdiff.lab.sampling.cascade_sampler import CascadeSampler
+from postdiff.lab.sampling.cascade import CascadeSampler
 from postdiff.lab.sampling.sampler import Sampler
 
 __all__ = ["Pipelines", "Sampler"]
@@ -32,9 +32,9 @@ class Pipelines:
             self._key, self._pipes = None, {}  # the old one first: two may not fit in memory
             load = random_weights.load if plan.config.weights == "random" else models.load
             for name, (card, dtype) in wanted.items():
-                with loading.complete(plan.config.model):
-                    self._pipes[name] = load(card, dtype, offloading.starts_on(offload, device))
-                offloading.place(self._pipes[name], offload, device)
+                self._pipes[name] = load(card, dtype, "cpu" if offload else device)
+                if offload:
+                    network_options.place(self._pipes[name], offload, device)
             self._key, self._schedulers = key, {name: pipe.scheduler for name, pipe in self._pipes.items()}
         if plan.stages:
             return CascadeSampler(self._pipes, self._schedulers, plan)

@@ -13,7 +13,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.inputs import conditions
 from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.pipelines import intake, random_weights, sizes
+from postdiff.lab.pipelines import random_weights, signature, sizes
 from postdiff.lab.plan import Plan
 from postdiff.lab.samples import Sample, generator
 from postdiff.lab.sampling import errors
@@ -51,9 +51,9 @@ class Sampler:
         except UsageError as error:
             raise UsageError(f"row '{plan.name}': {error}") from error
         self.scheduler = schedulers.layered(scheduler, plan.card.scheduler, plan.config.scheduler)
-        self.intake = intake.intake_of(type(pipe))
+        self.signature = signature.signature_of(type(pipe))
         try:
-            intake.check(self.intake, plan.offer)
+            signature.check(self.signature, plan.config, plan.data_card)
             self._check_classes()
             self._check_size()
             self._check_frames()
@@ -72,7 +72,7 @@ class Sampler:
         Raises:
             UsageError: settings that the pipeline refuses, or a picture to begin with that cannot be read.
         """
-        config, accepted = self.plan.config, self.intake.accepted
+        config, accepted = self.plan.config, self.signature.accepted
         arguments: dict[str, Any] = {
             "generator": [generator(sample) for sample in samples],
             "num_inference_steps": config.steps,
@@ -82,8 +82,8 @@ class Sampler:
         for name in ("guidance_scale", "height", "width", "strength"):
             if (value := getattr(config, name)) is not None and name in accepted:
                 arguments[name] = value
-        if self.intake.usual_frames is not None:
-            arguments[intake.FRAMES] = config.frames
+        if self.signature.default_frames is not None:
+            arguments[signature.FRAMES] = config.frames
         if "use_resolution_binning" in accepted:
             # PixArt would draw at the nearest of its own sizes and shrink the picture afterwards.
             arguments["use_resolution_binning"] = False
@@ -93,7 +93,7 @@ class Sampler:
             with own_noise(self.pipe, arguments["generator"]), self.options.around(driver):
                 made = driver(**arguments)
             if arguments["output_type"] == "pt":
-                frames = None if self.intake.usual_frames is None else config.frames
+                frames = None if self.signature.default_frames is None else config.frames
                 sizes.check_drawn(self.pipe, made, config.height, config.width, frames)
             return made
         except UsageError as error:
@@ -130,16 +130,16 @@ class Sampler:
     @property
     def in_pixels(self) -> bool:
         """Whether pictures come in [-1, 1]."""
-        return intake.in_pixels(self.pipe)
+        return signature.in_pixels(self.pipe)
 
     def _inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What the pipeline starts from: text or classes, and pictures."""
-        if self.intake.classes:
+        if self.signature.classes:
             return {"class_labels": [sample.label for sample in samples]}
         found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples]}
         if self.plan.config.weights == "random":
             found = random_weights.inputs(self.plan.card, self.pipe, samples)
-        if self.intake.picture:
+        if self.signature.image:
             size, condition = self._picture_size(), self.plan.data_card.condition
             found["image"] = [
                 conditions.prepared(sample.picture, size, condition) for sample in samples if sample.picture is not None
@@ -156,7 +156,7 @@ class Sampler:
     def _check_size(self) -> None:
         """Refuse a size that would be passed over in silence."""
         wanted = (self.plan.config.height, self.plan.config.width)
-        if "height" in self.intake.accepted or self.intake.picture:
+        if "height" in self.signature.accepted or self.signature.image:
             return
         native = sizes.of_pipeline(self.pipe)
         if native is not None and any(asked not in (None, own) for asked, own in zip(wanted, native, strict=True)):
@@ -177,12 +177,12 @@ class Sampler:
 
     def _check_frames(self) -> None:
         """A card from the hub that does not name its class says too late that it makes videos."""
-        if self.intake.usual_frames is not None and self.plan.config.frames is None:
+        if self.signature.default_frames is not None and self.plan.config.frames is None:
             raise UsageError(f"{type(self.pipe).__name__} makes videos; name it under 'pipeline' in the model card")
 
     def _check_classes(self) -> None:
         known = getattr(getattr(self.pipe, self.fast.family.network).config, "num_embeds_ada_norm", None)
-        if not self.intake.classes or known is None:
+        if not self.signature.classes or known is None:
             return
         for entry in self.plan.entries:
             if entry.label is not None and entry.label >= known:

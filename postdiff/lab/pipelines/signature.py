@@ -1,0 +1,94 @@
+"""What a pipeline takes, read from the signature of its call, and whether card, data and run give just that."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from postdiff.engine.errors import UsageError
+from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.inputs.data_cards import DataCard
+
+__all__ = ["FRAMES", "Signature", "check", "in_pixels", "signature_of"]
+
+FRAMES = "num_frames"  # what video pipelines call their length
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a pipeline class takes.
+
+    Attributes:
+        name: of the class.
+        accepted: all arguments of its call.
+        prompts: whether it takes text.
+        classes: whether it takes class labels.
+        image: whether it takes an image: a ControlNet's condition, or where image-to-image starts.
+        default_frames: the length of a video; None if it makes single images.
+        default_steps: inference steps.
+    """
+
+    name: str
+    accepted: frozenset[str]
+    prompts: bool
+    classes: bool
+    image: bool
+    default_frames: int | None
+    default_steps: int
+
+
+def signature_of(cls: Any) -> Signature:
+    """What the pipelines of a class take; a subclass whose call passes on what it does not name takes its parent's."""
+    found: dict[str, inspect.Parameter] = {}
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    for owner in (each for each in cls.__mro__ if "__call__" in vars(each)):
+        own = inspect.signature(vars(owner)["__call__"]).parameters
+        found = {name: parameter for name, parameter in own.items() if parameter.kind not in variable} | found
+        if all(parameter.kind != inspect.Parameter.VAR_KEYWORD for parameter in own.values()):
+            break
+    return Signature(
+        name=cls.__name__,
+        accepted=frozenset(found),
+        prompts="prompt" in found,
+        classes="class_labels" in found,
+        image="image" in found,
+        default_frames=int(found[FRAMES].default) if FRAMES in found else None,
+        default_steps=int(found["num_inference_steps"].default) if "num_inference_steps" in found else 50,
+    )
+
+
+def check(wanted: Signature, config: RunConfig, data_card: DataCard) -> None:
+    """Refuse what does not fit, either way.
+
+    Args:
+        wanted: what the pipeline takes.
+        config: of the row, with the model card's strength and frames where it has none of its own.
+        data_card: of the row.
+
+    Raises:
+        UsageError: one line with the first thing that is missing or of no use.
+    """
+    name, data = wanted.name, f"data '{config.data}'"
+    images, classes = data_card.images is not None, data_card.classes is not None
+    if wanted.classes and not classes:
+        raise UsageError(f"{name} takes no prompt but a class, and {data} has prompts; use data=imagenet")
+    if not wanted.classes and not wanted.prompts:
+        raise UsageError(f"{name} takes no prompt; experiments need a text-to-image or class-conditional model")
+    if not wanted.classes and classes:
+        raise UsageError(f"{data} has classes, and {name} takes prompts; use data of prompts")
+    if "mask_image" in wanted.accepted:
+        raise UsageError(f"{name} needs a mask, which no data card has; use an image-to-image pipeline")
+    if wanted.image and not images:
+        raise UsageError(f"{name} needs a picture for each prompt, and {data} has none; name them under 'images' there")
+    if not wanted.image and images:
+        raise UsageError(f"{data} has pictures, and {name} takes none; use data without 'images'")
+    if config.strength is not None and "strength" not in wanted.accepted:
+        raise UsageError(f"strength={config.strength} is for image-to-image, and {name} is none; leave it out")
+    if config.frames is not None and wanted.default_frames is None:
+        raise UsageError(f"frames={config.frames} is for videos, and {name} makes single pictures; leave it out")
+
+
+def in_pixels(pipe: Any) -> bool:
+    """Whether the pipeline diffuses pixels: its images are then in [-1, 1] as tensors, all others' in [0, 1]."""
+    return getattr(pipe, "vae", None) is None
