@@ -14,7 +14,7 @@ from measured import rows_of
 from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, number_points, program, save
 
 from postdiff.lab.tables.rows import Row
-from postdiff.metrics import METRICS
+from postdiff.metrics import facts
 
 EXPERIMENT = "comparison"
 QUALITIES = (FRECHET, TEXT)
@@ -36,7 +36,7 @@ def kind_of(row: Row) -> str:
 
 def frontier(rows: Sequence[Row], cost: str, quality: str) -> list[Row]:
     """The rows that no other one beats at the same or a smaller cost, the cheapest first."""
-    sign = 1 if METRICS[quality].higher_is_better else -1
+    sign = 1 if facts(quality).higher_is_better else -1
     found: list[Row] = []
     for row in sorted(rows, key=lambda row: (row[cost], -sign * row[quality])):
         if not found or sign * row[quality] > sign * found[-1][quality]:

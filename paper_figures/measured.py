@@ -13,7 +13,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
 from postdiff.lab.records import record
 from postdiff.lab.tables.rows import Row, flat_rows
-from postdiff.metrics import METRICS
+from postdiff.metrics import facts
 
 __all__ = ["named", "rows_of", "spans"]
 
@@ -62,7 +62,7 @@ def spans(fewer: Sequence[Row], cheaper: Sequence[Row], metric: str) -> list[tup
             return []
         curves.append(list(zip(*sorted(known), strict=True)))
     start, end = max(savings[0] for savings, _ in curves), min(savings[-1] for savings, _ in curves)
-    sign = 1 if METRICS[metric].higher_is_better else -1
+    sign = 1 if facts(metric).higher_is_better else -1
 
     def gain(saving: float) -> float:
         return sign * float(np.interp(saving, *curves[1]) - np.interp(saving, *curves[0]))

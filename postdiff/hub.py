@@ -10,14 +10,17 @@ import hashlib
 import os
 import re
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from postdiff import model_files
 from postdiff.engine.errors import UsageError
 
-__all__ = ["altered", "commit", "fetch_file", "fetch_network", "fetch_pipeline", "offline"]
+__all__ = ["altered", "commit", "fetch_file", "fetch_files", "fetch_network", "fetch_pipeline", "offline", "parts"]
+
+
+OWN_FOLDER = "give model=/path/to/folder"
 
 
 @functools.cache
@@ -100,14 +103,28 @@ def fetch_network(repository: str, revision: str | None, variant: str | None) ->
     Raises:
         UsageError: it is not on this machine and cannot be fetched.
     """
-    import huggingface_hub
-
-    exact = commit(repository, revision)
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
     wanted = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", "*.index*.json"]
-    with _told(repository, revision):
+    return fetch_files(repository, commit(repository, revision), wanted)
+
+
+def fetch_files(repository: str, revision: str | None, wanted: Sequence[str], remedy: str = OWN_FOLDER) -> Path:
+    """The folder of a repository with some of its files, fetched if they are not on this machine.
+
+    Args:
+        repository: "organisation/name".
+        revision: a commit, tag or branch; None means the default branch.
+        wanted: names or patterns.
+        remedy: what else one can do when they cannot be had.
+
+    Raises:
+        UsageError: they are not on this machine and cannot be fetched.
+    """
+    import huggingface_hub
+
+    with _told(repository, revision, remedy):
         folder = huggingface_hub.snapshot_download(
-            repository, revision=exact, allow_patterns=wanted, local_files_only=offline()
+            repository, revision=revision, allow_patterns=list(wanted), local_files_only=offline()
         )
     return Path(folder)
 
@@ -128,6 +145,12 @@ def fetch_file(repository: str, revision: str | None, name: str) -> Path:
     exact = commit(repository, revision)
     with _told(repository, revision):
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=exact, local_files_only=offline()))
+
+
+def parts(place: str) -> tuple[str, str | None]:
+    """Repository and revision of "organisation/name[@revision]"."""
+    repository, _, revision = place.partition("@")
+    return repository, revision or None
 
 
 def offline() -> bool:
@@ -151,7 +174,7 @@ def _as_fetched(file: Path) -> bool:
 
 
 @contextmanager
-def _told(repository: str, revision: str | None) -> Iterator[None]:
+def _told(repository: str, revision: str | None, remedy: str = OWN_FOLDER) -> Iterator[None]:
     """Turn whatever goes wrong on the way to the hub into one line."""
     import diffusers
     from huggingface_hub import constants
@@ -165,11 +188,11 @@ def _told(repository: str, revision: str | None) -> Iterator[None]:
     except Exception as error:
         tried = f"{repository}@{revision or 'main'} is missing or incomplete in {constants.HF_HUB_CACHE}"
         if offline():
-            why, remedy = "HF_HUB_OFFLINE is set, so it was not fetched", "run once without HF_HUB_OFFLINE"
+            why, first = "HF_HUB_OFFLINE is set, so it was not fetched", "run once without HF_HUB_OFFLINE"
         else:
             cause = error.__cause__ or error
             reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 200, placeholder=" ...")
-            why, remedy = f"could not be fetched ({reason})", "connect once to fetch it"
-        raise UsageError(f"{tried}, and {why}; {remedy}, or give model=/path/to/folder") from error
+            why, first = f"could not be fetched ({reason})", "connect once to fetch it"
+        raise UsageError(f"{tried}, and {why}; {first}, or {remedy}") from error
     finally:
         log.set_verbosity(level)

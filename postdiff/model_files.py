@@ -19,7 +19,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["WEIGHTS", "content", "decides", "identity", "of_part", "refuse_disguised", "sha256", "shown"]
+__all__ = ["WEIGHTS", "decides", "identity", "of_part", "refuse_disguised", "sha256", "shown"]
 
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
@@ -66,7 +66,9 @@ def of_part(
         if pickles:
             raise UsageError(f"{pickles[0]} is in pickle format, which can run code when loaded; {CONVERT}")
         if (folder / "config.json").is_file() if weighted is None else weighted:
-            name = _named(STEMS[0 if _of_diffusers(folder) else 1] + WEIGHTS, variant)
+            config = folder / "config.json"
+            of_diffusers = not config.is_file() or "_class_name" in _parsed(config)
+            name = _named(STEMS[0 if of_diffusers else 1] + WEIGHTS, variant)
             raise UsageError(f"{folder} cannot be loaded as it has no {name}; {FETCH}")
     if (laid_over := folder / "adapter_config.json") in files:
         raise UsageError(
@@ -75,8 +77,11 @@ def of_part(
         )
     for file in files:
         if file.name.endswith("config.json"):
-            _refuse_leading_elsewhere(file)
-    return [file for file in files if not _is_weights(file) or file in chosen]
+            if not isinstance(values := _parsed(file), dict):
+                raise UsageError(f"{file} holds no keys, and might name another file by its value; {FETCH}")
+            if "transformers_weights" in values:
+                raise UsageError(f"{file} names weights of its own under 'transformers_weights'; {FETCH}")
+    return [file for file in files if file in chosen or not (file.suffix == WEIGHTS or INDEX.search(file.name))]
 
 
 def decides(name: Path) -> bool:
@@ -105,18 +110,19 @@ def identity(files: Iterable[Path], root: Path) -> str:
     """
     found = hashlib.sha256()
     for file in sorted(files):
-        found.update(f"{file.relative_to(root).as_posix()} {content(file)}\n".encode())
+        found.update(f"{file.relative_to(root).as_posix()} {sha256(file, values=True)}\n".encode())
     return KNOWN.get(found.hexdigest(), found.hexdigest())
 
 
-def content(file: Path) -> str:
-    """A hash of what a file says: of its bytes, or if it is JSON of its values."""
-    return sha256(file) if file.suffix != ".json" else _values(file.absolute(), *_state(file))
+def sha256(file: Path, values: bool = False) -> str:
+    """SHA-256 of a file, read once a process as long as it is not written to.
 
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, read once a process as long as it is not written to."""
-    return _sha256(file.absolute(), *_state(file))
+    Args:
+        file: any.
+        values: of JSON, hash its values and not its bytes, but for where it says that it was saved from.
+    """
+    state = file.stat()
+    return _sha256(file.absolute(), state.st_mtime_ns, state.st_size, values and file.suffix == ".json")
 
 
 @contextmanager
@@ -146,14 +152,6 @@ def shown(files: Iterable[Path], root: Path, what: str) -> Iterator[Path]:
             raise UsageError(f"{what} ({said[:120]}); {FETCH}") from error
 
 
-def _refuse_leading_elsewhere(config: Path) -> None:
-    values = _parsed(config)
-    if not isinstance(values, dict):
-        raise UsageError(f"{config} holds no keys, and might name another file by its value; {FETCH}")
-    if "transformers_weights" in values:
-        raise UsageError(f"{config} names weights of its own under 'transformers_weights'; {FETCH}")
-
-
 def _weights(folder: Path, variants: Iterable[str | None]) -> set[Path]:
     """Weight files and their indexes that a loader may choose, of the first variant that there is."""
     for variant in variants:
@@ -163,9 +161,9 @@ def _weights(folder: Path, variants: Iterable[str | None]) -> set[Path]:
             # Whole, or in pieces that an index lists; the last name is an older one.
             listed = [_named(f"{stem}{WEIGHTS}.index.json", variant)]
             listed += [f"{stem}{WEIGHTS}.{variant}.index.json"] if variant else []
-            found |= _present([single])
-            for index in _present(folder / name for name in listed):
-                found |= {index, *_pieces(index)}
+            found |= {single} if single.is_file() else set()
+            for index in (folder / name for name in listed):
+                found |= {index, *_pieces(index)} if index.is_file() else set()
         for file in sorted(found):
             if file.suffix == WEIGHTS:
                 refuse_disguised(file)
@@ -191,22 +189,9 @@ def _pieces(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _present(files: Iterable[Path]) -> set[Path]:
-    return {file for file in files if file.is_file()}
-
-
 def _named(name: str, variant: str | None) -> str:
     stem, dot, ending = name.rpartition(".")
     return f"{stem}.{variant}{dot}{ending}" if variant else name
-
-
-def _is_weights(file: Path) -> bool:
-    return file.suffix == WEIGHTS or INDEX.search(file.name) is not None
-
-
-def _of_diffusers(folder: Path) -> bool:
-    file = folder / "config.json"
-    return not file.is_file() or "_class_name" in _parsed(file)
 
 
 def _parsed(file: Path) -> Any:
@@ -217,22 +202,11 @@ def _parsed(file: Path) -> Any:
         return {}
 
 
-def _state(file: Path) -> tuple[int, int]:
-    state = file.stat()
-    return state.st_mtime_ns, state.st_size
-
-
 @functools.cache
-def _sha256(file: Path, changed: int, size: int) -> str:
+def _sha256(file: Path, changed: int, size: int, of_values: bool) -> str:
+    if of_values and (values := _parsed(file)):  # not if it is no JSON
+        if isinstance(values, dict):
+            values.pop("_name_or_path", None)
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@functools.cache
-def _values(file: Path, changed: int, size: int) -> str:
-    values = _parsed(file)
-    if not values:  # also if it is no JSON
-        return _sha256(file, changed, size)
-    if isinstance(values, dict):
-        values.pop("_name_or_path", None)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

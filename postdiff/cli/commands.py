@@ -97,12 +97,12 @@ def data_prepare(given: argparse.Namespace) -> None:
 def data_statistics(given: argparse.Namespace) -> None:
     """Make reference statistics and say where they are."""
     from postdiff.lab import quiet
-    from postdiff.lab.metrics import statistics_command
+    from postdiff.lab.metrics import reference_statistics
 
     quiet.quiet()
     names = ("images", "extractor", "mode", "crop", "device", "batch_size")
-    wish = statistics_command.Wish(**{name: getattr(given, name) for name in names})
-    print(statistics_command.statistics(given.name, wish))
+    request = reference_statistics.StatisticsRequest(**{name: getattr(given, name) for name in names})
+    print(reference_statistics.statistics(given.name, request))
 
 
 def export(given: argparse.Namespace) -> None:

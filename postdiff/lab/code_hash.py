@@ -27,15 +27,17 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @functools.cache
-def code_hash(classes: frozenset[type]) -> str:
+def code_hash(classes: frozenset[type], private: bool = False) -> str:
     """16 hexadecimal digits over the modules behind the classes of a stack, read once a process.
 
     Args:
         classes: of the methods. Those of private methods, in folders of `POSTDIFF_PATH`, may import what stands beside
             them, which counts as well.
+        private: whether files in folders of `POSTDIFF_PATH` alone count, as for metrics.
     """
     families = (f"postdiff.families.{name}" for name in plugins.own("families"))
-    return _hash([DRIVER, *families, *(parent.__module__ for cls in classes for parent in cls.__mro__)])
+    driving = [] if private else [DRIVER, *families]
+    return _hash([*driving, *(parent.__module__ for cls in classes for parent in cls.__mro__)], private)
 
 
 def added(kind: str, names: Iterable[str | None]) -> dict[str, str]:
@@ -48,11 +50,13 @@ def added(kind: str, names: Iterable[str | None]) -> dict[str, str]:
     return {f"{kind}/{name}": _hash([f"postdiff.{kind}.{name}"]) for name in names if name in own}
 
 
-def _hash(waiting: list[str]) -> str:
+def _hash(waiting: list[str], private: bool = False) -> str:
     found: dict[str, str] = {}
     while waiting:
         name = waiting.pop()
         if name in found or name in MUTE or (file := _file(name)) is None:
+            continue
+        if private and not plugins.is_private(str(file)):
             continue
         tree = _tree(file)
         found[name] = _digest(file)

@@ -10,7 +10,7 @@ from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.devices import placement
 from postdiff.lab.inputs.data_cards import DataCard, Entry
-from postdiff.lab.metrics import measuring
+from postdiff.lab.metrics import chosen
 from postdiff.lab.network import network_options
 from postdiff.lab.pipelines import models, quantization, random_weights, signature, sizes
 from postdiff.lab.pipelines.cards import ModelCard
@@ -57,10 +57,10 @@ def fill(
         dtype=config.dtype or card.dtype,
         device=device,
         network=dataclasses.replace(config.network, offload=offload),
-        metrics=[] if random else measuring.chosen(config, count, card, data_card),
+        metrics=[] if random else chosen.chosen(config, count, card, data_card),
     )
     measured = metric_specs.names(filled.metrics)
-    if filled.step_scores and next(measuring.step_metrics(measured), None) is None:
+    if filled.step_scores and next(chosen.step_metrics(measured), None) is None:
         raise UsageError(
             f"step_scores=true needs a text score among the metrics, and those of model '{config.model}' are "
             f"{', '.join(measured) or 'none'}; use model=emoji or step_scores=false"

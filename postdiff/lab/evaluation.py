@@ -20,13 +20,13 @@ from postdiff.lab.devices import distributed
 from postdiff.lab.generate import generate_batch
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.images.marked_png import pixel_hash
-from postdiff.lab.metrics import intervals, measuring
+from postdiff.lab.metrics import chosen, intervals
 from postdiff.lab.plan import Plan
 from postdiff.lab.records.record import Value
 from postdiff.lab.samples import Sample, Shard, measured_batches, measured_share
 from postdiff.lab.sampling.sampler import Sampler
 from postdiff.lab.stored import images_of, references_of
-from postdiff.metrics import METRICS
+from postdiff.metrics import names
 from postdiff.metrics.base import PerImageMetric
 
 __all__ = ["Evaluation", "evaluate"]
@@ -66,6 +66,8 @@ class Evaluation(LightningModule):
         self.by_seed = nn.ModuleDict(
             {str(seed): MetricCollection(dict(named), compute_groups=False) for seed, named in (metrics or {}).items()}
         )
+        # A collection sorts its metrics by name; files keep the order of tables.
+        self.names = [name for name in names() if any(name in own for own in (metrics or {}).values())]
         self.rows: list[dict[str, Any]] = []
         self.values: dict[str, Value] = {}
 
@@ -84,7 +86,7 @@ class Evaluation(LightningModule):
             UsageError: a file that a metric needs is missing or does not fit.
         """
         if metrics is None:
-            metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
+            metrics = chosen.by_seed(plan.config, plan.card, plan.data_card)
         return cls(images_of(plan), sampler, references_of(plan), metrics, plan.references_id)
 
     def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
@@ -107,8 +109,7 @@ class Evaluation(LightningModule):
         if self.references is not None:
             inputs["references"] = self.references.read(batch).to(self.device)
         metrics.update(**inputs)
-        # A collection sorts its metrics by name; files keep the order of the table of metrics.
-        named = {name: metrics[name] for name in METRICS if name in metrics}
+        named = {name: metrics[name] for name in self.names}
         single = {name: metric.last.tolist() for name, metric in named.items() if isinstance(metric, PerImageMetric)}
         for place, (sample, image) in enumerate(zip(batch, images, strict=True)):
             self.rows.append(
@@ -137,10 +138,10 @@ class Evaluation(LightningModule):
             self.rows = self._in_order(itertools.chain(*distributed.gather(self.rows)))
         total = sum(counts.values())
         first = self._metrics(next(iter(self.by_seed)))
-        for name in (known for known in METRICS if known in first):
+        for name in self.names:
             metric = first[name]
             # A Frechet distance needs two images; a part of a run may have seeds with fewer.
-            least = METRICS[name].least
+            least = int(metric.least)  # type: ignore[arg-type]
             per_seed = {
                 seed: float(self._metrics(seed)[name].compute()) for seed, count in counts.items() if count >= least
             }

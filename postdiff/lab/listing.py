@@ -6,7 +6,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable
 
-from postdiff import catalog, methods, presets
+from postdiff import catalog, methods, metrics, presets
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.family import FAMILIES, Family
@@ -15,7 +15,6 @@ from postdiff.lab.config import schedulers
 from postdiff.lab.config.schedulers import SCHEDULERS
 from postdiff.lab.inputs import conditions, data_cards
 from postdiff.lab.loggers.base import Logger
-from postdiff.metrics import METRICS
 
 __all__ = ["KINDS", "listing", "render"]
 
@@ -100,7 +99,7 @@ KINDS: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], str]]] = {
     "methods": (lambda: [*methods.names(), *methods.twice(), *catalog.names("methods")], _of_method),
     "experiments": (lambda: catalog.names("experiments"), lambda name: _of_card("experiments", name)),
     "data": (lambda: [*catalog.names("data"), *data_cards.prepared_names()], _of_data),
-    "metrics": (lambda: METRICS, lambda name: METRICS[name].summary),
+    "metrics": (metrics.names, lambda name: metrics.facts(name).summary),
     "schedulers": (lambda: [*SCHEDULERS, *plugins.own("schedulers")], _of_scheduler),
     "conditions": (
         lambda: [*conditions.CONDITIONS, *plugins.own("conditions")],

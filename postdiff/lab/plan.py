@@ -13,22 +13,21 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from postdiff import catalog, metrics, presets
+from postdiff import catalog, metrics, model_files, presets
 from postdiff.engine.errors import UsageError
 from postdiff.lab import code_hash, defaults
 from postdiff.lab.config import metric_specs, schedulers
 from postdiff.lab.config.experiment import Experiment, Row
+from postdiff.lab.config.metric_specs import PLACES
 from postdiff.lab.config.schema import NetworkConfig, RunConfig, digest
-from postdiff.lab.files import weights
 from postdiff.lab.inputs import data_cards
 from postdiff.lab.inputs.data_cards import DataCard, Entry
-from postdiff.lab.metrics import measuring
+from postdiff.lab.metrics import chosen
 from postdiff.lab.network import network_options
 from postdiff.lab.pipelines import models, random_weights, stages
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.samples import Sample, batches, samples
-from postdiff.metrics.options import PLACES
 
 __all__ = ["Plan", "plan_rows", "same_weights"]
 
@@ -95,12 +94,12 @@ class Plan:
     @property
     def paired(self) -> bool:
         """Whether a metric needs the reference images."""
-        return any("references" in metrics.find(name).needs for name in self.metrics)
+        return any("references" in metrics.facts(name).needs for name in self.metrics)
 
     @property
     def step_metric(self) -> str | None:
         """The metric that scores every step, if `step_scores` asks for it: one of image and prompt alone."""
-        return next(measuring.step_metrics(self.metrics), None) if self.config.step_scores else None
+        return next(chosen.step_metrics(self.metrics), None) if self.config.step_scores else None
 
     @property
     def accelerated(self) -> bool:
@@ -230,7 +229,7 @@ def _plan(
         **_conditions(config, data_card, available),
     }
     row, entries = dataclasses.replace(row, config=config), tuple(available[: config.count])
-    measured_with = measuring.measured_with(config, card, data_card)
+    measured_with = chosen.measured_with(config, card, data_card)
     return Plan(experiment, row, config, card, data_card, methods, entries, chain, source, measured_with)
 
 
@@ -263,7 +262,7 @@ def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Entry]
         name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None
     }
     if data_card.images is not None:
-        files = [weights.file_hash(entry.picture) for entry in entries if entry.picture is not None]
+        files = [model_files.sha256(entry.picture) for entry in entries if entry.picture is not None]
         found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
         found |= code_hash.added("conditions", [data_card.condition.name])
     if data_card.classes is not None:

@@ -11,7 +11,7 @@ from postdiff.lab.evaluation import Evaluation, evaluate
 from postdiff.lab.generate import generate
 from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
-from postdiff.lab.metrics import measuring
+from postdiff.lab.metrics import chosen
 from postdiff.lab.plan import Plan
 from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
@@ -33,7 +33,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     """
     started = job_record.now()
     # First of all: an encoder that does not fit must not be found out after an hour of sampling.
-    metrics = measuring.by_seed(plan.config, plan.card, plan.data_card)
+    metrics = chosen.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one image shows it before many are made.
     images, references, sampler = images_of(plan), references_of(plan), pipelines.sampler(plan)
     spent = row_macs.count(plan, sampler)
@@ -78,7 +78,7 @@ def score(plan: Plan, report: Report) -> Record:
         UsageError: an image is damaged.
     """
     started, images = job_record.now(), images_of(plan)
-    found = evaluate(plan, Evaluation.of(plan, measuring.by_seed(plan.config, plan.card, plan.data_card)))
+    found = evaluate(plan, Evaluation.of(plan, chosen.by_seed(plan.config, plan.card, plan.data_card)))
     before = job_record.last(plan)
     if before is None:
         report(f"{plan.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")

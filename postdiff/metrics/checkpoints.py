@@ -1,25 +1,28 @@
-"""Checkpoints that a metric needs and nothing ships: where they are looked for, and one line when they are missing.
-
-A folder or "organisation/name[@revision]" in an environment variable goes before the authors' repository. The hub's own
-switches hold: HF_HOME and HF_HUB_CACHE say where files are kept, HF_HUB_OFFLINE that nothing is fetched.
-"""
+"""Weights that a metric needs and nothing ships: where they are looked for, and one line when they are missing."""
 
 from __future__ import annotations
 
 import os
-import textwrap
+import pickle
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from postdiff import model_files
+import torch
+
+from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 
-__all__ = ["CLIP", "CMMD", "IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "fetched", "hash_of"]
+__all__ = ["CLIP", "CMMD", "IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "WeightFile"]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the weights behind a metric come from.
+    """Where a folder of weights comes from: the authors' repository on the hub, or what goes before it.
+
+    A folder or "organisation/name[@revision]" in an environment variable does.
 
     Attributes:
         name: what people call the scorer.
@@ -44,7 +47,7 @@ class Checkpoint:
             UsageError: no such folder, a file is missing, or it cannot be fetched.
         """
         local = self._local()
-        found = local or fetched(self._place(), (self.weights, *self.beside), self._remedy())
+        found = local or self._fetched()
         if not (found / self.weights).is_file():
             raise UsageError(f"{self.name}: {found} has no {self.weights}; {self._remedy()}")
         return found
@@ -71,8 +74,12 @@ class Checkpoint:
         if self._local() is not None:
             folder = self.folder()
             return model_files.identity(self.files(folder), folder)[:16]
-        repository, revision = _parts(self._place())
+        repository, revision = hub.parts(self._place())
         return f"{repository}@{fetched_to.name if fetched_to else revision or 'main'}"
+
+    def _fetched(self) -> Path:
+        remedy = f"set {self.variable} to a folder with its files"
+        return hub.fetch_files(*hub.parts(self._place()), (self.weights, *self.beside), remedy)
 
     def _place(self) -> str:
         return self.given or os.environ.get(self.variable) or self.hub
@@ -97,40 +104,67 @@ CMMD = Checkpoint("CMMD's CLIP", "POSTDIFF_CMMD", "openai/clip-vit-large-patch14
 IMAGE_REWARD = Checkpoint("ImageReward", "POSTDIFF_IMAGEREWARD", "THUDM/ImageReward", "ImageReward.pt")
 
 
-def fetched(place: str, files: tuple[str, ...], remedy: str) -> Path:
-    """A repository's folder on this machine, with these files of it.
+@dataclass(frozen=True)
+class WeightFile:
+    """One file of weights, which a library would fetch by itself in the middle of a run.
 
-    Args:
-        place: "organisation/name[@revision]".
-        files: names or patterns.
-        remedy: what to do when it cannot be had.
-
-    Raises:
-        UsageError: it is not on this machine and cannot be fetched.
+    Attributes:
+        name: what people call the network.
+        variable: environment variable that may name the file or its folder.
+        address: where it is published.
     """
-    import huggingface_hub
-    from huggingface_hub import constants
 
-    repository, revision = _parts(place)
-    offline = huggingface_hub.is_offline_mode()
-    try:
-        folder = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=list(files), local_files_only=offline
-        )
-    # What the hub's client raises without a connection depends on the HTTP library beneath it.
-    except Exception as error:
-        cause = error.__cause__ or error
-        reason = textwrap.shorten(f"{type(cause).__name__}: {cause}", 200, placeholder=" ...")
-        why = "HF_HUB_OFFLINE is set" if offline else f"could not be fetched ({reason})"
-        raise UsageError(f"{place} is not in {constants.HF_HUB_CACHE}, and {why}; connect once, or {remedy}") from error
-    return Path(folder)
+    name: str
+    variable: str
+    address: str
 
+    @property
+    def file_name(self) -> str:
+        """What it is called where it is published."""
+        return self.address.rpartition("/")[2]
 
-def _parts(place: str) -> tuple[str, str | None]:
-    repository, _, revision = place.partition("@")
-    return repository, revision or None
+    def given(self, place: str | None) -> Path | None:
+        """The file that `place`, or else the variable, names; None if neither does."""
+        named = place or os.environ.get(self.variable)
+        file = Path(named).expanduser() if named else None
+        return file / self.file_name if file is not None and file.is_dir() else file
 
+    def place(self, place: str | None = None) -> Path:
+        """The same, or where torch keeps what it fetches."""
+        return self.given(place) or Path(torch.hub.get_dir()) / "checkpoints" / self.file_name
 
-def hash_of(file: Path) -> str:
-    """16 hexadecimal digits of a file's content."""
-    return model_files.sha256(file)[:16]
+    def found(self, what: str, place: str | None = None) -> Path:
+        """The file, checked to hold tensors and nothing else.
+
+        Args:
+            what: the metric and what it needs, for messages.
+            place: a file that goes before the variable.
+
+        Raises:
+            UsageError: there is none, or it is no file of tensors.
+        """
+        file = self.place(place)
+        if not file.is_file():
+            raise UsageError(
+                f"{what}, and there is no file {file}; get it from {self.address} and set {self.variable} to it"
+            )
+        try:
+            torch.load(file, map_location="cpu", weights_only=True)
+        # What it raises depends on the first bytes of what is no such file.
+        except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError):
+            raise UsageError(f"{what}, and {file} holds something else; get it from {self.address}") from None
+        return file.resolve()
+
+    @contextmanager
+    def in_place(self, file: Path) -> Iterator[None]:
+        """Within the block, torch.hub has fetched the address already, and it is this file."""
+        before = torch.hub.get_dir()
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Path(folder) / "checkpoints"
+            kept.mkdir()
+            (kept / self.file_name).symlink_to(file)
+            torch.hub.set_dir(folder)
+            try:
+                yield
+            finally:
+                torch.hub.set_dir(before)

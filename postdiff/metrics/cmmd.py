@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.features import FeatureMetric
-from postdiff.metrics.real import Real
+from postdiff.metrics.base import check_ranges
+from postdiff.metrics.features import MOST_SIDE, FeatureMetric
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["CMMD", "gaussian_mmd"]
+__all__ = ["CMMD", "CMMDOptions", "gaussian_mmd"]
 
 SIGMA, SCALE = 10.0, 1000.0
 ROWS = 4096
@@ -31,27 +32,48 @@ def _mean_kernel(x: Tensor, y: Tensor) -> Tensor:
     return total / (len(x) * len(y))
 
 
-class CMMD(FeatureMetric):
-    """CLIP maximum mean discrepancy.
+@dataclass
+class CMMDOptions:
+    """CMMD.
 
-    Args:
-        extractor: a CLIP model's picture tower; the authors' is ViT-L/14 at 336 pixels.
-        real: features of the real pictures.
-        resamples: see `FeatureMetric`.
+    Attributes:
+        model: CLIP folder or repository of the hub; null means the authors' ViT-L/14 at 336 pixels.
+        reference: name of the data, or statistics file, to compare with; null means the row's own data.
+        crop: of the reference images, as `postdiff data statistics --crop` was given; null means none.
+    """
+
+    model: str | None = None
+    reference: str | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, crop=(1, MOST_SIDE))
+
+
+class CMMD(FeatureMetric):
+    """1000 x squared MMD to real pictures in CLIP features; needs its weights and 'postdiff data statistics'.
+
+    CLIP maximum mean discrepancy.
 
     Reference:
         Jayasumana et al., "Rethinking FID", CVPR 2024, arXiv:2401.09603. Pictures go through the model's own processor
         (centre crop included), where the authors resize to the full square; for square pictures this is the same.
     """
 
+    title = "CMMD"
     higher_is_better = False
-    real: Real
+    digits = 3
+    least = 2
+    mode = "clip"
+    real: ReferenceStatistics
+    Options = CMMDOptions
 
-    def __init__(self, extractor: Extractor, real: Real, resamples: int = 0) -> None:
-        super().__init__(extractor, real, resamples)
+    @classmethod
+    def _network(cls, options: Any) -> tuple[str, str | None]:
+        return cls.mode, options.model
 
-    def figure(self, features: Tensor | None) -> Tensor:
-        assert features is not None
+    def figure(self, features: Tensor) -> Tensor:
+        assert self.real.features is not None
         return gaussian_mmd(self.real.features.to(features.device), features)
 
     def identity(self) -> dict[str, Any]:

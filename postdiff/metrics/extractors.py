@@ -6,7 +6,6 @@ TorchScript holds a program beside its weights, and so runs code of its own: it 
 from __future__ import annotations
 
 import functools
-import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,24 +17,19 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from torch import Tensor, nn
 
+from postdiff import model_files
 from postdiff.engine.errors import UsageError
-from postdiff.metrics import torch_files
-from postdiff.metrics.checkpoints import hash_of
-from postdiff.metrics.extractor import Extractor
+from postdiff.metrics.checkpoints import WeightFile
+from postdiff.metrics.features import Extractor
 
-__all__ = ["TorchExtractor", "file_of", "load"]
+__all__ = ["TorchExtractor", "load", "weights_hash"]
 
-# What clean-fid would fetch by itself, in the middle of a run and with no word about it.
-TORCHSCRIPT = (
+TORCHSCRIPT = WeightFile(
+    "Inception",
     "POSTDIFF_INCEPTION",
-    "inception-2015-12-05.pt",
     "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/inception-2015-12-05.pt",
 )
-PYTORCH = (
-    "POSTDIFF_INCEPTION_PYTORCH",
-    inception_pytorch.FID_WEIGHTS_URL.rpartition("/")[2],
-    inception_pytorch.FID_WEIGHTS_URL,
-)
+PYTORCH = WeightFile("pytorch-fid's Inception", "POSTDIFF_INCEPTION_PYTORCH", inception_pytorch.FID_WEIGHTS_URL)
 RESIZE = {
     "clean": "to 299x299, PIL bicubic with antialiasing, not rounded",
     "legacy_pytorch": "to 299x299, torch bilinear without antialiasing",
@@ -53,6 +47,8 @@ class TorchExtractor(Extractor):
         checkpoint: which weights.
         classes: gives (B, classes) probabilities of pictures as `network` takes them; None if it has no classes.
     """
+
+    mode: str
 
     def __init__(
         self,
@@ -87,7 +83,7 @@ class TorchExtractor(Extractor):
         if self._classes is None:
             raise UsageError(
                 f"extractor {self.name} gives no class scores, which the Inception Score needs; use "
-                f"{TORCHSCRIPT[1]}, or a TorchScript file that you trust, with a method logits(pictures)"
+                f"{TORCHSCRIPT.file_name}, or a TorchScript file that you trust, with a method logits(pictures)"
             )
         return self._classes(self._prepared(images)).float()
 
@@ -121,27 +117,21 @@ class _InceptionPytorch(nn.Module):
 
     def __init__(self, file: Path) -> None:
         super().__init__()
-        with torch_files.in_place_of(PYTORCH[2], file):
+        with PYTORCH.in_place(file):
             self.network = inception_pytorch.InceptionV3(output_blocks=[3], resize_input=False)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images / 255)[0].flatten(1)
 
 
-def file_of(mode: str, place: str | None) -> Path | None:
-    """The file that `load` reads, or None if it is nowhere.
+def _source(mode: str) -> WeightFile:
+    return PYTORCH if mode == "legacy_pytorch" else TORCHSCRIPT
 
-    Args:
-        mode: clean, legacy_pytorch or legacy_tensorflow.
-        place: a file, a folder that holds Inception under its own name, or None for the environment variable.
-    """
-    variable, name, _ = _source(mode)
-    given = place or os.environ.get(variable)
-    if not given:
-        return None
-    found = Path(given).expanduser()
-    found = found / name if found.is_dir() else found
-    return found if found.is_file() else None
+
+def weights_hash(mode: str, place: str | None = None) -> str | None:
+    """16 hexadecimal digits of the file that `load` reads; None if there is none."""
+    file = _source(mode).given(place)
+    return None if file is None or not file.is_file() else model_files.sha256(file)[:16]
 
 
 def load(mode: str, place: str | None = None) -> TorchExtractor:
@@ -149,32 +139,28 @@ def load(mode: str, place: str | None = None) -> TorchExtractor:
 
     Args:
         mode: clean, legacy_pytorch or legacy_tensorflow.
-        place: see `file_of`. Any TorchScript file serves that takes float pictures (B, 3, H, W) from 0 to 255 and gives
-            (B, d), with an exported method `logits` if the Inception Score is wanted. It runs code of its own.
+        place: a file, a folder that holds Inception under its own name, or None for the environment variable. Any
+            TorchScript file serves that takes float pictures (B, 3, H, W) from 0 to 255 and gives (B, d), with an
+            exported method `logits` if the Inception Score is wanted. It runs code of its own.
 
     Raises:
         UsageError: no file, with the address to get it from; or it is not of the right kind.
     """
-    file = file_of(mode, place)
-    if file is None:
-        variable, name, address = _source(mode)
-        given = place or os.environ.get(variable)
-        why = f"there is no file {given}" if given else "no file is named"
+    source = _source(mode)
+    file = source.given(place)
+    if file is None or not file.is_file():
+        why = f"there is no file {file}" if file else "no file is named"
         raise UsageError(
-            f"mode {mode} needs the Inception network {name}, and {why}; get it from {address} and set {variable} to "
-            "it, or give the option extractor: FILE (TorchScript: it runs code)"
+            f"mode {mode} needs the Inception network {source.file_name}, and {why}; get it from {source.address} and "
+            f"set {source.variable} to it, or give the option extractor: FILE (TorchScript: it runs code)"
         )
     return _loaded(mode, file.resolve(), file.stat().st_mtime_ns)
-
-
-def _source(mode: str) -> tuple[str, str, str]:
-    return PYTORCH if mode == "legacy_pytorch" else TORCHSCRIPT
 
 
 # One copy for all metrics and seeds; the time of change, so that a file that was replaced is read again.
 @functools.lru_cache(maxsize=2)
 def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
-    mark = hash_of(file)
+    checkpoint = model_files.sha256(file)[:16]
     try:
         with warnings.catch_warnings():
             # torch would rather have another format, but this is the one that the weights are published in.
@@ -182,27 +168,29 @@ def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
             script = torch.jit.load(str(file), map_location="cpu").eval()
     except RuntimeError:
         if mode != "legacy_pytorch":
-            raise UsageError(f"{file} is no TorchScript file, which mode {mode} needs; get {TORCHSCRIPT[2]}") from None
-        return TorchExtractor(_pytorch(file), mode, "Inception-v3 of pytorch-fid", mark)
+            raise UsageError(
+                f"{file} is no TorchScript file, which mode {mode} needs; get {TORCHSCRIPT.address}"
+            ) from None
+        return TorchExtractor(_pytorch(file), mode, "Inception-v3 of pytorch-fid", checkpoint)
     if not hasattr(script, "layers"):
         own = getattr(script, "logits", None)
         classes = None if own is None else lambda pictures: own(pictures).softmax(1)
-        return TorchExtractor(script, mode, file.name, mark, classes)
+        return TorchExtractor(script, mode, file.name, checkpoint, classes)
     if mode == "legacy_pytorch":
-        raise UsageError(f"mode legacy_pytorch needs pytorch-fid's own weights, not {file.name}; get {PYTORCH[2]}")
+        raise UsageError(f"mode legacy_pytorch needs pytorch-fid's own weights, not {file.name}; get {PYTORCH.address}")
     # The score's authors left out the bias of the last layer by mistake, and all have done so since.
     return TorchExtractor(
         _Inception(script, resize_inside=mode == "legacy_tensorflow"),
         mode,
         "Inception-v3 of 2015-12-05",
-        mark,
+        checkpoint,
         lambda pictures: script(pictures, no_output_bias=True),
     )
 
 
 def _pytorch(file: Path) -> nn.Module:
-    torch_files.found("mode legacy_pytorch needs pytorch-fid's Inception", PYTORCH[2], PYTORCH[0], str(file))
+    PYTORCH.found("mode legacy_pytorch needs pytorch-fid's Inception", str(file))
     try:
         return _InceptionPytorch(file)
     except RuntimeError:
-        raise UsageError(f"{file} holds no weights of pytorch-fid's Inception; get {PYTORCH[2]}") from None
+        raise UsageError(f"{file} holds no weights of pytorch-fid's Inception; get {PYTORCH.address}") from None

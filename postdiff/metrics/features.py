@@ -1,18 +1,95 @@
-"""Base of the metrics of a whole set of pictures: features taken in batch by batch, and the spread under resampling."""
+"""Features of images, and the base of metrics of a whole set: features taken in batch by batch, and their spread."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
-from torchmetrics import Metric
+from torch import Tensor, nn
 
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.real import Real
+from postdiff.metrics import reference
+from postdiff.metrics.base import BaseMetric, Resources, check_ranges
+from postdiff.metrics.checkpoints import CMMD
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["FeatureMetric", "in_order"]
+__all__ = ["MODES", "Extractor", "FeatureMetric", "ReferenceOptions", "extractor", "extractor_hash", "in_order"]
+
+# How images reach the network: clean-fid's three ways, or as a CLIP model's own processor has it.
+MODES = ("clean", "legacy_pytorch", "legacy_tensorflow", "clip")
+MOST_SIDE, MOST_IMAGES, MOST_PARTS = 16384, 10_000_000, 10_000
+
+
+@dataclass
+class ReferenceOptions:
+    """Options of a metric that compares with features of real images.
+
+    Attributes:
+        extractor: file of the network that gives the features; null means the one in the environment variable. A
+            TorchScript file runs code of its own: name none that you do not trust.
+        reference: name of the data, or statistics file, to compare with; null means the row's own data.
+        crop: of the reference images, as `postdiff data statistics --crop` was given; null means none.
+    """
+
+    extractor: str | None = None
+    reference: str | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        check_ranges(self, crop=(1, MOST_SIDE))
+
+
+class Extractor(nn.Module):
+    """A network that gives features. Several metrics ask for those of one batch, so the last batch is remembered.
+
+    Attributes:
+        mode: one of `MODES`; None if it has a way of its own.
+        checkpoint: which weights: 16 hexadecimal digits, or "repository@commit".
+        num_features: length of a feature vector.
+    """
+
+    mode: str | None
+    checkpoint: str
+    num_features: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (B, d), float32, of images (B, 3, H, W), uint8."""
+        assert images.dtype == torch.uint8, f"pictures must be uint8, not {images.dtype}"
+        if self._last is None or self._last[0] is not images:
+            self._last = (images, self.features(images))
+        return self._last[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """As `forward`, computed anew."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Model, checkpoint, resizing and dtype."""
+        raise NotImplementedError
+
+
+def extractor(mode: str, place: str | None) -> Extractor:
+    """The network that gives features in a mode, from where an option or an environment variable says.
+
+    Raises:
+        UsageError: its files are missing or of another kind.
+    """
+    from postdiff.metrics import clip, extractors
+
+    return clip.load(place, CMMD) if mode == "clip" else extractors.load(mode, place)
+
+
+def extractor_hash(mode: str, place: str | None) -> str | None:
+    """Which weights `extractor` would read; None if there are none."""
+    from postdiff.metrics import clip, extractors
+
+    return clip.weights_hash(place, CMMD) if mode == "clip" else extractors.weights_hash(mode, place)
 
 
 def in_order(features: Tensor) -> Tensor:
@@ -21,73 +98,95 @@ def in_order(features: Tensor) -> Tensor:
     return features[torch.from_numpy(np.lexsort(keys.T[::-1])).to(features.device)]
 
 
-class FeatureMetric(Metric):
-    """A figure of the features of all pictures; those are held, in float32, and joined over devices.
+class FeatureMetric(BaseMetric):
+    """A figure of the features of all images; those are held, in float32, and joined over devices.
 
     Args:
         extractor: gives the features.
-        real: those of real pictures, or None if the metric has no use for them.
-        resamples: how many times `compute` draws the pictures anew, with replacement, for an interval.
+        real: those of real images, or None if the metric has no use for them.
+        options: an instance of `Options`; None means its defaults.
 
     Attributes:
-        draws: the figure of each resample after `compute`; empty without resampling.
-        measured: pictures in the last `compute`, those of all devices.
+        draws: after `compute`, the figure of each of `resamples` resamples with replacement.
+        measured: images in the last `compute`, those of all devices.
+        holds: whether features are held also if nothing is resampled.
+        compares: whether it has a use for real images.
+        mode: of its network; None if an option says it.
     """
 
-    full_state_update = False
-    is_differentiable = False
+    holds: bool = True
+    compares: bool = True
+    mode: str | None = None
     features: Any
     real: Any
     seen: Tensor
 
-    def __init__(self, extractor: Extractor, real: Real | None = None, resamples: int = 0, hold: bool = True) -> None:
+    def __init__(self, extractor: Extractor, real: ReferenceStatistics | None = None, options: Any = None) -> None:
         super().__init__()
-        self.extractor, self.real, self.resamples = extractor, real, resamples
+        self.extractor, self.real = extractor, real
+        self.options = self.Options() if options is None and self.Options is not None else options
         self.draws: list[float] = []
         self.measured = 0
-        self.hold = hold or resamples > 0
         self.add_state("seen", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        if self.hold:
-            self.add_state("features", [], dist_reduce_fx="cat")
+        self.add_state("features", [], dist_reduce_fx="cat")
+
+    @classmethod
+    def from_options(cls, options: Any, resources: Resources) -> Self:
+        mode, place = cls._network(options)
+        network, real = extractor(mode, place), None
+        if cls.compares:
+            name = options.reference or resources.data
+            real = reference.find(name, resources.statistics_folder, network, place, options.crop)
+        return cls(network, real, options)
+
+    @classmethod
+    def rests_on(cls, options: Any, resources: Resources) -> list[str | None]:
+        mode, place = cls._network(options)
+        weights = extractor_hash(mode, place)
+        if not cls.compares:
+            return [weights]
+        name, folder = options.reference or resources.data, resources.statistics_folder
+        file = None if weights is None else reference.present(name, folder, mode, weights, options.crop)
+        return [weights, None if file is None else reference.content_hash(file)]
+
+    @classmethod
+    def _network(cls, options: Any) -> tuple[str, str | None]:
+        """Mode and place of its network."""
+        return cls.mode or options.mode, options.extractor
 
     def update(self, images: Tensor) -> None:
-        """Take in pictures (B, 3, H, W), uint8."""
+        """Take in images (B, 3, H, W), uint8."""
         self.take(self.extractor(images))
 
     def take(self, features: Tensor) -> None:
         """Take in features (B, d)."""
         self.seen += len(features)
-        if self.hold:
+        if self.holds or self.resamples:
             self.features.append(features.detach())
 
     def compute(self) -> Tensor:
-        """The figure, a float64 scalar; NaN for fewer than two pictures."""
-        self.measured = int(self.seen)
+        """The figure, a float64 scalar; NaN for fewer than two images."""
+        self.measured, self.draws = int(self.seen), []
         if self.measured < 2:
-            self.draws = []
             return torch.tensor(float("nan"), dtype=torch.float64)
-        held = in_order(self.held()) if self.hold else None
-        value = self.figure(held)
-        generator = np.random.default_rng(0)
-        self.draws = [float(self.resampled(held, generator)) for _ in range(self.resamples)] if held is not None else []
+        if not (self.holds or self.resamples):
+            return self.figure(torch.empty(0))
+        held = in_order(torch.cat(self.features) if isinstance(self.features, list) else self.features)
+        value, generator = self.figure(held), np.random.default_rng(0)
+        self.draws = [float(self.resampled(held, generator)) for _ in range(self.resamples)]
         return value
 
-    def held(self) -> Tensor:
-        """All features (N, d), float32."""
-        found = self.features
-        return torch.cat(found) if isinstance(found, list) else found
-
-    def figure(self, features: Tensor | None) -> Tensor:
-        """The figure of features (N, d), or of the sums if features are not held."""
+    def figure(self, features: Tensor) -> Tensor:
+        """The figure of features (N, d); a metric that does not hold them has sums of its own."""
         raise NotImplementedError
 
     def resampled(self, features: Tensor, generator: np.random.Generator) -> Tensor:
-        """The figure of as many pictures drawn with replacement."""
+        """The figure of as many images drawn with replacement."""
         chosen = generator.integers(len(features), size=len(features))
         return self.figure(features[torch.from_numpy(chosen).to(features.device)])
 
     def identity(self) -> dict[str, Any]:
-        """Extractor, real pictures and, where it matters, a warning about too few pictures."""
+        """Extractor, real images and, where it matters, a warning about too few images."""
         found: dict[str, Any] = dict(self.extractor.identity())
         if self.real is not None:
             found["statistics"] = {name: self.real.identity.get(name) for name in ("data", "images", "count", "crop")}

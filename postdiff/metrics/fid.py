@@ -1,18 +1,20 @@
-"""Frechet Inception distance in clean-fid's modes, from sums in float64."""
+"""Frechet distances from sums in float64: FID in clean-fid's modes, and the one in the shipped encoder's features."""
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.features import FeatureMetric
-from postdiff.metrics.real import Real
+from postdiff.engine.errors import UsageError
+from postdiff.metrics import clip
+from postdiff.metrics.base import Resources
+from postdiff.metrics.features import Extractor, FeatureMetric, ReferenceOptions
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["FID", "frechet_distance", "root"]
+__all__ = ["FID", "CleanFID", "EmojiFrechetDistance", "PytorchFID", "TensorflowFID", "frechet_distance", "root"]
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -39,42 +41,44 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other: Tensor, other_root
 
 
 class FID(FeatureMetric):
-    """Frechet distance between the features of generated and of real pictures.
-
-    Args:
-        extractor: gives the features.
-        real: those of the real pictures.
-        resamples: see `FeatureMetric`; features are held only if there are any.
+    """Frechet distance between the features of generated and of real images; features are held only to be resampled.
 
     Reference:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500; the modes: Parmar et al., CVPR 2022, arXiv:2104.11222.
     """
 
     higher_is_better = False
-    real: Real
+    digits = 2
+    least = 2
+    holds = False
+    Options = ReferenceOptions
+    real: ReferenceStatistics
     total: Tensor
     products: Tensor
 
-    def __init__(self, extractor: Extractor, real: Real, resamples: int = 0) -> None:
-        super().__init__(extractor, real, resamples, hold=False)
+    def __init__(self, extractor: Extractor, real: ReferenceStatistics, options: Any = None) -> None:
+        super().__init__(extractor, real, options)
         size = extractor.num_features
         self.add_state("total", torch.zeros(size, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("products", torch.zeros(size, size, dtype=torch.float64), dist_reduce_fx="sum")
 
     def take(self, features: Tensor) -> None:
         super().take(features)
-        # From the real mean on, so that nothing is lost when the products are subtracted again.
-        exact = features.double() - _side(self.real, features.device)[0]
+        exact = self._exact(features)
         self.total += exact.sum(0)
         self.products += exact.T @ exact
 
-    def figure(self, features: Tensor | None) -> Tensor:
+    def figure(self, features: Tensor) -> Tensor:
         return self._distance(self.total, self.products, int(self.seen))
 
     def resampled(self, features: Tensor, generator: Any) -> Tensor:
         chosen = generator.integers(len(features), size=len(features))
-        exact = features[torch.from_numpy(chosen).to(features.device)].double() - _side(self.real, features.device)[0]
+        exact = self._exact(features[torch.from_numpy(chosen).to(features.device)])
         return self._distance(exact.sum(0), exact.T @ exact, len(exact))
+
+    def _exact(self, features: Tensor) -> Tensor:
+        """From the real mean on, so that nothing is lost when the products are subtracted again."""
+        return features.double() - _side(self.real, features.device)[0]
 
     def _distance(self, total: Tensor, products: Tensor, count: int) -> Tensor:
         mean = total / count
@@ -95,7 +99,67 @@ class FID(FeatureMetric):
         return found
 
 
-# Every seed's metric compares with the same real pictures, and the root takes a while.
+class CleanFID(FID):
+    """Frechet Inception distance as clean-fid has it; needs Inception and 'postdiff data statistics'."""
+
+    title = "FID (clean)"
+    mode = "clean"
+
+
+class PytorchFID(FID):
+    """Frechet Inception distance as pytorch-fid has it; needs Inception and 'postdiff data statistics'."""
+
+    title = "FID (pytorch)"
+    mode = "legacy_pytorch"
+
+
+class TensorflowFID(FID):
+    """Frechet Inception distance as the authors' code has it; needs Inception and 'postdiff data statistics'."""
+
+    title = "FID (tensorflow)"
+    mode = "legacy_tensorflow"
+
+
+class EmojiFrechetDistance(FID):
+    """Frechet distance to the real emoji in the shipped dual encoder's features; not FID, not comparable with it.
+
+    Args:
+        extractor: the dual encoder.
+        real: of the real images, from the same encoder.
+    """
+
+    title = "Frechet dist."
+    needs = ("encoder", "statistics")
+    by_default = True
+    Options = None  # type: ignore[assignment]
+    extractor: clip.ClipExtractor
+
+    def __init__(self, extractor: clip.ClipExtractor, real: ReferenceStatistics) -> None:
+        if real.encoder not in ("", extractor.weights) or real.mean.numel() != extractor.num_features:
+            raise UsageError(
+                f"the reference statistics were made with another encoder than '{extractor.name}' "
+                f"(weights {extractor.weights[:12]}); choose a data card that fits the model card"
+            )
+        super().__init__(extractor, real)
+
+    @classmethod
+    def from_options(cls, options: Any, resources: Resources) -> Self:
+        assert resources.encoder is not None and resources.statistics is not None
+        return cls(clip.dual_encoder(resources.encoder), ReferenceStatistics.of_card(resources.statistics))
+
+    @classmethod
+    def rests_on(cls, options: Any, resources: Resources) -> list[str | None]:
+        return []  # beside the row's own files
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            **self.extractor.identity(),
+            "real_pictures": self.real.count,
+            "note": "not FID; comparable only between values of equal N, encoder and statistics",
+        }
+
+
+# Every seed's metric compares with the same real images, and the root takes a while.
 @functools.lru_cache(maxsize=4)
-def _side(real: Real, device: torch.device) -> tuple[Tensor, Tensor]:
+def _side(real: ReferenceStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
     return real.mean.to(device), root(real.covariance.to(device))

@@ -19,8 +19,9 @@ from torchvision import transforms
 from torchvision.transforms.functional import InterpolationMode, to_pil_image
 from transformers import BertTokenizer, BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from postdiff import hub
 from postdiff.engine.errors import UsageError
-from postdiff.metrics.checkpoints import IMAGE_REWARD, fetched
+from postdiff.metrics.checkpoints import IMAGE_REWARD
 from postdiff.metrics.preference import Scorer, ScorerMetric
 
 __all__ = ["ImageReward", "RewardScorer"]
@@ -105,11 +106,6 @@ class RewardScorer(Scorer):
 
     @classmethod
     def load(cls) -> RewardScorer:
-        """From the folder or repository in POSTDIFF_IMAGEREWARD, or else the authors'.
-
-        Raises:
-            UsageError: a file is missing and cannot be fetched.
-        """
         folder = IMAGE_REWARD.folder()
         return _loaded(folder, IMAGE_REWARD.identity(folder))
 
@@ -135,10 +131,13 @@ class RewardScorer(Scorer):
 
 
 class ImageReward(ScorerMetric):
-    """Mean ImageReward."""
+    """Reward of picture and prompt learnt from people's ratings, 0 on average; needs its weights."""
 
-    def __init__(self) -> None:
-        super().__init__(RewardScorer.load())
+    title = "ImageReward"
+    higher_is_better = True
+    digits = 3
+    weights = IMAGE_REWARD
+    behind = RewardScorer
 
 
 # One copy for all seeds: the published weights are 1.8 GB.
@@ -149,7 +148,7 @@ def _loaded(folder: Path, checkpoint: str) -> RewardScorer:
         raise UsageError(f"ImageReward: {folder} has no med_config.json; take it from {IMAGE_REWARD.hub}")
     words = folder / "vocab.txt"
     if not words.is_file():
-        words = fetched(TOKENIZER, (words.name,), f"put its vocab.txt into {folder}") / words.name
+        words = hub.fetch_files(TOKENIZER, None, (words.name,), f"put its vocab.txt into {folder}") / words.name
     try:
         # The file is a pickle: only tensors are let in.
         state = torch.load(folder / IMAGE_REWARD.weights, map_location="cpu", weights_only=True)

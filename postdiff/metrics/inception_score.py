@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from postdiff.metrics.extractors import TorchExtractor
-from postdiff.metrics.features import FeatureMetric
-from postdiff.metrics.options import InceptionScoreOptions
+from postdiff.engine.values import LARGEST
+from postdiff.metrics.base import check_ranges
+from postdiff.metrics.features import MOST_PARTS, FeatureMetric
 
-__all__ = ["InceptionScore", "inception_score"]
+if TYPE_CHECKING:
+    from postdiff.metrics.extractors import TorchExtractor
+
+__all__ = ["InceptionScore", "InceptionScoreOptions", "inception_score"]
 
 
 def inception_score(probabilities: Tensor) -> Tensor:
@@ -24,31 +28,47 @@ def inception_score(probabilities: Tensor) -> Tensor:
     return terms.sum(1).mean().exp()
 
 
-class InceptionScore(FeatureMetric):
-    """Mean score over seeded random parts of equal size, as is usual with 10 parts; it knows no real pictures.
+@dataclass
+class InceptionScoreOptions:
+    """The Inception Score.
 
-    Args:
-        extractor: gives class probabilities; Inception in its own resizing, mode legacy_tensorflow.
-        options: see `InceptionScoreOptions`.
-        resamples: see `FeatureMetric`.
+    Attributes:
+        extractor: file of the network, which must give class scores; null means the one in the environment variable.
+        splits: parts that the score is the mean of.
+        seed: of the split.
+    """
+
+    extractor: str | None = None
+    splits: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self, splits=(1, MOST_PARTS), seed=(0, LARGEST))
+
+
+class InceptionScore(FeatureMetric):
+    """Inception Score, classes sure for each picture and spread over all; needs Inception.
+
+    It is the mean over seeded random parts of equal size, as is usual with 10 parts, in Inception's own resizing.
 
     Reference:
         Salimans et al., NeurIPS 2016, arXiv:1606.03498.
     """
 
+    title = "IS"
     higher_is_better = True
+    digits = 2
+    least = 2
+    compares = False
+    mode = "legacy_tensorflow"
     extractor: TorchExtractor
-
-    def __init__(self, extractor: TorchExtractor, options: InceptionScoreOptions, resamples: int = 0) -> None:
-        super().__init__(extractor, None, resamples)
-        self.options = options
+    Options = InceptionScoreOptions
 
     def update(self, images: Tensor) -> None:
-        """Take in pictures (B, 3, H, W), uint8."""
+        """Take in images (B, 3, H, W), uint8."""
         self.take(self.extractor.probabilities(images))
 
-    def figure(self, features: Tensor | None) -> Tensor:
-        assert features is not None
+    def figure(self, features: Tensor) -> Tensor:
         order = np.random.default_rng(self.options.seed).permutation(len(features))
         parts = np.array_split(order, min(self.options.splits, len(features) // 2))
         return torch.stack([inception_score(features[torch.from_numpy(part)]) for part in parts]).mean()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.features import FeatureMetric, in_order
-from postdiff.metrics.options import KIDOptions
-from postdiff.metrics.real import Real
+from postdiff.engine.values import LARGEST
+from postdiff.metrics.base import check_choice, check_ranges
+from postdiff.metrics.features import MODES, MOST_IMAGES, MOST_PARTS, FeatureMetric, ReferenceOptions, in_order
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["KID", "kernel_distance", "subsets"]
+__all__ = ["KID", "KIDOptions", "kernel_distance", "subsets"]
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
@@ -29,6 +30,28 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
     return ((own.sum() - own.diagonal().sum()) / (size - 1) - 2 * mixed.sum() / size) / size
 
 
+@dataclass
+class KIDOptions(ReferenceOptions):
+    """The kernel distance.
+
+    Attributes:
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+        subsets: how many random subsets the value is the mean of.
+        subset_size: images in each; fewer if there are fewer.
+        seed: of the subsets.
+    """
+
+    mode: str = "clean"
+    subsets: int = 100
+    subset_size: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, subsets=(1, MOST_PARTS), subset_size=(2, MOST_IMAGES), seed=(0, LARGEST))
+        check_choice(self, "mode", MODES[:3])
+
+
 def subsets(real: int, generated: int, options: KIDOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places of the real and of the generated pictures in each subset.
 
@@ -41,27 +64,23 @@ def subsets(real: int, generated: int, options: KIDOptions) -> Iterator[tuple[np
 
 
 class KID(FeatureMetric):
-    """Kernel distance between the features of generated and of real pictures, not scaled; unbiased also for few.
+    """Kernel Inception distance, not scaled; needs Inception and 'postdiff data statistics'.
 
-    Args:
-        extractor: gives the features.
-        real: those of the real pictures.
-        options: see `KIDOptions`.
-        resamples: see `FeatureMetric`.
+    Unbiased also for few images.
 
     Reference:
         Binkowski et al., "Demystifying MMD GANs", ICLR 2018, arXiv:1801.01401, Sec. 4.
     """
 
+    title = "KID"
     higher_is_better = False
-    real: Real
+    digits = 5
+    least = 2
+    real: ReferenceStatistics
+    Options = KIDOptions
 
-    def __init__(self, extractor: Extractor, real: Real, options: KIDOptions, resamples: int = 0) -> None:
-        super().__init__(extractor, real, resamples)
-        self.options = options
-
-    def figure(self, features: Tensor | None) -> Tensor:
-        assert features is not None
+    def figure(self, features: Tensor) -> Tensor:
+        assert self.real.features is not None
         real = in_order(self.real.features.to(features.device))
         found = [
             kernel_distance(real[torch.from_numpy(of_real)], features[torch.from_numpy(of_generated)])

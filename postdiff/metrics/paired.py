@@ -6,15 +6,15 @@ noise on the way (mixed resolution) gives another picture, not necessarily a wor
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from postdiff.metrics.base import PerImageMetric
-from postdiff.metrics.encoder import DualEncoder
+from postdiff.metrics.base import PerImageMetric, Resources
+from postdiff.metrics.features import Extractor
 
 __all__ = ["PSNR_CAP", "PairedFeatureDistance", "PairedPSNR", "PairedSSIM", "psnr"]
 
@@ -38,9 +38,16 @@ def psnr(images: Tensor, references: Tensor) -> Tensor:
 
 
 class PairedPSNR(PerImageMetric):
-    """Mean over pictures of each one's PSNR (not the PSNR of the mean error)."""
+    """Peak signal-to-noise ratio to the reference run of the same prompt and seed, in dB, capped at 100.
 
+    It is the mean over images of each one's, not that of the mean error.
+    """
+
+    title = "PSNR"
     higher_is_better = True
+    digits = 1
+    needs = ("references",)
+    by_default = True
 
     def update(self, images: Tensor, references: Tensor) -> None:
         """Take in pictures and references, (B, 3, H, W), uint8."""
@@ -51,9 +58,16 @@ class PairedPSNR(PerImageMetric):
 
 
 class PairedSSIM(PerImageMetric):
-    """Mean structural similarity of 8-bit RGB: Gaussian window of 11 pixels, sigma 1.5, borders mirrored."""
+    """Structural similarity to the reference run of the same prompt and seed, at most 1.
 
+    It is that of 8-bit RGB: Gaussian window of 11 pixels, sigma 1.5, borders mirrored.
+    """
+
+    title = "SSIM"
     higher_is_better = True
+    digits = 3
+    needs = ("references",)
+    by_default = True
 
     def update(self, images: Tensor, references: Tensor) -> None:
         """Take in pictures and references, (B, 3, H, W), uint8."""
@@ -74,13 +88,24 @@ class PairedSSIM(PerImageMetric):
 
 
 class PairedFeatureDistance(PerImageMetric):
-    """Mean of 1 - cosine between the encoder's features of a picture and of its reference; 0 to 2."""
+    """Cosine distance in the dual encoder's features to the reference run of the same prompt and seed, 0 to 2."""
 
+    title = "Feature dist."
     higher_is_better = False
+    digits = 4
+    needs = ("references", "encoder")
+    by_default = True
 
-    def __init__(self, encoder: DualEncoder) -> None:
+    def __init__(self, encoder: Extractor) -> None:
         super().__init__()
         self.encoder = encoder
+
+    @classmethod
+    def from_options(cls, options: Any, resources: Resources) -> Self:
+        from postdiff.metrics import clip
+
+        assert resources.encoder is not None
+        return cls(clip.dual_encoder(resources.encoder))
 
     def update(self, images: Tensor, references: Tensor) -> None:
         """Take in pictures and references, (B, 3, H, W), uint8."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,58 +13,84 @@ from torchmetrics.functional.image.dists import DISTSNetwork
 from torchmetrics.functional.image.lpips import _NoTrainLpips
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
-from postdiff.metrics import torch_files
-from postdiff.metrics.base import PerImageMetric
-from postdiff.metrics.checkpoints import hash_of
-from postdiff.metrics.options import DISTSOptions, LPIPSOptions
+from postdiff import model_files
+from postdiff.metrics.base import PerImageMetric, Resources, check_choice
+from postdiff.metrics.checkpoints import WeightFile
 
-__all__ = ["DISTS", "LPIPS", "weights_file", "weights_place"]
+__all__ = ["DISTS", "LPIPS", "DISTSOptions", "LPIPSOptions"]
 
-ADDRESS = {
-    "alex": AlexNet_Weights.DEFAULT.url,
-    "vgg": VGG16_Weights.DEFAULT.url,
-    "squeeze": SqueezeNet1_1_Weights.DEFAULT.url,
+# torchvision's, which LPIPS and DISTS build upon; their own small weights are in torchmetrics.
+BACKBONES = {
+    "alex": WeightFile("AlexNet", "POSTDIFF_ALEXNET", AlexNet_Weights.DEFAULT.url),
+    "vgg": WeightFile("VGG16", "POSTDIFF_VGG16", VGG16_Weights.DEFAULT.url),
+    "squeeze": WeightFile("SqueezeNet 1.1", "POSTDIFF_SQUEEZENET", SqueezeNet1_1_Weights.DEFAULT.url),
 }
-NAME = {"alex": "AlexNet", "vgg": "VGG16", "squeeze": "SqueezeNet 1.1"}
-VARIABLE = {"alex": "POSTDIFF_ALEXNET", "vgg": "POSTDIFF_VGG16", "squeeze": "POSTDIFF_SQUEEZENET"}
 
 
-def weights_place(net: str, place: str | None) -> Path:
-    """Where the file of `weights_file` is or should be."""
-    return torch_files.place_of(ADDRESS[net], VARIABLE[net], place)
+def _backbone(net: str, given: str | None) -> Path:
+    file = BACKBONES[net]
+    return file.found(f"LPIPS and DISTS with {net} need torchvision's {file.name}", given)
 
 
-def weights_file(net: str, place: str | None) -> Path:
-    """torchvision's weights of a network, which LPIPS and DISTS build upon; their own small ones are in torchmetrics.
+@dataclass
+class LPIPSOptions:
+    """LPIPS.
 
-    Raises:
-        UsageError: they are not on this machine.
+    Attributes:
+        net: alex, vgg or squeeze.
+        weights: torchvision's weight file of that network.
     """
-    return torch_files.found(
-        f"LPIPS and DISTS with {net} need torchvision's {NAME[net]}", ADDRESS[net], VARIABLE[net], place
-    )
+
+    net: str = "alex"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        check_choice(self, "net", BACKBONES)
+
+
+@dataclass
+class DISTSOptions:
+    """DISTS.
+
+    Attributes:
+        weights: torchvision's weight file of VGG16.
+    """
+
+    weights: str | None = None
 
 
 class _Perceptual(PerImageMetric):
     higher_is_better = False
+    digits = 4
+    needs = ("references",)
+
+    @classmethod
+    def rests_on(cls, options: Any, resources: Resources) -> list[str | None]:
+        file = BACKBONES[getattr(options, "net", "vgg")].place(options.weights)
+        return [model_files.sha256(file)[:16] if file.is_file() else None]
 
     def __init__(self, network: nn.Module, name: str, file: Path) -> None:
         super().__init__()
-        self.network, self.name, self.checkpoint = network, name, hash_of(file)
+        self.network, self.name, self.checkpoint = network, name, model_files.sha256(file)[:16]
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.name, "checkpoint": self.checkpoint, "resize": "none", "dtype": "float32"}
 
 
 class LPIPS(_Perceptual):
-    """Mean learned perceptual distance, version 0.1, with the authors' linear layers; 0 for equal pictures.
+    """Learned perceptual distance to the reference run of the same prompt and seed; needs its backbone's weights.
+
+    It is version 0.1 with the authors' linear layers; 0 for equal images.
 
     Reference:
         Zhang et al., CVPR 2018, arXiv:1801.03924.
     """
 
+    title = "LPIPS"
+    Options = LPIPSOptions
+
     def __init__(self, options: LPIPSOptions) -> None:
-        file = weights_file(options.net, options.weights)
+        file = _backbone(options.net, options.weights)
         super().__init__(_lpips(options.net, file), f"LPIPS 0.1, {options.net}", file)
 
     @torch.no_grad()
@@ -74,14 +101,19 @@ class LPIPS(_Perceptual):
 
 
 class DISTS(_Perceptual):
-    """Mean distance of structure and texture; 0 for equal pictures.
+    """Distance of structure and texture to the reference run of the same prompt and seed; needs VGG16's weights.
+
+    It is 0 for equal images.
 
     Reference:
         Ding et al., TPAMI 2020, arXiv:2004.07728.
     """
 
+    title = "DISTS"
+    Options = DISTSOptions
+
     def __init__(self, options: DISTSOptions) -> None:
-        file = weights_file("vgg", options.weights)
+        file = _backbone("vgg", options.weights)
         super().__init__(_dists(file), "DISTS, vgg", file)
 
     @torch.no_grad()
@@ -93,12 +125,12 @@ class DISTS(_Perceptual):
 # One copy for all seeds.
 @functools.lru_cache(maxsize=1)
 def _lpips(net: str, file: Path) -> nn.Module:
-    with torch_files.in_place_of(ADDRESS[net], file):
+    with BACKBONES[net].in_place(file):
         network = _NoTrainLpips(net=net)  # type: ignore[arg-type]
     return network.eval().requires_grad_(False)
 
 
 @functools.lru_cache(maxsize=1)
 def _dists(file: Path) -> nn.Module:
-    with torch_files.in_place_of(ADDRESS["vgg"], file):
+    with BACKBONES["vgg"].in_place(file):
         return DISTSNetwork().eval().requires_grad_(False)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.features import FeatureMetric, in_order
-from postdiff.metrics.options import PrecisionRecallOptions
-from postdiff.metrics.real import Real
+from postdiff.engine.values import LARGEST
+from postdiff.metrics.base import check_choice, check_ranges
+from postdiff.metrics.features import (
+    MODES,
+    MOST_IMAGES,
+    MOST_PARTS,
+    Extractor,
+    FeatureMetric,
+    ReferenceOptions,
+    in_order,
+)
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["Precision", "Recall", "inside", "radii"]
+__all__ = ["Precision", "PrecisionRecallOptions", "Recall", "inside", "radii"]
 
 ROWS = 1024  # so that distances of 50,000 pictures need 200 MB and not 10 GB
 
@@ -34,29 +43,52 @@ def _distances(points: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-class Precision(FeatureMetric):
-    """Share of the generated pictures that lie within some real picture's k-th neighbour distance; 0 to 1.
+@dataclass
+class PrecisionRecallOptions(ReferenceOptions):
+    """Precision or recall.
 
-    Args:
-        extractor: gives the features.
-        real: those of the real pictures.
-        options: see `PrecisionRecallOptions`.
-        resamples: see `FeatureMetric`; the pictures that the share is of are drawn anew.
+    Attributes:
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+        k: which neighbour's distance is the radius.
+        cap: at most so many images of either side, drawn with `seed`; null means all.
+        seed: of that draw.
+    """
+
+    mode: str = "clean"
+    k: int = 3
+    cap: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, k=(1, MOST_PARTS), seed=(0, LARGEST))
+        check_ranges(self, cap=(self.k + 1, MOST_IMAGES))
+        check_choice(self, "mode", MODES[:3])
+
+
+class Precision(FeatureMetric):
+    """Share of the pictures that lie among the real ones; needs Inception and 'postdiff data statistics'.
+
+    Among them is whatever lies within some real image's k-th neighbour distance. For an interval, the images that the
+    share is of are drawn anew.
 
     Reference:
         Kynkaanniemi et al., NeurIPS 2019, arXiv:1904.06991. They use VGG16; the extractor is in the identity.
     """
 
+    title = "Precision"
     higher_is_better = True
-    real: Real
+    digits = 3
+    least = 4
+    real: ReferenceStatistics
+    Options = PrecisionRecallOptions
 
-    def __init__(self, extractor: Extractor, real: Real, options: PrecisionRecallOptions, resamples: int = 0) -> None:
-        super().__init__(extractor, real, resamples)
-        self.options = options
+    def __init__(self, extractor: Extractor, real: ReferenceStatistics, options: Any = None) -> None:
+        super().__init__(extractor, real, options)
         self._hits = torch.empty(0)
 
-    def figure(self, features: Tensor | None) -> Tensor:
-        assert features is not None
+    def figure(self, features: Tensor) -> Tensor:
+        assert self.real.features is not None
         real = self._capped(in_order(self.real.features.to(features.device)))
         generated = self._capped(features)
         if min(len(real), len(generated)) <= self.options.k:
@@ -84,7 +116,9 @@ class Precision(FeatureMetric):
 
 
 class Recall(Precision):
-    """Share of the real pictures that lie within some generated picture's k-th neighbour distance; 0 to 1."""
+    """Share of the real pictures that lie among the pictures; needs Inception and 'postdiff data statistics'."""
+
+    title = "Recall"
 
     def hits(self, real: Tensor, generated: Tensor) -> Tensor:
         return inside(real, generated, radii(generated, self.options.k))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from postdiff.metrics.base import PerImageMetric
+from postdiff.metrics.base import PerImageMetric, Resources
 
 __all__ = ["PairedPreference", "Scorer", "ScorerMetric"]
 
@@ -21,6 +21,15 @@ class Scorer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self._last: tuple[Tensor, list[str], Tensor] | None = None
+
+    @classmethod
+    def load(cls) -> Self:
+        """With its weights, from where the environment says or else the authors' repository.
+
+        Raises:
+            UsageError: a file is missing and cannot be fetched, or of another kind.
+        """
+        raise NotImplementedError
 
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
@@ -40,13 +49,21 @@ class Scorer(nn.Module):
 
 
 class ScorerMetric(PerImageMetric):
-    """Mean score over pictures."""
+    """Mean score over pictures.
 
-    higher_is_better = True
+    Attributes:
+        behind: the class of its scorer.
+    """
+
+    behind: type[Scorer]
 
     def __init__(self, scorer: Scorer) -> None:
         super().__init__()
         self.scorer = scorer
+
+    @classmethod
+    def from_options(cls, options: Any, resources: Resources) -> Self:
+        return cls(cls.behind.load())
 
     def update(self, images: Tensor, prompts: list[str]) -> None:
         """Take in pictures (B, 3, H, W), uint8, and their B prompts."""
@@ -56,7 +73,7 @@ class ScorerMetric(PerImageMetric):
         return self.scorer.identity()
 
 
-class PairedPreference(PerImageMetric):
+class PairedPreference(ScorerMetric):
     """Mean probability, in percent, that a picture is preferred to the reference of the same prompt and seed.
 
     It is the softmax of the two scores, so two rows' probabilities against each other sum to 100 and equal pictures
@@ -64,13 +81,7 @@ class PairedPreference(PerImageMetric):
     say whether its figure is this mean or the share of won pairs; the mean needs no rule for ties.
     """
 
-    higher_is_better = True
-
-    def __init__(self, scorer: Scorer) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def update(self, images: Tensor, references: Tensor, prompts: list[str]) -> None:
+    def update(self, images: Tensor, references: Tensor, prompts: list[str]) -> None:  # type: ignore[override]
         """Take in pictures and references, (B, 3, H, W), uint8, and their B prompts."""
         # References first: the pictures' scores then stay remembered for the next metric.
         expected, found = self.scorer(references, prompts), self.scorer(images, prompts)

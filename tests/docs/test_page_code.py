@@ -1,8 +1,5 @@
 """The code on pages runs, and does what the page says of it."""
 
-import sys
-import types
-
 import pytest
 import torch
 import yaml
@@ -10,8 +7,8 @@ import yaml
 from postdiff import accelerate, methods, metrics
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
+from postdiff.lab.config import metric_specs
 from postdiff.lab.pipelines import models
-from postdiff.metrics import MetricInfo
 from postdiff.presets import build_methods, preset
 from tests.docs.pages import blocks
 
@@ -44,9 +41,9 @@ def test_four_lines_accelerate_a_pipeline(emoji, capsys):
 
 @pytest.fixture
 def written(own_folder):
-    """The page's files, each where its first line says."""
-    for language in ("python", "yaml"):
-        for block in blocks("add_a_method.md", language):
+    """The files of the pages, each where its first line says."""
+    for page, language in (("add_a_method", "python"), ("add_a_method", "yaml"), ("add_a_metric", "python")):
+        for block in blocks(f"{page}.md", language):
             file = own_folder / block.splitlines()[0].removeprefix("# ")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(block)
@@ -82,20 +79,19 @@ def test_the_one_with_state_reuses_every_second_output(written, emoji):
         methods.find("middle_cache")().claims(torch.nn.Linear(1, 1))
 
 
-def test_the_metric_of_the_page(monkeypatch):
-    code, row = blocks("add_a_metric.md", "python")
-    module = types.ModuleType("postdiff.metrics.brightness")
-    exec(code, vars(module))
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    given = {}
-    exec(row, given)
-    [(name, info)] = given["row"].items()
-    assert isinstance(info, MetricInfo) and name not in metrics.METRICS
-    metric = info.load()()
+def test_the_metrics_of_the_page(written):
     images = torch.stack([torch.full((3, 4, 4), 10), torch.full((3, 4, 4), 20)]).to(torch.uint8)
+    assert metrics.names()[-2:] == ["bright_share", "brightness"]
+    assert metrics.facts("brightness").summary == "Mean grey level, 0 to 255."
+    metric = metrics.load("brightness").from_options(None, None)
     metric.update(images=images)
     assert metric.last.tolist() == [10, 20] and float(metric.compute()) == 15
-    assert metric.identity() and metric.higher_is_better == info.higher_is_better
+    name, options = metric_specs.parsed({"bright_share": {"above": 15}})
+    metric = metrics.load(name).from_options(options, None)
+    metric.update(images=images)
+    assert metric.last.tolist() == [0, 1]
+    lines = blocks("add_a_metric.md", "python")[0].splitlines()
+    assert sum(bool(line.strip()) for line in lines) <= 15
 
 
 def test_presets_of_the_page_are_whole():

@@ -198,15 +198,16 @@ METHOD_VALUES = (
 
 def of_metrics() -> Iterator[Mistake]:
     """Every option of every metric with every wrong value."""
-    for name, info in metrics.METRICS.items():
-        if info.options is None:
+    for name in metrics.SHIPPED:
+        options = metrics.load(name).Options
+        if options is None:
             yield Mistake(f"metric: options of {name}", run(f"metrics=[{{{name}: {{k: 1}}}}]"))
             continue
-        for key, kind, optional in leaves(info.options):
+        for key, kind, optional in leaves(options):
             for value in wrong(kind, optional):
                 yield Mistake(f"metric: {name} {key}={value}", run(f"metrics=[{{{name}: {{{key}: {value}}}}}]"))
         for key, value in METRIC_VALUES:
-            if key in {option.name for option in dataclasses.fields(info.options)}:
+            if key in {option.name for option in dataclasses.fields(options)}:
                 yield Mistake(f"metric: {name} {key}={value}", run(f"metrics=[{{{name}: {{{key}: {value}}}}}]"))
         yield Mistake(f"metric: option of {name}", run(f"metrics=[{{{name}: {{nosuch: 1}}}}]"))
 

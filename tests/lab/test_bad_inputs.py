@@ -173,6 +173,10 @@ def test_a_damaged_dual_encoder(tiny, here, ends_well, name):
         (lambda file: save_file({"mean": torch.zeros(8)}, file), ("holds no count, covariance", "name another")),
         (
             lambda file: save_file(load_file(file) | {"mean": torch.zeros(4)}, file),
+            ("holds tensors of shapes (4,), (8, 8)", "name another"),
+        ),
+        (
+            lambda file: save_file({**load_file(file), "mean": torch.zeros(4), "covariance": torch.eye(4)}, file),
             ("another encoder", "choose a data card that fits"),
         ),
         (
@@ -234,7 +238,7 @@ def test_a_reference_made_with_another_network(tiny, here, ends_well, command, m
     line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {file}}}}}]"))
     assert_told(line, ("metric fid_clean", "was made with checkpoint", "make it again"))
     line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {here / 'real'}}}}}]"))
-    assert_told(line, ("metric fid_clean", "finds no reference statistics", "postdiff data statistics"))
+    assert_told(line, ("metric fid_clean", "there are no reference statistics", "postdiff data statistics"))
 
 
 SMALL = ("bench.repeats=0", "metrics=[emoji_text_score]", "count=2", "seeds=[0]")

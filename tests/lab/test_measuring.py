@@ -9,10 +9,10 @@ from cleanfid import fid as clean_fid
 
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import resolve
-from postdiff.lab.metrics import references
+from postdiff.lab.metrics import reference_statistics
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan import plan_rows
-from postdiff.metrics.real import Real
+from postdiff.metrics.reference import ReferenceStatistics
 from tests.lab import tiny_folder
 from tests.metrics import networks
 
@@ -70,19 +70,19 @@ def test_statistics_are_made_once_and_again_when_pictures_change(tiny, outputs, 
 
     first = make()
     [file] = (outputs / "data" / "statistics").glob("*.safetensors")
-    before, when = Real.load(file), file.stat().st_mtime_ns
+    before, when = ReferenceStatistics.load(file), file.stat().st_mtime_ns
     assert before.count == 8 and before.identity["data"] == "real" and "there already" not in first
     features = before.features.double().numpy()
     assert np.allclose(before.covariance.numpy(), np.cov(features, rowvar=False))
     assert np.allclose(before.mean.numpy(), features.mean(0))
-    monkeypatch.setattr(references, "_batches", lambda *_: pytest.fail("it was made again"))
+    monkeypatch.setattr(reference_statistics, "_batches", lambda *_: pytest.fail("it was made again"))
     assert "there already" in make() and file.stat().st_mtime_ns == when
     monkeypatch.undo()
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
     monkeypatch.setenv("POSTDIFF_INCEPTION", str(network))
     networks.save_pictures(real, networks.pictures(3, 1))
     assert "there already" not in make()
-    assert Real.load(file).identity["images"] != before.identity["images"]
+    assert ReferenceStatistics.load(file).identity["images"] != before.identity["images"]
     (real / "more.png").write_bytes((real / "001.png").read_bytes())
     assert "9 pictures" in make()
 
@@ -92,8 +92,8 @@ def test_a_crop_is_of_the_middle_and_has_statistics_of_its_own(tiny, outputs, co
     for words in ([], ["--crop", "20"]):
         assert command("data", "statistics", str(real), *words)[0] == 0
     assert len(list((outputs / "data" / "statistics").glob("*.safetensors"))) == 2
-    cropped = references._read(real / "0.png", 20)
-    assert cropped.shape == (3, 20, 20) and references._read(real / "0.png", None).shape == (3, 40, 48)
+    cropped = reference_statistics._read(real / "0.png", 20)
+    assert cropped.shape == (3, 20, 20) and reference_statistics._read(real / "0.png", None).shape == (3, 40, 48)
     # The disc of the first picture is left of the middle of 24 x 20 pixels.
     assert cropped[:, 10, 6].float().mean() > 150 > cropped[:, 10, 18].float().mean()
 
@@ -101,7 +101,7 @@ def test_a_crop_is_of_the_middle_and_has_statistics_of_its_own(tiny, outputs, co
 def test_missing_statistics_are_told_with_the_command_before_anything_is_drawn(tiny, refused, network, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded before the mistake was told"))
     told = refused("run", "tiny", *FEW, "metrics=[fid_clean]")
-    assert "metric fid_clean finds no reference statistics of 'tiny'" in told
+    assert "metric fid_clean: there are no reference statistics of 'tiny'" in told
     assert "postdiff data statistics tiny --mode clean" in told
     told = refused("run", "tiny", *FEW, "metrics=[{kid: {mode: legacy_tensorflow, crop: 20, reference: other}}]")
     assert "postdiff data statistics other --mode legacy_tensorflow --crop 20" in told

@@ -16,7 +16,7 @@ from PIL import Image
 from postdiff.engine.errors import UsageError
 from postdiff.lab.inputs import conditions, data_cards, picture_files
 from postdiff.lab.inputs.conditions import ConditionConfig
-from postdiff.lab.metrics import references
+from postdiff.lab.metrics import reference_statistics
 from tests.metrics import networks
 
 
@@ -56,7 +56,7 @@ def test_every_format_of_clean_fid(tmp_path, name):
     file = save(tmp_path / f"a{name}", "L" if name == ".pgm" else "RGB")
     assert picture_files.found_in(tmp_path, deep=True).pictures == [file]
     expected = as_clean_fid(file) if name != ".NPY" else torch.from_numpy(PIXELS).permute(2, 0, 1)
-    assert torch.equal(references._read(file, None), expected)
+    assert torch.equal(reference_statistics._read(file, None), expected)
     assert conditions.prepared(file, (24, 32), ConditionConfig()).size == (32, 24)
 
 
@@ -87,7 +87,7 @@ MODES = {
 def test_every_mode_as_clean_fid_reads_it(tmp_path, kind, recwarn):
     name, mode, options = MODES[kind]
     file = save(tmp_path / name, mode, **options)
-    found = references._read(file, None)
+    found = reference_statistics._read(file, None)
     assert not recwarn.list and torch.equal(found, as_clean_fid(file))
     # To draw on, a picture stands upright.
     size = (32, 24) if kind == "turned by its camera" else (24, 32)
@@ -169,7 +169,7 @@ def test_broken_and_hostile_pictures_are_one_line(tmp_path, kind, recwarn):
     name, content, told = BROKEN[kind]
     (tmp_path / name).write_bytes(content)
     for read in (
-        lambda file: references._read(file, None),
+        lambda file: reference_statistics._read(file, None),
         lambda file: conditions.prepared(file, (8, 8), ConditionConfig()),
     ):
         with pytest.raises(UsageError) as error:
@@ -291,15 +291,15 @@ def test_mistakes_leave_nothing_behind(real, network, outputs, command, monkeypa
 
 def test_a_missing_network_is_told_before_pictures_are_hashed(real, outputs, refused, monkeypatch):
     monkeypatch.setenv("POSTDIFF_INCEPTION", "/no/such.pt")
-    monkeypatch.setattr(references.real_pictures, "digest", lambda *_: pytest.fail("pictures were hashed"))
+    monkeypatch.setattr(reference_statistics.real_pictures, "digest", lambda *_: pytest.fail("pictures were hashed"))
     assert "/no/such.pt" in refused("data", "statistics", str(real))
 
 
 def test_large_pictures_go_in_smaller_batches(tmp_path, monkeypatch):
     files = [save(tmp_path / f"{i}.png") for i in range(5)]
-    assert [len(batch) for batch in references._batches(files, None, 32)] == [5]
-    monkeypatch.setattr(references, "MOST_PIXELS", 2 * PIXELS[..., 0].size)
-    assert [len(batch) for batch in references._batches(files, None, 32)] == [2, 2, 1]
+    assert [len(batch) for batch in reference_statistics._batches(files, None, 32)] == [5]
+    monkeypatch.setattr(reference_statistics, "MOST_PIXELS", 2 * PIXELS[..., 0].size)
+    assert [len(batch) for batch in reference_statistics._batches(files, None, 32)] == [2, 2, 1]
 
 
 @pytest.mark.parametrize(

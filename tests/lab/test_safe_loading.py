@@ -13,9 +13,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.adapters import CustomDiffusion, Embedding, Lora
 from postdiff.lab.pipelines.cards import ModelCard, Source
-from postdiff.metrics import clip_model
+from postdiff.metrics import clip
 from postdiff.metrics.checkpoints import CLIP, PICK_SCORE
-from postdiff.metrics.encoder import DualEncoder
 from postdiff.metrics.pick_score import PickScorer
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -144,7 +143,7 @@ def test_a_network_of_a_metric(folder, monkeypatch, trick):
         for pickled in encoder.glob("*.ckpt"):
             pickled.unlink()
     monkeypatch.setenv(PICK_SCORE.variable, str(encoder))
-    loaders = (lambda: DualEncoder.load(encoder), lambda: clip_model.load(str(encoder), CLIP), PickScorer.load)
+    loaders = (lambda: clip.dual_encoder(encoder), lambda: clip.load(str(encoder), CLIP), PickScorer.load)
     beside = trick.startswith(("a pickle beside", "a pickle of", "an old", "pickles in", "an index of a variant"))
     for load in loaders:
         if beside:

@@ -12,10 +12,11 @@ from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPModel, CLIPProcessor
 
 from postdiff.engine.errors import UsageError
-from postdiff.metrics import clip_model, perceptual
-from postdiff.metrics.clip_score import ClipScore, ClipScoreW25
-from postdiff.metrics.options import ClipOptions, DISTSOptions, LPIPSOptions
+from postdiff.metrics import clip as clip_model
+from postdiff.metrics import perceptual
+from postdiff.metrics.clip_score import ClipOptions, ClipScore, ClipScoreW25
 from postdiff.metrics.paired import PairedPSNR, PairedSSIM
+from postdiff.metrics.perceptual import DISTSOptions, LPIPSOptions
 from tests.lab import tiny_folder
 from tests.metrics import networks
 

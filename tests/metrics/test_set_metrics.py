@@ -9,15 +9,14 @@ from cleanfid import fid as clean_fid
 from cleanfid.inception_pytorch import FID_WEIGHTS_URL, fid_inception_v3
 
 from postdiff.engine.errors import UsageError
-from postdiff.metrics import extractors, torch_files
+from postdiff.metrics import extractors
 from postdiff.metrics.cmmd import CMMD, gaussian_mmd
-from postdiff.metrics.extractor import Extractor
+from postdiff.metrics.features import Extractor, in_order
 from postdiff.metrics.fid import FID, frechet_distance, root
-from postdiff.metrics.inception_score import InceptionScore, inception_score
-from postdiff.metrics.kid import KID, subsets
-from postdiff.metrics.options import InceptionScoreOptions, KIDOptions, PrecisionRecallOptions
-from postdiff.metrics.precision_recall import Precision, Recall
-from postdiff.metrics.real import Real
+from postdiff.metrics.inception_score import InceptionScore, InceptionScoreOptions, inception_score
+from postdiff.metrics.kid import KID, KIDOptions, subsets
+from postdiff.metrics.precision_recall import Precision, PrecisionRecallOptions, Recall
+from postdiff.metrics.reference import ReferenceStatistics
 from tests.metrics import networks
 
 MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
@@ -73,7 +72,7 @@ def test_fid_of_two_folders_is_that_of_clean_fid(mode, small, tmp_path):
         verbose=False,
     )
     network = extractors.load(mode, str(small))
-    metric = FID(network, Real.of(network(real), {"count": len(real)}))
+    metric = FID(network, ReferenceStatistics.of(network(real), {"count": len(real)}))
     for part in images.split(8):
         metric.update(part)
     assert float(metric.compute()) == pytest.approx(expected, rel=1e-4)
@@ -125,7 +124,7 @@ def test_legacy_pytorch_takes_the_weights_of_pytorch_fid(tmp_path, like_inceptio
     torch.save(plain.state_dict(), file)
     network = extractors.load("legacy_pytorch", str(file))
     assert torch.hub.get_dir() == before
-    with torch_files.in_place_of(FID_WEIGHTS_URL, file):
+    with extractors.PYTORCH.in_place(file):
         theirs = InceptionV3(output_blocks=[3], resize_input=False).eval()
     assert fid_inception_v3 is not None and network.num_features == 2048
     images = networks.pictures(0, 1)
@@ -154,22 +153,20 @@ def test_fid_of_sums_equals_numpy_and_scipy():
     expected = clean_fid.frechet_distance(
         a.numpy().mean(0), np.cov(a.numpy(), rowvar=False), b.numpy().mean(0), np.cov(b.numpy(), rowvar=False)
     )
-    assert measured(FID(Given(4), Real.of(b, {})), a) == pytest.approx(expected, rel=1e-5)
+    assert measured(FID(Given(4), ReferenceStatistics.of(b, {})), a) == pytest.approx(expected, rel=1e-5)
 
 
 def test_sums_are_exact_far_from_zero():
     a = random_features(1, 40) * 1e-3 + 1e3
-    same = FID(Given(4), Real.of(a, {}))
+    same = FID(Given(4), ReferenceStatistics.of(a, {}))
     assert measured(same, a) == pytest.approx(0, abs=1e-9)
 
 
 def test_kid_equals_clean_fids_formula_on_the_same_subsets(monkeypatch):
     real, generated = random_features(1, 40), random_features(2, 30)
     options = KIDOptions(subsets=6, subset_size=10, seed=3)
-    metric = KID(Given(4), Real.of(real, {}), options)
+    metric = KID(Given(4), ReferenceStatistics.of(real, {}), options)
     found = measured(metric, generated)
-    from postdiff.metrics.features import in_order
-
     chosen = iter([place for pair in subsets(40, 30, options) for place in pair[::-1]])
     # clean-fid draws of its second argument first, from the global generator.
     monkeypatch.setattr(np.random, "choice", lambda *_, **__: next(chosen))
@@ -187,7 +184,7 @@ def test_kid_of_whole_samples_is_the_unbiased_mmd_written_out():
 
     own = sum(kernel(a, b) for each in (x, y) for i, a in enumerate(each) for j, b in enumerate(each) if i != j)
     mixed = sum(kernel(a, b) for a in x for b in y)
-    found = measured(KID(Given(4), Real.of(x, {}), KIDOptions()), y)
+    found = measured(KID(Given(4), ReferenceStatistics.of(x, {}), KIDOptions()), y)
     assert found == pytest.approx(own / (12 * 11) - 2 * mixed / 144, rel=1e-6)
 
 
@@ -203,14 +200,14 @@ def manifold(points, others, k):
 def test_precision_and_recall_equal_the_definition():
     real, generated = random_features(0, 40, 2) * 2, random_features(1, 35, 2)
     options = PrecisionRecallOptions()
-    precision = measured(Precision(Given(2), Real.of(real, {}), options), generated)
-    recall = measured(Recall(Given(2), Real.of(real, {}), options), generated)
+    precision = measured(Precision(Given(2), ReferenceStatistics.of(real, {}), options), generated)
+    recall = measured(Recall(Given(2), ReferenceStatistics.of(real, {}), options), generated)
     assert precision == pytest.approx(manifold(generated.tolist(), real.tolist(), 3))
     assert recall == pytest.approx(manifold(real.tolist(), generated.tolist(), 3))
     assert 0 < precision < 1 and 0 < recall < 1
-    few = Precision(Given(2), Real.of(real, {}), options)
+    few = Precision(Given(2), ReferenceStatistics.of(real, {}), options)
     assert math.isnan(measured(few, generated[:3])), "a third neighbour needs four pictures"
-    capped = Precision(Given(2), Real.of(real, {}), PrecisionRecallOptions(cap=10))
+    capped = Precision(Given(2), ReferenceStatistics.of(real, {}), PrecisionRecallOptions(cap=10))
     assert measured(capped, generated) in [share / 10 for share in range(11)]
 
 
@@ -221,7 +218,7 @@ def test_inception_score_equals_the_definition(small):
     with torch.no_grad():
         expected = script.logits(images.float()).double().softmax(1).numpy()
     options = InceptionScoreOptions(splits=1)
-    metric = InceptionScore(network, options)
+    metric = InceptionScore(network, options=options)
     metric.update(images[:5])
     metric.update(images[5:])
     divergence = (expected * np.log(expected / expected.mean(0))).sum(1).mean()
@@ -250,9 +247,7 @@ def test_an_extractor_without_classes_has_no_inception_score(tmp_path):
 
     file = networks.save(Bare, tmp_path / "bare.pt")
     with pytest.raises(UsageError, match="gives no class scores"):
-        InceptionScore(extractors.load("legacy_tensorflow", str(file)), InceptionScoreOptions()).update(
-            networks.pictures(0, 2)
-        )
+        InceptionScore(extractors.load("legacy_tensorflow", str(file))).update(networks.pictures(0, 2))
 
 
 def test_cmmd_equals_the_double_sum():
@@ -265,32 +260,33 @@ def test_cmmd_equals_the_double_sum():
         return np.mean([kernel(p, q) for p in a.double() for q in b.double()])
 
     expected = 1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y))
-    assert measured(CMMD(Given(4), Real.of(x, {})), y) == pytest.approx(expected, rel=1e-6)
+    assert measured(CMMD(Given(4), ReferenceStatistics.of(x, {})), y) == pytest.approx(expected, rel=1e-6)
     assert float(gaussian_mmd(x, x)) == pytest.approx(0, abs=1e-9)
 
 
 MAKERS = {
-    "fid": lambda real, n: FID(Given(4), real, n),
-    "kid": lambda real, n: KID(Given(4), real, KIDOptions(subset_size=8, subsets=5), n),
-    "precision": lambda real, n: Precision(Given(4), real, PrecisionRecallOptions(cap=16), n),
-    "recall": lambda real, n: Recall(Given(4), real, PrecisionRecallOptions(), n),
-    "cmmd": lambda real, n: CMMD(Given(4), real, n),
+    "fid": lambda real: FID(Given(4), real),
+    "kid": lambda real: KID(Given(4), real, KIDOptions(subset_size=8, subsets=5)),
+    "precision": lambda real: Precision(Given(4), real, PrecisionRecallOptions(cap=16)),
+    "recall": lambda real: Recall(Given(4), real),
+    "cmmd": lambda real: CMMD(Given(4), real),
 }
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_neither_order_nor_batches_matter(name):
-    real, features = Real.of(random_features(0, 30), {}), random_features(1, 24)
-    one, other = (MAKERS[name](real, 4) for _ in range(2))
+    real, features = ReferenceStatistics.of(random_features(0, 30), {}), random_features(1, 24)
+    one, other = (MAKERS[name](real) for _ in range(2))
+    one.resamples = other.resamples = 4
     assert measured(one, features) == pytest.approx(measured(other, features.flip(0), batch=5), rel=1e-9)
     assert one.draws == pytest.approx(other.draws, rel=1e-9) and len(one.draws) == 4
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_halves_joined_as_devices_join_them_are_the_whole(name):
-    real, features = Real.of(random_features(0, 30), {}), random_features(1, 24)
-    whole, joined = MAKERS[name](real, 0), MAKERS[name](real, 0)
-    halves = [MAKERS[name](real, 0) for _ in range(2)]
+    real, features = ReferenceStatistics.of(random_features(0, 30), {}), random_features(1, 24)
+    whole, joined = MAKERS[name](real), MAKERS[name](real)
+    halves = [MAKERS[name](real) for _ in range(2)]
     for half, part in zip(halves, features.split(11), strict=False):
         half.update(part)
     joined.update(features[22:])
@@ -310,7 +306,7 @@ def test_missing_inception_is_one_line_with_address_and_variable(monkeypatch):
 
 def test_too_few_pictures_are_marked(small):
     network = extractors.load("clean", str(small))
-    real = Real.of(network(networks.pictures(2, 4)), {})
+    real = ReferenceStatistics.of(network(networks.pictures(2, 4)), {})
     metric = FID(network, real)
     metric.update(networks.pictures(1, 5))
     metric.compute()

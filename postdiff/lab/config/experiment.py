@@ -28,7 +28,7 @@ from postdiff.lab.config import sweep
 from postdiff.lab.config.layers import merged
 from postdiff.lab.config.schema import RunConfig, long_form, resolve
 from postdiff.lab.config.value_types import Finite, checked
-from postdiff.metrics import METRICS
+from postdiff.metrics import names as metric_names
 
 __all__ = ["Experiment", "Row", "load"]
 
@@ -47,8 +47,8 @@ Layer = tuple[str, Mapping[str, Any]]
 def _check_figures(reported: Mapping[str, float]) -> None:
     for figure in reported:
         at_step = AT_STEP.fullmatch(figure)
-        if (at_step[1] if at_step else figure) not in (*METRICS, *FIGURES):
-            raise unknown("figure", figure, (*METRICS, *FIGURES))
+        if (at_step[1] if at_step else figure) not in (*metric_names(), *FIGURES):
+            raise unknown("figure", figure, (*metric_names(), *FIGURES))
 
 
 @dataclass

@@ -7,10 +7,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from postdiff import metrics
-from postdiff.engine.errors import UsageError
+from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.config.layers import merged
 
 __all__ = ["described", "names", "parsed"]
+
+# Options that say where a file is. What is in it, not where it is, belongs to a run's identity.
+PLACES = ("extractor", "reference", "model", "weights")
 
 
 def parsed(spec: Any) -> tuple[str, Any]:
@@ -19,17 +22,25 @@ def parsed(spec: Any) -> tuple[str, Any]:
     Raises:
         UsageError: unknown metric or option, a value of the wrong type or out of range, or not of that form.
     """
+    name, given = _split(spec)
+    schema = metrics.load(name).Options
+    if schema is None:
+        if given:
+            raise UsageError(f"metric {name} has no options; write its name alone")
+        return name, None
+    return name, merged(schema, [(f"metric {name}", given)])
+
+
+def _split(spec: Any) -> tuple[str, Mapping[str, Any]]:
+    """Name and options as they are written."""
     name, given = spec, None
     if isinstance(spec, Mapping) and len(spec) == 1:
         [(name, given)] = spec.items()
     if not isinstance(name, str) or not (given is None or isinstance(given, Mapping)):
         raise UsageError(f"a metric is written as its name or as {{name: {{option: value}}}}, not {spec!r}")
-    info = metrics.find(name)
-    if info.options is None:
-        if given:
-            raise UsageError(f"metric {name} has no options; write its name alone")
-        return name, None
-    return name, merged(info.options, [(f"metric {name}", given or {})])
+    if name not in metrics.names():
+        raise unknown("metric", name, metrics.names())
+    return name, given or {}
 
 
 def names(specs: Sequence[Any] | None) -> list[str]:
@@ -38,7 +49,9 @@ def names(specs: Sequence[Any] | None) -> list[str]:
     Raises:
         UsageError: an entry is wrong, or a metric is named twice.
     """
-    found = [parsed(spec)[0] for spec in specs or ()]
+    split = [(spec, *_split(spec)) for spec in specs or ()]
+    # Options alone need the metric's class, and that needs torch, which takes seconds to load.
+    found = [parsed(spec)[0] if given else name for spec, name, given in split]
     if len(set(found)) != len(found):
         raise UsageError(f"metrics={found} names a metric twice; name it once")
     return found

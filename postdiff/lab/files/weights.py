@@ -13,7 +13,6 @@ from postdiff.model_files import WEIGHTS
 
 __all__ = [
     "checked_file",
-    "file_hash",
     "network_files",
     "network_hash",
     "networks",
@@ -141,8 +140,3 @@ def refuse_pickle(file: Path, what: str) -> None:
             f"{what} file {file} is not in safetensors format; other formats can run code when loaded: convert it "
             "where you trust it, with safetensors.torch.save_file"
         )
-
-
-def file_hash(file: Path) -> str:
-    """SHA-256 of a file."""
-    return model_files.sha256(file)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from postdiff import model_files
 from postdiff.datasets import files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
@@ -126,9 +127,7 @@ def digest(pictures: Sequence[Path], root: Path) -> Digest:
         if before is not None and before[:2] == [state.st_size, state.st_mtime_ns]:
             found[name] = before
             continue
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        found[name] = [state.st_size, state.st_mtime_ns, content]
+        found[name] = [state.st_size, state.st_mtime_ns, model_files.sha256(file)]
     text = json.dumps([[name, entry[2]] for name, entry in found.items()])
     fresh = any(known.get(name) != entry for name, entry in found.items())
     return Digest(hashlib.sha256(text.encode()).hexdigest()[:16], kept, {**known, **found} if fresh else None)

@@ -1,177 +1,110 @@
-"""Reference statistics: features of real pictures, made once, found again by data, mode, crop and weights."""
+"""`postdiff data statistics`: features of a data set's real images, made once and kept for the metrics that compare."""
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from postdiff.engine.errors import UsageError
-from postdiff.engine.values import expanded
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
 from postdiff.lab.inputs import picture_files, real_pictures
 from postdiff.lab.inputs.picture_files import MOST_PIXELS
 from postdiff.lab.progress import bar
-from postdiff.metrics.checkpoints import hash_of
-from postdiff.metrics.extractor import Extractor
-from postdiff.metrics.real import Real
+from postdiff.metrics import features, reference
+from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["Made", "file_for", "find", "identity", "make", "mark", "present"]
-
-
-def file_for(data: str, mode: str, checkpoint: str, crop: int | None) -> Path:
-    """Where the statistics are kept by default: below `outputs/data/statistics`."""
-    shape = "" if crop is None else f"-crop{crop}"
-    name = "-".join([_plain(data), mode, _plain(checkpoint)[-40:]]) + shape
-    return folders.outputs() / "data" / "statistics" / f"{name}.safetensors"
-
-
-def present(data: str, mode: str, checkpoint: str, crop: int | None) -> Path | None:
-    """The file, if it is there; `data` may be the file itself."""
-    given = expanded(data)
-    file = given if given.suffix == ".safetensors" else file_for(data, mode, checkpoint, crop)
-    return file if file.is_file() else None
-
-
-def mark(file: Path) -> str:
-    """What says whether two files hold the same statistics: of the pictures if the file says them, else of the file."""
-    try:
-        return str(Real.read_identity(file)["images"])
-    except (UsageError, KeyError):
-        return hash_of(file)
-
-
-def identity(file: Path) -> dict[str, Any]:
-    """Whose features a file holds."""
-    return Real.read_identity(file)
-
-
-def find(metric: str, data: str, extractor: Extractor, place: str | None, crop: int | None) -> Real:
-    """The statistics of a metric's reference pictures.
-
-    Args:
-        metric: its name, for messages.
-        data: name of the data, or a file.
-        extractor: that the metric uses.
-        place: where it was read from, if an option said so; for the command in the message.
-        crop: of the reference pictures.
-
-    Raises:
-        UsageError: there are none, with the command that makes them; or they are of another extractor, mode or crop.
-    """
-    file = present(data, extractor.mode, extractor.checkpoint, crop)
-    if file is None:
-        words = ["postdiff", "data", "statistics", data, "--mode", extractor.mode]
-        words += ["--extractor", place] if place else []
-        words += ["--crop", str(crop)] if crop else []
-        raise UsageError(
-            f"metric {metric} finds no reference statistics of '{data}' in mode {extractor.mode} with these weights "
-            f"({extractor.checkpoint}); make them with '{shlex.join(words)}'"
-        )
-    real = _load(file, file.stat().st_mtime_ns)
-    expected: dict[str, Any] = {"checkpoint": extractor.checkpoint, "mode": extractor.mode}
-    if crop is not None:  # of a file named outright, its own crop holds
-        expected["crop"] = crop
-    for key, value in expected.items():
-        if real.identity.get(key) != value:
-            raise UsageError(
-                f"metric {metric}: {file.name} was made with {key} {real.identity.get(key)}, not {value}; make it "
-                "again with 'postdiff data statistics', or name another reference"
-            )
-    return real
-
-
-# Rows of an experiment, and metrics of a row, mostly share one.
-_kept: dict[tuple[Path, int], Real] = {}
-
-
-def _load(file: Path, changed: int) -> Real:
-    key = (file.resolve(), changed)
-    if key not in _kept:
-        _kept.clear()
-        _kept[key] = Real.load(file)
-    return _kept[key]
+__all__ = ["StatisticsRequest", "make", "statistics"]
 
 
 @dataclass(frozen=True)
-class Made:
-    """Reference statistics.
+class StatisticsRequest:
+    """What the command line asks for.
 
     Attributes:
-        file: where they are.
-        fresh: whether they had to be made.
-        passed: files of the folder that are no pictures which are read, in words; empty if there are none.
+        images: folder of the images; None means the one that the data card names.
+        extractor: file, folder or repository of the network; None means the one in the environment variable.
+        mode: see `postdiff.metrics.features.MODES`.
+        crop: the shorter side is resized to this length and the middle square cut out; None for neither.
+        device: auto, cpu, cuda or cuda:N.
+        batch_size: images at once; those of unequal size go one by one.
     """
 
-    file: Path
-    fresh: bool
-    passed: str
+    images: str | None = None
+    extractor: str | None = None
+    mode: str = "clean"
+    crop: int | None = None
+    device: str = "auto"
+    batch_size: int = 32
 
 
-def make(
-    name: str,
-    extractor: Callable[[], Extractor],
-    mode: str,
-    checkpoint: str | None,
-    *,
-    images: Path | None = None,
-    crop: int | None = None,
-    device: str = "cpu",
-    batch_size: int = 32,
-) -> Made:
-    """Features of all reference pictures of a data set, unless the same ones are there already.
-
-    Args:
-        name: of a data set, or a folder of pictures.
-        extractor: loads the network, which a repeated request does not need.
-        mode: of the network.
-        checkpoint: which weights it has; None if they are missing.
-        images: folder of the pictures, for a data set whose card names none.
-        crop: the shorter side is resized to this length and the middle square cut out; None for neither.
-        device: where the network runs.
-        batch_size: pictures at once; those of unequal size go one by one.
+def statistics(name: str, request: StatisticsRequest) -> str:
+    """Make the reference statistics of a data set or a folder of images; the sentence to print.
 
     Raises:
-        UsageError: no pictures or fewer than two, one that cannot be read or is too large, or the network is missing.
+        UsageError: a number out of range, no images or fewer than two, one that cannot be read or is too large, or the
+            network is missing.
     """
-    found = real_pictures.listed(name, images)
-    # What is missing is told before all pictures are read for their hash.
-    loaded = extractor() if checkpoint is None else None
-    digest = real_pictures.digest(found.files, found.root)
-    if checkpoint is not None and (there := present(found.name, mode, checkpoint, crop)) is not None:
+    for key, value in {"crop": request.crop, "batch-size": request.batch_size}.items():
+        if value is not None and value < 1:
+            raise UsageError(f"--{key} {value} is too small; use at least 1")
+    if request.mode not in features.MODES:
+        raise unknown("mode", request.mode, features.MODES)
+    folders.writable_outputs()
+    listed = real_pictures.listed(name, None if request.images is None else Path(request.images))
+    file, fresh = make(listed, request)
+    about = ReferenceStatistics.read_identity(file)
+    word = "statistics" if fresh else "statistics (there already)"
+    passed = f"; passed over: {listed.passed}" if listed.passed else ""
+    return (
+        f"{word}: {file}, {about['count']} pictures, {about['model']} ({about['checkpoint']}), mode "
+        f"{about['mode']}{passed}"
+    )
+
+
+def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path, bool]:
+    """Features of all images, unless the same ones are there already; the file, and whether it had to be made.
+
+    Raises:
+        UsageError: as `statistics` does.
+    """
+    device = provenance.resolve_device(request.device)
+    folder, mode, crop = folders.outputs() / "data" / "statistics", request.mode, request.crop
+    checkpoint = features.extractor_hash(mode, request.extractor)
+    # What is missing is told before all images are read for their hash.
+    network = features.extractor(mode, request.extractor) if checkpoint is None else None
+    digest = real_pictures.digest(listed.files, listed.root)
+    if checkpoint is not None and (there := reference.present(listed.name, folder, mode, checkpoint, crop)) is not None:
         try:
-            if Real.read_identity(there).get("images") == digest.value:
+            if ReferenceStatistics.read_identity(there).get("images") == digest.value:
                 digest.keep()
-                return Made(there, False, found.passed)
+                return there, False
         except UsageError:
             pass  # damaged: it is made anew
-    network = (extractor() if loaded is None else loaded).to(device)
-    file = file_for(found.name, mode, network.checkpoint, crop)
-    features = []
-    with bar(found.name, len(found.files), "picture") as shown:
-        for batch in _batches(found.files, crop, batch_size):
-            features.append(network(batch.to(device)).cpu())
+    network = (network or features.extractor(mode, request.extractor)).to(device)
+    file, found = reference.file_for(listed.name, folder, mode, network.checkpoint, crop), []
+    with bar(listed.name, len(listed.files), "picture") as shown:
+        for batch in _batches(listed.files, crop, request.batch_size):
+            found.append(network(batch.to(device)).cpu())
             shown.update(len(batch))
-    about: dict[str, Any] = {
-        "data": found.name,
+    about = {
+        "data": listed.name,
         **network.identity(),
         "crop": crop,
-        "count": len(found.files),
+        "count": len(listed.files),
         "images": digest.value,
         "cropped": "none" if crop is None else f"shorter side to {crop}, PIL bicubic, middle square",
     }
     with folders.whole_file(file) as temporary:
-        Real.of(torch.cat(features), about).save(temporary)
+        ReferenceStatistics.of(torch.cat(found), about).save(temporary)
     digest.keep()
-    return Made(file, True, found.passed)
+    return file, True
 
 
 def _batches(files: Sequence[Path], crop: int | None, batch_size: int) -> Iterator[Tensor]:
@@ -207,7 +140,3 @@ def _read(file: Path, crop: int | None) -> Tensor:
         left, top = (width - crop) // 2, (height - crop) // 2
         picture = picture.crop((left, top, left + crop, top + crop))
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.") or "pictures"

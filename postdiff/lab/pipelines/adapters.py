@@ -12,9 +12,10 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from postdiff import hub, weights
+from postdiff import hub
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.value_types import Finite
+from postdiff.lab.files import weights
 from postdiff.lab.files.sources import Source, identity, package_file
 from postdiff.lab.pipelines.checks import complete
 
@@ -154,7 +155,7 @@ def described(key: str, source: Any) -> str:
     """
     name = source.weight_name
     weights.refuse_pickle(Path(name), key)
-    file = identity(source, lambda folder: weights.file_hash(weights.checked_file(folder, name, key))[:16], name)
+    file = identity(source, lambda folder: model_files.sha256(weights.checked_file(folder, name, key))[:16], name)
     scale = f"*{source.scale:g}" if isinstance(source, Lora) else ""
     token = f"={source.token}" if isinstance(source, Embedding) and source.token is not None else ""
     return f"+{key}={file}{scale}{token}"

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from postdiff import hub, model_files, sources, weights
+from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
+from postdiff.lab.files import sources, weights
 from postdiff.lab.files.sources import Source, package_file
-from postdiff.lab.files.weights import file_hash
 from postdiff.lab.pipelines import adapters, checks, quantization
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, card, parts
 
@@ -28,7 +28,6 @@ __all__ = [
     "Source",
     "card",
     "checkpoint",
-    "file_hash",
     "load",
     "other_class",
     "package_file",

@@ -13,10 +13,11 @@ from typing import Annotated, Any
 
 import torch
 
-from postdiff import hub, sources, weights
+from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import sound
 from postdiff.lab.config.value_types import checked
+from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.pipelines.checks import complete
 
@@ -123,7 +124,7 @@ def described(found: Quantization) -> str:
     """
     if found.method == "gguf":
         name = str(found.weight_name)
-        file = sources.identity(found, lambda folder: weights.file_hash(_checked(folder / name))[:16], name)
+        file = sources.identity(found, lambda folder: model_files.sha256(_checked(folder / name))[:16], name)
         return f"+quantization=gguf:{file}"
     networks = f"({','.join(sorted(found.networks))})" if found.networks else ""
     options = json.dumps(found.options, sort_keys=True) if found.options else ""

@@ -11,7 +11,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.records.record import KINDS, Record, Value, fresh_path, load
 from postdiff.lab.tables.speed_values import speed_values
-from postdiff.metrics import METRICS
+from postdiff.metrics import facts, names
 
 __all__ = ["Row", "flat_rows"]
 
@@ -96,13 +96,13 @@ def _measured_otherwise(records: Mapping[str, Mapping[str, Record]]) -> dict[str
 
     What only one of two records says is passed over: committed records of older runs say less.
     """
-    first: dict[str, Value] = {}
+    first, known = dict[str, Value](), names()
     found: dict[str, list[str]] = {}
     for row, kinds in records.items():
         for name, value in (kinds["quality"].metrics if "quality" in kinds else {}).items():
             if value.value is None:
                 continue
-            one, info = first.setdefault(name, value).identity, METRICS.get(name)
+            one, info = first.setdefault(name, value).identity, facts(name) if name in known else None
             # The reference run of a paired metric belongs to the row's own settings, and a note follows from the rest.
             # A mean over images does not depend on their number; a distance between sets does.
             passed_over = {"reference", "note", *(() if info and info.least > 1 else ("n_per_seed",))}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from postdiff.engine.errors import unknown
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.tables.rows import Row, flat_rows
-from postdiff.metrics import METRICS
+from postdiff.metrics import facts, names
 
 __all__ = ["FORMATS", "Column", "draw", "plain", "render"]
 
@@ -60,11 +60,14 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     if len({row["model"] for row in rows}) > 1:
         columns.append(Column("Model", lambda row: row["model"]))
     columns += [Column(title, plain(key, 0)) for key, title in (("steps", "Steps"), ("network_calls", "Calls"))]
-    for name, info in METRICS.items():
+    for name in names():
+        steps = sorted(int(key.rpartition("_")[2]) for key in present if key.startswith(f"{name}_at_"))
+        if name not in present and not steps:
+            continue
+        info = facts(name)
         if name in present:
             arrow = "↑" if info.higher_is_better else "↓"
             columns.append(Column(f"{info.title} {arrow}", _spread(name, info.digits)))
-        steps = sorted(int(key.rpartition("_")[2]) for key in present if key.startswith(f"{name}_at_"))
         columns += [Column(f"after {step}", plain(f"{name}_at_{step}", info.digits)) for step in steps]
     if "macs_g" in present:
         columns += [Column("MACs (G) ↓", _spread("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
@@ -76,7 +79,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
         columns.append(Column("Memory (MB) ↓", plain("peak_memory_mb", 1)))
     reported = (key for row in rows for key in row if key.startswith("reported_"))
     for name in dict.fromkeys(key.removeprefix("reported_") for key in reported):
-        digits = METRICS[name].digits if name in METRICS else 2
+        digits = facts(name).digits if name in names() else 2
         columns.append(Column(f"{name}, reported", plain(f"reported_{name}", digits)))
         columns.append(Column("gap", plain(f"gap_{name}", digits, signed=True)))
     return columns
