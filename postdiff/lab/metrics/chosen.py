@@ -9,6 +9,7 @@ from typing import Any
 from postdiff import metrics, model_files
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
+from postdiff.lab import code_hash
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.files import folders

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from postdiff import hub
+from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.value_types import Finite
 from postdiff.lab.files import weights
