@@ -43,18 +43,6 @@ ALLOWED = {
 LAB = (
     *("quiet", "code_hash", "config", "files", "network", "inputs", "samples", "pipelines", "devices", "progress"),
     *("metrics", "defaults", "plan", "images", "sampling", "records", "tables", "stored", "loggers", "macs"),
-        "code_hash",
-        "config",
-        "files",
-        "network",
-        "inputs",
-        "samples",
-        "pipelines",
-        "devices",
-        "progress",
-        "metrics",
-    ),
-    *("defaults", "plan", "images", "sampling", "records", "tables", "stored", "loggers", "macs"),
     *("generate", "step_scores", "evaluation", "row", "adm", "bench", "analysis", "listing", "run", "launch"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
