@@ -26,8 +26,8 @@ from postdiff.lab.analysis.observing import job_of, pictures_of
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.records.job_record import now
-from postdiff.lab.sampling.pipelines import Pipelines
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "fewer_steps"

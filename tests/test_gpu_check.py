@@ -12,7 +12,7 @@ import pytest
 
 from postdiff.lab.config import experiment
 from postdiff.lab.config.layers import from_words
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 
 pytestmark = pytest.mark.slow
 

@@ -17,8 +17,8 @@ __all__ = [
 def run(given: argparse.Namespace) -> None:
     """Run the missing rows, print the table, say where pictures and records are."""
     from postdiff.lab import run
+    from postdiff.lab.data.samples import Shard
     from postdiff.lab.files import folders
-    from postdiff.lab.samples import Shard
     from postdiff.lab.tables.table import render
 
     shard = Shard.parse(given.shard) if given.shard else None
@@ -88,7 +88,7 @@ def macs(given: argparse.Namespace) -> None:
 
 def data_prepare(given: argparse.Namespace) -> None:
     """Freeze a data set in a manifest and say what it holds."""
-    from postdiff.lab.inputs import preparing
+    from postdiff.lab.data import preparing
 
     names = ("source", "count", "seed", "choose", "column", "seed_column", "classes", "seeds", "out")
     print(preparing.prepare(given.name, preparing.Wish(**{name: getattr(given, name) for name in names})))
@@ -107,7 +107,7 @@ def data_statistics(given: argparse.Namespace) -> None:
 
 def export(given: argparse.Namespace) -> None:
     """Write a row's pictures as one .npz file."""
-    from postdiff.lab import adm
+    from postdiff.lab import export as adm
 
     print(adm.export(_experiment(given), given.out))
 

@@ -4,22 +4,17 @@ From low to high; each imports only what stands before it:
 
 config      what a run is made of, and how YAML and the command line become it
 files       folders that are written to, and locks on them; weights in folders or on the hub
-network     options of a whole network, each held for the length of a call
-inputs      prompts and classes, images that go in, real ones to compare with
-samples     what is generated, in batches and parts
-pipelines   from a model card to a pipeline, its stages, and what it takes
+data        prompts and classes, images that go in, real ones to compare with; samples in batches
+pipelines   from a model card to a pipeline, its stages, what it takes, and options of its network
 devices     what computes a run: one device or several processes
-progress    bars and lines on stderr
 metrics     which metrics a row measures, and what stands behind them
 plan        a row made ready: every check that needs no weights, and its two identities
 images      finished images on disk
-sampling    from samples to pixels
-records     what runs leave behind
+generate    from samples to pixels; the loop over a row's batches
+records     what runs leave behind, and whether it is whole
 tables      records as flat rows of values, and as tables in five formats
-stored      what is stored of a row, and whether it is whole
 loggers     records once more on W&B, TensorBoard, and loggers of one's own
 macs        what rows cost in multiply-accumulates
-generate    the loop over a row's batches
 evaluation  the row's Lightning module, and its metrics
 row         one row from start to end
 bench       how long rows take beside reference implementations, and where the time goes

@@ -16,16 +16,16 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torchmetrics import Metric, MetricCollection
 
+from postdiff.lab.data.samples import Sample, Shard, measured_batches, measured_share
 from postdiff.lab.devices import distributed
-from postdiff.lab.generate import generate_batch
+from postdiff.lab.generate.loop import generate_batch
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.images.marked_png import pixel_hash
 from postdiff.lab.metrics import chosen, intervals
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import Value
-from postdiff.lab.samples import Sample, Shard, measured_batches, measured_share
-from postdiff.lab.sampling.sampler import Sampler
-from postdiff.lab.stored import images_of, references_of
+from postdiff.lab.records.stored import images_of, references_of
 from postdiff.metrics import names
 from postdiff.metrics.base import PerImageMetric
 

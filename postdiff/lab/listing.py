@@ -13,7 +13,7 @@ from postdiff.engine.family import FAMILIES, Family
 from postdiff.lab import loggers
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.schedulers import SCHEDULERS
-from postdiff.lab.inputs import conditions, data_cards
+from postdiff.lab.data import conditions, data_cards
 from postdiff.lab.loggers.base import Logger
 
 __all__ = ["KINDS", "listing", "render"]

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab import progress
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import distributed
 from postdiff.lab.evaluation import Evaluation, evaluate
-from postdiff.lab.generate import generate
+from postdiff.lab.generate.loop import generate
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
 from postdiff.lab.metrics import chosen
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record
-from postdiff.lab.samples import Shard
-from postdiff.lab.sampling.pipelines import Pipelines
+from postdiff.lab.records.stored import images_of, references_of
 from postdiff.lab.step_scores import step_scores
-from postdiff.lab.stored import images_of, references_of
 
 __all__ = ["measure", "refuse_without_images", "score"]
 

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import progress, row, stored
+from postdiff.lab import progress, row
 from postdiff.lab.bench import speed
 from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import distributed, placement
 from postdiff.lab.files import folders
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.images import grid
 from postdiff.lab.loggers import log
 from postdiff.lab.pipelines import random_weights
-from postdiff.lab.plan import Plan, plan_rows
-from postdiff.lab.records import job_record
+from postdiff.lab.plan.plan import Plan, plan_rows
+from postdiff.lab.records import job_record, stored
 from postdiff.lab.records.record import Record
-from postdiff.lab.samples import Shard
-from postdiff.lab.sampling.pipelines import Pipelines
 
 __all__ = ["bench", "draw_grid", "run", "score", "unfinished"]
 

@@ -17,10 +17,10 @@ from postdiff import accelerate
 from postdiff.engine import noise_levels
 from postdiff.engine.grid import resize
 from postdiff.engine.state import State
-from postdiff.lab.plan import Plan
+from postdiff.lab.data.samples import Sample
+from postdiff.lab.generate.sampler import Sampler
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.progress import ImageBar
-from postdiff.lab.samples import Sample
-from postdiff.lab.sampling.sampler import Sampler
 from postdiff.methods.base import Method, StepCall
 from postdiff.metrics.base import PerImageMetric
 

@@ -11,7 +11,7 @@ import yaml
 
 from postdiff.datasets import fetch
 from postdiff.datasets.manifest import Manifest
-from postdiff.lab.inputs import data_cards
+from postdiff.lab.data import data_cards
 
 
 def folder(outputs):

@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from postdiff.lab import plan
 from postdiff.lab.config import experiment
-from postdiff.lab.inputs import data_cards
+from postdiff.lab.data import data_cards
 from postdiff.lab.pipelines import models
+from postdiff.lab.plan import plan
 from postdiff.lab.records.record import Record
 
 

@@ -15,11 +15,11 @@ from PIL import Image
 from postdiff.datasets import files
 from postdiff.datasets.manifest import Manifest
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
-from postdiff.lab import samples as samples_
 from postdiff.lab.config import experiment
-from postdiff.lab.inputs import data_cards
+from postdiff.lab.data import data_cards
+from postdiff.lab.data import samples as samples_
 from postdiff.lab.pipelines import models
+from postdiff.lab.plan import plan
 from postdiff.lab.records.record import Record
 from tests.datasets.test_runs_on_data import own_card, tiny  # noqa: F401
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from postdiff.lab.config import experiment
-from postdiff.lab.plan import plan_rows
-from postdiff.lab.sampling.pipelines import Pipelines, Sampler
+from postdiff.lab.generate.pipelines import Pipelines, Sampler
+from postdiff.lab.plan.plan import plan_rows
 
 __all__ = ["Published"]
 

@@ -6,8 +6,8 @@ from diffusers import StableDiffusionPipeline
 
 from postdiff import accelerate
 from postdiff.lab.config.schema import NetworkConfig
-from postdiff.lab.network import compiled_blocks
-from postdiff.lab.network.network_options import NetworkOptions
+from postdiff.lab.pipelines import compiled_blocks
+from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.presets import build_methods
 from tests.gpu.placed import HALF, close, left, move
 from tests.support.cases import Case, common, encoded_text

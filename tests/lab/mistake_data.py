@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from postdiff.lab.inputs.data_cards import DataCard
+from postdiff.lab.data.data_cards import DataCard
 from tests.lab.bad import run
 from tests.lab.mistakes import HUGE, Mistake, leaves, nested, typed_wrongly, wrong
 from tests.lab.test_damaged_records import TEXTS, WHOLE, placed, places

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import adm
+from postdiff.lab import export as adm
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.samples import Sample
 from tests.metrics import networks
 
 FEW = ["--rows", "plain", "seeds=[0,1]", "count=2"]

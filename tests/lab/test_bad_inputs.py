@@ -22,10 +22,10 @@ from postdiff.lab.config.experiment import load as load_experiment
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.devices import distributed
 from postdiff.lab.files import locks
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.pipelines import models
-from postdiff.lab.plan import plan_rows
-from postdiff.lab.sampling.sampler import Sampler
-from postdiff.lab.stored import images_of
+from postdiff.lab.plan.plan import plan_rows
+from postdiff.lab.records.stored import images_of
 from tests.lab import bad_files, bad_values, tiny_folder
 from tests.lab.bad import FEW, RUN, data, instead, model, run
 from tests.metrics import networks

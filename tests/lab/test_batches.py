@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from postdiff.lab import samples as samples_
-from postdiff.lab.inputs import data_cards
-from postdiff.lab.samples import PromptDataModule, Shard
-from postdiff.lab.sampling.sampler import Sampler
+from postdiff.lab.data import data_cards
+from postdiff.lab.data import samples as samples_
+from postdiff.lab.data.samples import PromptDataModule, Shard
+from postdiff.lab.generate.sampler import Sampler
 from tests.lab import runs
 
 pytestmark = pytest.mark.slow

@@ -5,9 +5,9 @@ import torch
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
+from postdiff.lab.generate.cascade import Cascade
 from postdiff.lab.pipelines.cards import StageCard
 from postdiff.lab.pipelines.stages import StageRun
-from postdiff.lab.sampling.cascade import Cascade
 from postdiff.methods import DeepCache, EncoderPropagation
 from postdiff.methods.base import Method
 from tests.lab import task_twins

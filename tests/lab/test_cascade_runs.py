@@ -12,10 +12,10 @@ import yaml
 from postdiff import hub
 from postdiff.engine import plugins
 from postdiff.lab.config import experiment
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.pipelines import models
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import find
-from postdiff.lab.sampling.pipelines import Pipelines
 from tests.lab import task_twins
 from tests.support import hub_cache
 

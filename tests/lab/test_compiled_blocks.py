@@ -9,8 +9,8 @@ from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.lab.config.schema import NetworkConfig
-from postdiff.lab.network import compiled_blocks
-from postdiff.lab.network.network_options import NetworkOptions
+from postdiff.lab.pipelines import compiled_blocks
+from postdiff.lab.pipelines.network_options import NetworkOptions
 
 FEW = {"num_inference_steps": 3}
 

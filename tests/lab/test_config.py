@@ -4,10 +4,10 @@ import pytest
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
 from postdiff.lab.config import experiment
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest, resolve
+from postdiff.lab.plan import plan
 
 
 def test_layers_lie_in_order():

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.files import locks
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.samples import Shard
 from tests.lab import runs
 from tests.lab.forks import Fork
 

@@ -10,8 +10,8 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import RunConfig, TrainerConfig
+from postdiff.lab.data.samples import PromptDataModule, Shard, pairs
 from postdiff.lab.devices import distributed, placement, slurm
-from postdiff.lab.samples import PromptDataModule, Shard, pairs
 from tests.lab import runs
 from tests.lab.forks import Fork
 

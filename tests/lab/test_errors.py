@@ -8,9 +8,9 @@ import pytest
 
 from postdiff import cli
 from postdiff.cli.parser import COMMANDS
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.pipelines import models
 from postdiff.lab.records.record import SCHEMA, fresh_path
-from postdiff.lab.sampling.sampler import Sampler
 from tests.lab import tiny_folder
 from tests.support import tiny as tiny_pipelines
 from tests.support import whole

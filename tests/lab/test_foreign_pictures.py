@@ -13,7 +13,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import samples as samples_
+from postdiff.lab.data import samples as samples_
 from postdiff.lab.images.image_folder import ImageFolder
 
 SAMPLES = samples_.pairs(["a heart", "an apple", "a dog"], [0])

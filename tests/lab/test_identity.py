@@ -15,7 +15,7 @@ from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.adapters import Lora
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.metrics.checkpoints import CLIP
 from tests.lab import runs
 from tests.support import hub_cache

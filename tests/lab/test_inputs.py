@@ -12,8 +12,8 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs import conditions, data_cards
-from postdiff.lab.inputs.conditions import ConditionConfig
+from postdiff.lab.data import conditions, data_cards
+from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.signature import signature_of
 from tests.lab import task_twins, tiny_folder

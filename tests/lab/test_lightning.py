@@ -4,11 +4,11 @@ import pytest
 from lightning.pytorch import Trainer
 
 from postdiff.lab.config import experiment
+from postdiff.lab.data.samples import PromptDataModule
 from postdiff.lab.evaluation import Evaluation
-from postdiff.lab.plan import plan_rows
-from postdiff.lab.samples import PromptDataModule
-from postdiff.lab.sampling.pipelines import Pipelines
-from postdiff.lab.stored import images_of
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.plan.plan import plan_rows
+from postdiff.lab.records.stored import images_of
 from tests.lab import runs
 
 WORDS = {"count": 3, "seeds": [0, 1], "batch_size": 2, "bench": {"repeats": 0}}

@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
 from postdiff.lab.config import experiment
 from postdiff.lab.devices import distributed
 from postdiff.lab.loggers import content, log, wandb_logger
 from postdiff.lab.loggers.wandb_reader import ended, offline_runs
+from postdiff.lab.plan import plan
 from postdiff.lab.records.record import Record
-from postdiff.lab.stored import images_of
+from postdiff.lab.records.stored import images_of
 
 FAST = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
 

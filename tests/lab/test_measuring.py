@@ -11,7 +11,7 @@ from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import resolve
 from postdiff.lab.metrics import reference_statistics
 from postdiff.lab.pipelines import models
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.metrics.reference import ReferenceStatistics
 from tests.lab import tiny_folder
 from tests.metrics import networks

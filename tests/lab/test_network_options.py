@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import NetworkConfig, resolve
-from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.sampling import pipelines as sampling
+from postdiff.lab.generate import pipelines as sampling
+from postdiff.lab.pipelines.network_options import NetworkOptions
+from postdiff.lab.plan import plan
 from tests.support import tiny
 from tests.support.snapshot import snapshot
 

@@ -8,14 +8,13 @@ import yaml
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import NetworkConfig, resolve
 from postdiff.lab.devices import provenance
-from postdiff.lab.network import network_options
-from postdiff.lab.network.network_options import NetworkOptions
-from postdiff.lab.pipelines import models
-from postdiff.lab.sampling import pipelines as sampling
+from postdiff.lab.generate import pipelines as sampling
+from postdiff.lab.pipelines import models, network_options
+from postdiff.lab.pipelines.network_options import NetworkOptions
+from postdiff.lab.plan import plan
 from tests.support import preparations
 from tests.support import tiny as pipelines
 

@@ -9,7 +9,7 @@ import pytest
 from postdiff import metrics
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 
 FEW = ("--rows", "plain", "count=2", "seeds=[0]", "bench.repeats=0")
 BODY = '''

@@ -15,9 +15,9 @@ from PIL import Image
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import FAMILIES, family_of
 from postdiff.lab.config import experiment, schedulers
-from postdiff.lab.inputs import conditions, data_cards
-from postdiff.lab.inputs.conditions import ConditionConfig
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.data import conditions, data_cards
+from postdiff.lab.data.conditions import ConditionConfig
+from postdiff.lab.plan.plan import plan_rows
 from tests.lab.bad import run
 
 SCHEDULER = """
@@ -33,7 +33,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from postdiff.lab.inputs.conditions import Condition
+from postdiff.lab.data.conditions import Condition
 
 
 @dataclass

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff import catalog
 from postdiff.lab.config import experiment
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 
 pytestmark = pytest.mark.slow
 

@@ -11,15 +11,15 @@ from PIL import Image
 import postdiff
 from postdiff import catalog, methods, metrics
 from postdiff.engine.errors import UsageError
-from postdiff.lab import samples as samples_
 from postdiff.lab.config import schedulers
+from postdiff.lab.data import data_cards
+from postdiff.lab.data import samples as samples_
+from postdiff.lab.data.samples import PromptDataModule, Sample, Shard
 from postdiff.lab.files import folders
 from postdiff.lab.images import grid
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.inputs import data_cards
 from postdiff.lab.listing import listing
 from postdiff.lab.pipelines import models, random_weights
-from postdiff.lab.samples import PromptDataModule, Sample, Shard
 
 PACKAGE = Path(postdiff.__file__).parent
 

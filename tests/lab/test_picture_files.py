@@ -14,8 +14,8 @@ from cleanfid import utils as clean_fid
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.inputs import conditions, data_cards, picture_files
-from postdiff.lab.inputs.conditions import ConditionConfig
+from postdiff.lab.data import conditions, data_cards, picture_files
+from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.metrics import reference_statistics
 from tests.metrics import networks
 

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import models
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from tests.lab import tiny_folder
 from tests.metrics import authors_reward
 

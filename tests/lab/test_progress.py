@@ -8,8 +8,8 @@ import time
 import pytest
 
 from postdiff.lab import progress
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import distributed
-from postdiff.lab.samples import Shard
 
 
 @pytest.fixture

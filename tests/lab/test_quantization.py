@@ -12,13 +12,13 @@ from torchao.utils import TorchAOBaseTensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.lab import plan
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
+from postdiff.lab.generate import pipelines as sampling
 from postdiff.lab.macs import row_macs
 from postdiff.lab.pipelines import models, quantization
 from postdiff.lab.pipelines.quantization import Quantization
-from postdiff.lab.sampling import pipelines as sampling
+from postdiff.lab.plan import plan
 from postdiff.methods import DeepCache, FirstBlockCache
 from tests.support import texts
 from tests.support import tiny as pipelines

@@ -8,13 +8,13 @@ import torch
 from postdiff import catalog, hub
 from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import real_size
-from postdiff.lab import samples as samples_
 from postdiff.lab.config import experiment, schedulers
+from postdiff.lab.data import samples as samples_
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.pipelines import adapters, cards, models, random_weights
 from postdiff.lab.pipelines.random_weights import fill, unfilled
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import Record
-from postdiff.lab.sampling.pipelines import Pipelines
 
 CARD = models.card("emoji")
 WORDS = ("weights=random", "steps=4", "bench.repeats=1", "bench.warmup=0")

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 import torch
 
-from postdiff.lab import generate, plan, row, run, stored
+from postdiff.lab import row, run
 from postdiff.lab.bench import speed
 from postdiff.lab.config import experiment
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.evaluation import Evaluation
+from postdiff.lab.generate import loop as generate
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.loggers.wandb_reader import offline_runs
 from postdiff.lab.pipelines import models
+from postdiff.lab.plan import plan
+from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record
-from postdiff.lab.samples import Shard
-from postdiff.lab.sampling.sampler import Sampler
 
 
 def read(outputs, row, kind=""):

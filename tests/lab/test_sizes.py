@@ -14,7 +14,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.pipelines import sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from tests.lab import runs
 from tests.support import tiny as pipelines
 

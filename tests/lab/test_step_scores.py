@@ -5,9 +5,9 @@ import torch
 
 from postdiff import accelerate
 from postdiff.lab.config import experiment
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import find
-from postdiff.lab.sampling.pipelines import Pipelines
 from postdiff.lab.step_scores import CleanEstimates
 from postdiff.methods import MixedResolution
 

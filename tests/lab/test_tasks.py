@@ -12,11 +12,11 @@ from PIL import Image
 
 from postdiff import hub
 from postdiff.lab.config import experiment
+from postdiff.lab.data.samples import PromptDataModule, Sample, Shard, generator
+from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.pipelines import models
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import Record
-from postdiff.lab.samples import PromptDataModule, Sample, Shard, generator
-from postdiff.lab.sampling.pipelines import Pipelines
 from postdiff.metrics.paired import psnr
 from tests.lab import task_twins
 from tests.support import hub_cache

@@ -11,11 +11,11 @@ from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
-from postdiff.lab.plan import Plan, plan_rows
+from postdiff.lab.data.samples import PromptDataModule
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
-from postdiff.lab.samples import PromptDataModule
-from postdiff.lab.sampling.pipelines import Pipelines
-from postdiff.lab.stored import images_of
+from postdiff.lab.records.stored import images_of
 from postdiff.methods.base import Method
 
 __all__ = ["job_of", "observe", "pictures_of"]

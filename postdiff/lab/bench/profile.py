@@ -27,9 +27,9 @@ from postdiff.lab.bench.speed import limit_of, naming_rows
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
-from postdiff.lab.plan import Plan, plan_rows, same_weights
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.plan.plan import Plan, plan_rows, same_weights
 from postdiff.lab.progress import bar
-from postdiff.lab.sampling.pipelines import Pipelines
 from postdiff.lab.tables.rows import Row
 from postdiff.lab.tables.table import Column, draw, plain
 

@@ -19,7 +19,7 @@ from torch import nn
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.methods import DeepCache, PyramidAttentionBroadcast, ToMe
 
 __all__ = ["ReferenceImplementation", "reference_of"]

@@ -23,13 +23,13 @@ from postdiff.cost.ratios import Latency, ratio
 from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.lab.bench.reference_implementations import ReferenceImplementation, reference_of
 from postdiff.lab.devices import provenance
+from postdiff.lab.generate.pipelines import Pipelines, Sampler
 from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
-from postdiff.lab.plan import Plan, same_weights
+from postdiff.lab.plan.plan import Plan, same_weights
 from postdiff.lab.progress import bar
 from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record, fresh_path
-from postdiff.lab.sampling.pipelines import Pipelines, Sampler
 
 __all__ = ["limit_of", "measure", "naming_rows"]
 

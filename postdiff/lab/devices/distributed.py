@@ -27,9 +27,9 @@ from lightning.fabric.strategies import DDPStrategy
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.schema import TrainerConfig
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import processes, slurm
 from postdiff.lab.devices.placement import several
-from postdiff.lab.samples import Shard
 
 __all__ = ["all_sums", "barrier", "broadcast", "cluster", "gather", "is_rank_zero", "launch", "local_device", "share"]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.samples import Sample
 
 __all__ = ["COLUMNS", "draw"]
 

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
+from postdiff.lab.data.samples import Sample, Shard, batch_name
 from postdiff.lab.files import folders, locks
 from postdiff.lab.files.locks import Say
 from postdiff.lab.images import marked_png
 from postdiff.lab.images.marked_png import Damaged
-from postdiff.lab.samples import Sample, Shard, batch_name
 
 __all__ = ["ImageFolder"]
 

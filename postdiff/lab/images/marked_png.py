@@ -22,9 +22,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import typed
 from postdiff.lab.files.typed import NotAsHinted
-from postdiff.lab.samples import Sample
 
 __all__ = ["Damaged", "ImageRow", "encode", "opened", "pixel_hash", "pixels"]
 

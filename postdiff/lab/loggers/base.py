@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from postdiff.lab.images.image_folder import ImageFolder
-    from postdiff.lab.plan import Plan
+    from postdiff.lab.plan.plan import Plan
     from postdiff.lab.records.record import Record
 
 __all__ = ["Logger"]

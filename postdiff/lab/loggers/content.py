@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from postdiff.lab.config.schema import digest
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import Record, Value, fresh_path
-from postdiff.lab.samples import Sample
 
 __all__ = ["curves", "describe", "numbers", "run_name", "table", "tags", "times"]
 

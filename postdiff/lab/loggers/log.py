@@ -16,7 +16,7 @@ from postdiff.lab.loggers import SHIPPED
 from postdiff.lab.loggers.base import Logger
 from postdiff.lab.loggers.tensorboard_logger import TensorBoardLogger
 from postdiff.lab.loggers.wandb_logger import WandbLogger, root
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.progress import tell
 from postdiff.lab.records.record import Record, fresh_path
 

@@ -11,7 +11,7 @@ from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.loggers import content
 from postdiff.lab.loggers.base import Logger
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import Record
 
 __all__ = ["TensorBoardLogger"]

@@ -16,7 +16,7 @@ from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.loggers import content
 from postdiff.lab.loggers.base import Logger
 from postdiff.lab.loggers.wandb_reader import ended
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import Record
 
 __all__ = ["WandbLogger", "root"]

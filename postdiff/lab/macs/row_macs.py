@@ -23,12 +23,12 @@ from postdiff.cost.tally import Cell, Tally, Work
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Row
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.pipelines import sizes, stages
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.stages import StageRun
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import Record
-from postdiff.lab.sampling.sampler import Sampler
 
 __all__ = ["Counted", "RowWork", "adaptive", "count", "counted", "known"]
 

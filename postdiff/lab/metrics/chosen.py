@@ -12,8 +12,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import code_hash
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.data.data_cards import DataCard
 from postdiff.lab.files import folders
-from postdiff.lab.inputs.data_cards import DataCard
 from postdiff.lab.pipelines import models
 from postdiff.metrics import clip
 from postdiff.metrics.base import BaseMetric, Resources

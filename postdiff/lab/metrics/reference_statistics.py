@@ -12,10 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError, unknown
+from postdiff.lab.data import picture_files, real_pictures
+from postdiff.lab.data.picture_files import MOST_PIXELS
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
-from postdiff.lab.inputs import picture_files, real_pictures
-from postdiff.lab.inputs.picture_files import MOST_PIXELS
 from postdiff.lab.progress import bar
 from postdiff.metrics import features, reference
 from postdiff.metrics.reference import ReferenceStatistics

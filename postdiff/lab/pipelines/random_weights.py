@@ -26,9 +26,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.pipelines import adapters
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
-from postdiff.lab.samples import Sample
 
 __all__ = ["fill", "identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_pictures", "unfilled"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.schema import RunConfig
-from postdiff.lab.inputs.data_cards import DataCard
+from postdiff.lab.data.data_cards import DataCard
 
 __all__ = ["FRAMES", "Signature", "check", "in_pixels", "signature_of"]
 

@@ -15,7 +15,7 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import distributed, provenance
 from postdiff.lab.files import folders, locks
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import KINDS, Record, find, fresh_path, full
 
 __all__ = ["fill", "image_values", "keep", "last", "now", "refuse_folders", "remove"]

@@ -15,19 +15,19 @@ from typing import Any
 
 from postdiff import catalog, metrics, model_files, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab import code_hash, defaults
+from postdiff.lab import code_hash
 from postdiff.lab.config import metric_specs, schedulers
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.metric_specs import PLACES
 from postdiff.lab.config.schema import NetworkConfig, RunConfig, digest
-from postdiff.lab.inputs import data_cards
-from postdiff.lab.inputs.data_cards import DataCard, Entry
+from postdiff.lab.data import data_cards
+from postdiff.lab.data.data_cards import DataCard, Entry
+from postdiff.lab.data.samples import Sample, batches, samples
 from postdiff.lab.metrics import chosen
-from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import models, random_weights, stages
+from postdiff.lab.pipelines import models, network_options, random_weights, stages
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
-from postdiff.lab.samples import Sample, batches, samples
+from postdiff.lab.plan import defaults
 
 __all__ = ["Plan", "plan_rows", "same_weights"]
 

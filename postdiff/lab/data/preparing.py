@@ -17,9 +17,9 @@ from postdiff.datasets.recipe import Recipe
 from postdiff.datasets.unpacking import Source
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
+from postdiff.lab.data import data_cards
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
-from postdiff.lab.inputs import data_cards
 
 __all__ = ["Wish", "prepare"]
 

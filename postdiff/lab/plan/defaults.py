@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
+from postdiff.lab.data.data_cards import DataCard, Entry
 from postdiff.lab.devices import placement
-from postdiff.lab.inputs.data_cards import DataCard, Entry
 from postdiff.lab.metrics import chosen
-from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import models, quantization, random_weights, signature, sizes
+from postdiff.lab.pipelines import models, network_options, quantization, random_weights, signature, sizes
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 

@@ -11,14 +11,14 @@ from torch import Tensor
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
-from postdiff.lab.inputs import conditions
-from postdiff.lab.network.network_options import NetworkOptions
+from postdiff.lab.data import conditions
+from postdiff.lab.data.samples import Sample, generator
+from postdiff.lab.generate import errors
+from postdiff.lab.generate.finite import FiniteLatents
+from postdiff.lab.generate.noise import own_noise
 from postdiff.lab.pipelines import random_weights, signature, sizes
-from postdiff.lab.plan import Plan
-from postdiff.lab.samples import Sample, generator
-from postdiff.lab.sampling import errors
-from postdiff.lab.sampling.finite import FiniteLatents
-from postdiff.lab.sampling.noise import own_noise
+from postdiff.lab.pipelines.network_options import NetworkOptions
+from postdiff.lab.plan.plan import Plan
 
 __all__ = ["Sampler"]
 

@@ -19,8 +19,8 @@ from pydantic import Field
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import merged
-from postdiff.lab.inputs import picture_files
-from postdiff.lab.inputs.picture_files import refuse_unreadable
+from postdiff.lab.data import picture_files
+from postdiff.lab.data.picture_files import refuse_unreadable
 
 __all__ = ["CONDITIONS", "Condition", "ConditionConfig", "build", "find", "prepared", "refuse_unreadable"]
 

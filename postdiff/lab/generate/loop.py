@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
+from postdiff.lab.data.samples import Sample, Shard, part_of
 from postdiff.lab.devices import distributed
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.progress import ImageBar
-from postdiff.lab.samples import Sample, Shard, part_of
-from postdiff.lab.sampling.sampler import Sampler
 
 __all__ = ["generate", "generate_batch"]
 

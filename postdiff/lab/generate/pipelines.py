@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.lab.network import network_options
-from postdiff.lab.pipelines import models, random_weights
-from postdiff.lab.plan import Plan
-from postdiff.lab.sampling.cascade import CascadeSampler
-from postdiff.lab.sampling.sampler import Sampler
+from postdiff.lab.generate.cascade import CascadeSampler
+from postdiff.lab.generate.sampler import Sampler
+from postdiff.lab.pipelines import models, network_options, random_weights
+from postdiff.lab.plan.plan import Plan
 
 __all__ = ["Pipelines", "Sampler"]
 

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError, shown
-from postdiff.lab.inputs.data_cards import Entry
+from postdiff.lab.data.data_cards import Entry
 
 __all__ = [
     "PromptDataModule",

@@ -21,7 +21,7 @@ from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
 from postdiff.lab.config.schema import NetworkConfig, RunConfig
 from postdiff.lab.config.value_types import Offload
-from postdiff.lab.network import attention_backends, compiled_blocks
+from postdiff.lab.pipelines import attention_backends, compiled_blocks
 
 __all__ = ["NetworkOptions", "check", "described", "offload_of", "place"]
 

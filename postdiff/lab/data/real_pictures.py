@@ -12,9 +12,9 @@ from postdiff import model_files
 from postdiff.datasets import files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
+from postdiff.lab.data import data_cards, picture_files
 from postdiff.lab.files import folders, typed
 from postdiff.lab.files.sources import package_file
-from postdiff.lab.inputs import data_cards, picture_files
 
 __all__ = ["Digest", "Listed", "digest", "listed"]
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment
+from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.pipelines import random_weights
-from postdiff.lab.plan import plan_rows
+from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.progress import bar
-from postdiff.lab.samples import Sample
-from postdiff.lab.stored import images_of
+from postdiff.lab.records.stored import images_of
 
 __all__ = ["export", "write"]
 

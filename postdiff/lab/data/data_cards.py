@@ -25,10 +25,10 @@ from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 from postdiff.lab.config.layers import merged
 from postdiff.lab.config.value_types import Seeds, Text, checked
+from postdiff.lab.data import conditions, picture_files
+from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
-from postdiff.lab.inputs import conditions, picture_files
-from postdiff.lab.inputs.conditions import ConditionConfig
 
 __all__ = [
     "DataCard",

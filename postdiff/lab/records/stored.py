@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from postdiff.lab.data.samples import Sample, batch_name
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.plan import Plan
+from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records import job_record
 from postdiff.lab.records.record import Record, fresh_path, full
-from postdiff.lab.samples import Sample, batch_name
 
 __all__ = ["finished", "images_of", "recorded", "references_of", "remove", "unsound"]
 

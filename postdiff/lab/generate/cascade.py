@@ -12,16 +12,16 @@ from torch import Tensor
 from postdiff.engine.driver import Driver, accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
-from postdiff.lab.network.network_options import NetworkOptions
+from postdiff.lab.data.samples import Sample, generator
+from postdiff.lab.generate import errors
+from postdiff.lab.generate.finite import FiniteLatents
+from postdiff.lab.generate.noise import own_noise
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.pipelines import sizes
+from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.lab.pipelines.signature import in_pixels
 from postdiff.lab.pipelines.stages import StageRun
-from postdiff.lab.plan import Plan
-from postdiff.lab.samples import Sample, generator
-from postdiff.lab.sampling import errors
-from postdiff.lab.sampling.finite import FiniteLatents
-from postdiff.lab.sampling.noise import own_noise
-from postdiff.lab.sampling.sampler import Sampler
+from postdiff.lab.plan.plan import Plan
 
 __all__ = ["Cascade", "CascadeSampler"]
 

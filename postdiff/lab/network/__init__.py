@@ -1,1 +1,0 @@
-"""Options of a whole network, each held for the length of a call."""
