@@ -38,7 +38,9 @@ FILES = {
         ("row 'plain'", "steps: Value 'ten'", "Integer", "give another value"),
         experiment(rows(plain={"steps": "ten"})),
     ),
-    "experiment: no rows": Bad(MINE, ("mine.yaml", "'base' and 'rows'", "at least one row"), experiment({"rows": {}})),
+    "experiment: no rows": Bad(
+        MINE, ("mine.yaml", "'rows' must be a mapping", "at least one row"), experiment({"rows": {}})
+    ),
     "experiment: row name leads out": Bad(
         ("run", "mine", *FEW),
         ("'../../plain'", "no name for a row", "use letters"),

@@ -399,8 +399,8 @@ def test_tags_are_no_longer_than_wandb_takes(tiny):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ("mirror.pictures=-1", "use 0 or more"),
-        ("mirror.timeout=0", "use seconds above 0"),
+        ("mirror.pictures=-1", "use at least 0"),
+        ("mirror.timeout=0", "use one above 0"),
         ("mirror.project=[a]", "mirror.project"),
         ("mirror.pictrues=3", "did you mean 'mirror.pictures'"),
         ("tensorboard=often", "tensorboard"),

@@ -128,7 +128,7 @@ def test_a_pipeline_is_never_on_the_gpu_as_a_whole(tiny, gpu, monkeypatch):
     [
         ({"offload": "sequential", "channels_last": True}, "channels_last=true would be lost.*offload=sequential"),
         ({"offload": "group", "compile": True}, "offload=group moves the weights of single layers.*use offload=model"),
-        ({"offload": "disk"}, "unknown offload 'disk'; choose from: group, model, none, sequential"),
+        ({"offload": "disk"}, "unknown network.offload 'disk'; choose from: group, model, none, sequential"),
     ],
 )
 def test_what_it_cannot_go_with_is_refused(tiny, gpu, network, told):
