@@ -7,7 +7,8 @@ over frames make several. Where these are given parts of the batch, in which bra
 together have one entry, which only the same branches find.
 
 Where one network call serves several steps (`state.span`), an entry stands for all of them or for none: steps between
-which a method turns from computing to replaying are `state.boundaries`, and no call reaches over one.
+which a method turns from computing to replaying are `state.boundaries`, and no call reaches over one. Nobody plans for
+a miss of a new size or branch: then the first of the steps is computed, and replayed for the others.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.engine.ownership import Form, own, put_together, taken_apart
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
+from postdiff.engine.spans import for_first_step
 from postdiff.engine.state import State
 
 __all__ = ["Entry", "ModuleCache", "Place", "Refresh"]
@@ -116,11 +118,25 @@ class ModuleCache:
                 state.counts[f"{self.name} hits"] += 1
                 return self._joined(stored, state)
             state.counts[f"{self.name} misses"] += 1
+            if state.span > 1 and not self.due(state.index, state.index + state.span - 1):
+                return self._unplanned(place, state, forward, args, kwargs)
             output = forward(*args, **kwargs)
             self._write(place, state, output)
             return output
 
         return call
+
+    def _unplanned(self, place: Place, state: State, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """A miss where a replay was planned, of a new size or branch: the first step of several, and then replays."""
+
+        def keep(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            self._write(place, state, output)
+            return output
+
+        output = for_first_step(keep, state)(forward, *args, **kwargs)
+        stored = self._read(place, state)
+        return output if stored is None else self._joined(stored, state)
 
     def holds(self, module: str, state: State) -> bool:
         """Whether the module would be replayed now."""

@@ -40,7 +40,7 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halv
         split: number of blocks in a transformer's encoder; 18 of 28 if omitted. A U-Net splits itself.
 
     Raises:
-        UsageError: a network without two halves, or a split that leaves one empty.
+        UsageError: a network without two halves, a split that leaves one empty, or a block in several places.
     """
     if is_unet(network):
         if split is not None:
@@ -56,6 +56,8 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halv
     first = max(1, round(depth * TRANSFORMER_SHARE)) if split is None else split
     if not 0 < first < depth:
         raise UsageError(f"{method}: split={first} is outside the {depth} blocks; use 1 to {depth - 1}")
+    if len(set(blocks)) < depth:
+        raise UsageError(f"{method}: one block stands in several places of {type(network).__name__}; leave it out")
     named = {f"transformer_blocks.{i}": block for i, block in enumerate(blocks)}
     return Halves(dict(list(named.items())[:first]), dict(list(named.items())[first:]), skips=False)
 

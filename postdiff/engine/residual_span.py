@@ -47,7 +47,8 @@ def stacked_blocks(network: nn.Module, method: str) -> dict[str, nn.Module]:
         UsageError: not a transformer, one with fewer than two blocks, or one whose blocks are not all different.
     """
     stacks = [name for name in STACKS if isinstance(getattr(network, name, None), nn.ModuleList)]
-    found = {f"{name}.{i}": block for name in stacks for i, block in enumerate(network.get_submodule(name).children())}
+    # Not `children()`, which gives a block that stands in two places once.
+    found = {f"{name}.{i}": block for name in stacks for i, block in enumerate(getattr(network, name))}
     if len(found) < 2:
         raise UsageError(
             f"{method} needs a transformer with a chain of blocks; {type(network).__name__} has none. DeepCache and "

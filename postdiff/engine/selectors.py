@@ -15,6 +15,7 @@ __all__ = [
     "cross_attentions",
     "is_unet",
     "layer_count",
+    "refuse_other_places",
     "self_attentions",
     "spatial_transformers",
     "token_blocks",
@@ -171,3 +172,18 @@ def unet_layers(block: nn.Module) -> Iterator[tuple[str, int, nn.Module]]:
 def with_all_inside(modules: dict[str, nn.Module]) -> list[str]:
     """Names of modules and of all modules inside them: what is left out with them, no other method may act on."""
     return [f"{name}.{inner}".rstrip(".") for name, module in modules.items() for inner, _ in module.named_modules()]
+
+
+def refuse_other_places(modules: dict[str, nn.Module], network: nn.Module, method: str) -> None:
+    """For methods that leave modules out because of where they stand.
+
+    Raises:
+        UsageError: one of the modules, {dotted name: module}, stands outside of them in the network, too.
+    """
+    left_out = set(modules.values())
+    for name, module in network.named_modules(remove_duplicate=False):
+        if module in left_out and not any(name == own or name.startswith(f"{own}.") for own in modules):
+            raise UsageError(
+                f"{method}: '{name}' of {type(network).__name__} stands in several places, and is to be left out in "
+                "some of them only; leave the method out"
+            )

@@ -13,7 +13,7 @@ from torch import nn
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
-from postdiff.engine.selectors import layer_count, unet_blocks, unet_layers
+from postdiff.engine.selectors import layer_count, refuse_other_places, unet_blocks, unet_layers
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
 from postdiff.methods.options import require, require_moment
@@ -116,6 +116,7 @@ class DeepCache(Method):
                 f"DeepCache: nothing lies below branch={self.branch} of {type(network).__name__}, which has no middle "
                 f"block; use {self.branch - 1} or less"
             )
+        refuse_other_places(deep, network, "DeepCache")
         return deep
 
 

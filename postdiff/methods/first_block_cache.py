@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import owned
 from postdiff.engine.residual_span import ResidualSpan, arguments_of, main_stream, refuse_meta, stacked_blocks
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.state import State
@@ -57,9 +58,10 @@ class FirstBlockCache(Method):
         now: dict[int, Tensor] = {}  # in this call of the network, unless it leaves the first block out
 
         def probe(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            given = owned(arguments_of(forward, args, kwargs)["hidden_states"])  # a block may write into its input
             output = forward(*args, **kwargs)
             now.clear()
-            now[state.network_call] = main_stream(first, output) - arguments_of(forward, args, kwargs)["hidden_states"]
+            now[state.network_call] = main_stream(first, output) - given
             return output
 
         def decide(branch: str, place: int, known: bool) -> Tensor:

@@ -1,0 +1,192 @@
+"""A slow run: the bare pipeline, one image at a time. All is computed, and then overwritten by a formula."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from postdiff import accelerate
+from postdiff.engine.family import Family, family_of
+from postdiff.engine.intercept import intercept
+from tests.support.cases import Case
+
+__all__ = ["Reference", "Setting", "setting_of", "slow_run", "tensorwise"]
+
+# {branch: {step: what was computed}}: up to the present step, at the present size of the latents.
+Past = dict[str, dict[int, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What formulas read of a run.
+
+    Attributes:
+        times: what the network is told of the time, step by step.
+        timesteps: the scheduler's own, step by step.
+        scale: of guidance.
+    """
+
+    network: nn.Module
+    controlnet: nn.Module | None
+    family: Family
+    times: tuple[float, ...]
+    timesteps: tuple[float, ...]
+    scale: float
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A method as a formula.
+
+    Attributes:
+        pieces: {name: (first module, last module)} of what is overwritten. x is what the first is given, picture and
+            text (or None); y is what the last gives out.
+        value: (name, step, branch, x, y) -> what the piece gives out at this step, for one branch.
+        predictions: optional, (step, {branch: prediction}) -> the same as the solver is to see them.
+    """
+
+    pieces: dict[str, tuple[nn.Module, nn.Module]]
+    value: Callable[[str, int, str, Past, Past], Any]
+    predictions: Callable[[int, dict[str, Tensor]], dict[str, Tensor]] | None = None
+
+
+def tensorwise(change: Callable[..., Any], *values: Any) -> Any:
+    """`change` of the tensors that stand in one place of several nested values."""
+    if isinstance(values[0], Tensor):
+        return change(*values)
+    if isinstance(values[0], tuple | list):
+        return type(values[0])(tensorwise(change, *items) for items in zip(*values, strict=True))
+    if isinstance(values[0], dict):
+        return {key: tensorwise(change, *[value[key] for value in values]) for key in values[0]}
+    return values[0]
+
+
+def setting_of(case: Case) -> Setting:
+    """Found out by one run of the bare pipeline for one image."""
+    pipe, family = case.pipe, family_of(case.pipe)
+    network = getattr(pipe, family.network)
+    times: list[float] = []
+    timesteps: list[float] = []
+
+    def note(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if (told := _number(kwargs["timestep"] if "timestep" in kwargs else args[1])) not in times:
+            times.append(told)
+        return forward(*args, **kwargs)
+
+    def note_step(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        timesteps.append(_number(kwargs["timestep"] if "timestep" in kwargs else args[1]))
+        return forward(*args, **kwargs)
+
+    with intercept(network, "forward", note), intercept(pipe.scheduler, "step", note_step):
+        case.call(pipe, [0])
+    assert len(times) == len(timesteps), "one time a step"
+    scale = case.arguments([0]).get(family.scale) or 1.0
+    controlnet = getattr(pipe, family.controlnet) if family.controlnet else None
+    return Setting(network, controlnet, family, tuple(times), tuple(timesteps), scale)
+
+
+def slow_run(
+    case: Case,
+    setting: Setting,
+    ids: Sequence[int],
+    reference: Callable[[], Reference],
+    beside: Callable[[], list[Any]] = list,
+    **changes: Any,
+) -> Tensor:
+    """What the pipeline draws for the images `ids`, each alone, under the methods `beside` and the reference."""
+    run = accelerate(case.pipe, beside()) if beside is not list else case.pipe
+    images = []
+    for i in ids:
+        with _Overwriting(setting, reference()).held():
+            images.append(case.call(run, [i], **changes))
+    return torch.cat(images)
+
+
+class _Overwriting:
+    """One image's run."""
+
+    def __init__(self, setting: Setting, reference: Reference) -> None:
+        self.setting, self.reference = setting, reference
+        self.step, self.branches, self.size = -1, (), None
+        self.calls: dict[int, int] = defaultdict(int)  # of the network, a step
+        self.x: dict[str, Past] = {}
+        self.y: dict[str, Past] = {}
+        self.predicted: dict[str, Tensor] = {}
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(intercept(self.setting.network, "forward", self._network))
+            if self.setting.controlnet is not None:
+                stack.enter_context(intercept(self.setting.controlnet, "forward", self._controlnet))
+            for name, (first, last) in self.reference.pieces.items():
+                before, after = self._enter(name), self._leave(name)
+                stack.callback(first.register_forward_pre_hook(before, with_kwargs=True).remove)
+                stack.callback(last.register_forward_hook(after).remove)
+            yield
+
+    def _begin(self, sample: Tensor, time: Any) -> None:
+        self.step, cfg = self.setting.times.index(_number(time)), self.setting.family.cfg
+        if self.setting.family.calls == "batched":
+            self.branches = cfg if len(sample) == len(cfg) else ("cond",)
+        else:
+            self.branches = (cfg[self.calls[self.step]] if cfg else "cond",)
+        if self.size != sample.shape[1:]:  # what was computed at another size is of no use
+            self.size = sample.shape[1:]
+            self.x, self.y = ({name: defaultdict(dict) for name in self.reference.pieces} for _ in range(2))
+
+    def _network(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
+        self._begin(sample, kwargs["timestep"] if "timestep" in kwargs else args[1])
+        self.calls[self.step] += 1
+        output = forward(*args, **kwargs)
+        if self.reference.predictions is None:
+            return output
+        found = output[0] if isinstance(output, tuple) else output.sample
+        self.predicted |= dict(zip(self.branches, found.chunk(len(self.branches)), strict=True))
+        wanted = self.reference.predictions(self.step, self.predicted)
+        found = torch.cat([wanted[branch] for branch in self.branches])
+        return (found, *output[1:]) if isinstance(output, tuple) else type(output)(sample=found)
+
+    def _controlnet(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        self._begin(args[0] if args else kwargs["sample"], kwargs["timestep"] if "timestep" in kwargs else args[1])
+        return forward(*args, **kwargs)
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+            picture = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+            text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
+            given = (picture, text if isinstance(text, Tensor) else None)
+            for branch, part in zip(self.branches, _chunks(given, len(self.branches)), strict=True):
+                self.x[name][branch][self.step] = part
+
+        return hook
+
+    def _leave(self, name: str) -> Callable[..., Any]:
+        def hook(module: nn.Module, args: Any, output: Any) -> Any:
+            for branch, part in zip(self.branches, _chunks(output, len(self.branches)), strict=True):
+                self.y[name][branch][self.step] = tensorwise(Tensor.clone, part)
+            given = [
+                self.reference.value(name, self.step, branch, self.x[name], self.y[name]) for branch in self.branches
+            ]
+            return tensorwise(lambda *parts: torch.cat(parts), *given)
+
+        return hook
+
+
+def _chunks(value: Any, parts: int) -> list[Any]:
+    return [tensorwise(lambda tensor, i=i: tensor.chunk(parts)[i], value) for i in range(parts)]
+
+
+def _number(time: Any) -> float:
+    return float(torch.as_tensor(time).flatten()[0])
