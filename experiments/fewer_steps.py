@@ -22,7 +22,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
-from postdiff.lab.analysis.observing import job_of, pictures_of
+from postdiff.lab.analysis.observing import job_of, generated_images
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         jobs = {name: job_of(EXPERIMENT, name, DEFAULTS, given, each) for name, each in settings().items()}
         folders.writable_outputs()
         started, pipelines = now(), Pipelines()
-        pictures = {name: pictures_of(job, pipelines).permute(0, 2, 3, 1).numpy() for name, job in jobs.items()}
+        pictures = {name: generated_images(job, pipelines).permute(0, 2, 3, 1).numpy() for name, job in jobs.items()}
     except UsageError as error:
         print(f"postdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

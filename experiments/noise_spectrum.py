@@ -21,7 +21,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
-from postdiff.lab.analysis.observing import job_of, pictures_of
+from postdiff.lab.analysis.observing import job_of, generated_images
 from postdiff.lab.analysis.spectrum import frequencies, log_amplitudes
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
@@ -72,7 +72,7 @@ def measure(given: argparse.Namespace, words: dict[str, Any]) -> None:
     started, pipelines = now(), Pipelines()
     spectra: dict[str, Tensor] = {}
     for label, job in jobs.items():
-        images = pictures_of(job, pipelines).float() / 255
+        images = generated_images(job, pipelines).float() / 255
         spectra[label] = log_amplitudes(images)
     base = jobs["baseline"]
     against = {label: rows - spectra["baseline"] for label, rows in spectra.items() if label != "baseline"}

@@ -18,7 +18,7 @@ from postdiff.lab.progress import bar
 from postdiff.lab.records.stored import images_of
 from postdiff.methods.base import Method
 
-__all__ = ["job_of", "observe", "pictures_of"]
+__all__ = ["job_of", "observe", "generated_images"]
 
 
 def job_of(
@@ -69,7 +69,7 @@ def observe(plan: Plan, observers: Sequence[Method], title: str) -> None:
             shown.update(len(batch))
 
 
-def pictures_of(plan: Plan, pipelines: Pipelines) -> Tensor:
+def generated_images(plan: Plan, pipelines: Pipelines) -> Tensor:
     """The finished pictures of a plan, (N, 3, H, W), uint8; those that no run has left behind are drawn and kept.
 
     Raises:
