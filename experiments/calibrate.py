@@ -20,7 +20,7 @@ from pathlib import Path
 from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
-from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.analysis.observation import job_of, observe
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.files import folders
 
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
             "prompts": plan.prompts_hash,
         }
         content = {"method": given.method, "of": of, key: observer.values()}
-        with folders.whole_file(file) as temporary:
+        with folders.atomic_write(file) as temporary:
             temporary.write_text(json.dumps(content, indent=1) + "\n")
     except UsageError as error:
         print(f"postdiff: error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -3,7 +3,7 @@
     python experiments/composition.py            # prints the table of docs/composition.md
     python experiments/composition.py --write    # puts it there
 
-The U-Net is the shipped model's, the transformer a tiny PixArt with random weights. A pair "runs" if the picture is
+The U-Net is the shipped model's, the transformer a tiny PixArt with random weights. A pair "runs" if the image is
 finite and the same in either order.
 """
 
@@ -79,8 +79,8 @@ def verdict(pipe: Any, call: Call, stack: Sequence[str]) -> tuple[str, str]:
     except UsageError as reason:
         return "refused", str(reason)
     if not torch.isfinite(first).all():
-        raise SystemExit(f"{' + '.join(stack)}: the picture holds NaN or infinity; mend that before the table")
-    return ("runs", "") if torch.equal(first, second) else ("order", "the two orders give different pictures")
+        raise SystemExit(f"{' + '.join(stack)}: the image holds NaN or infinity; mend that before the table")
+    return ("runs", "") if torch.equal(first, second) else ("order", "the two orders give different images")
 
 
 def verdicts(pipe: Any, call: Call, title: str) -> dict[tuple[str, str], tuple[str, str]]:

@@ -26,7 +26,7 @@ from postdiff.lab.analysis.feature_distances import FeatureDistances
 from postdiff.lab.analysis.feature_probe import FeatureProbe, FeatureSnapshots
 from postdiff.lab.analysis.findings import Findings
 from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
-from postdiff.lab.analysis.observing import job_of, observe
+from postdiff.lab.analysis.observation import job_of, observe
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
@@ -151,7 +151,7 @@ def _box(rows: Tensor) -> dict[str, Any]:
 def table(record: Findings) -> str:
     """The record in one table, a block a row."""
     lines = [
-        f"{record.samples} pictures of {record.config['model']}, {record.found['steps']} steps, "
+        f"{record.samples} images of {record.config['model']}, {record.found['steps']} steps, "
         f"solver {record.config['scheduler']['name'] or 'of the model'}; change between neighbouring steps",
         f"{'block':>6} {'output':>14} {'change':>10} {'relative':>9} {'1st half':>9} {'2nd half':>9}"
         f" {'norm, med':>10} {'norm, std':>10}",

@@ -1,10 +1,10 @@
-"""Pictures at fewer and fewer steps, plain and with Faster Diffusion (its Figs. 7, 13 and 14).
+"""Images at fewer and fewer steps, plain and with Faster Diffusion (its Figs. 7, 13 and 14).
 
     python experiments/fewer_steps.py
     python experiments/fewer_steps.py model=emoji count=4
 
-key=value words are those of `postdiff run`. Pictures that other runs have left in outputs/ are used again. The record
-and all its pictures go to outputs/records/faster_diffusion/features/; paper_figures/ lays them out.
+key=value words are those of `postdiff run`. Images that other runs have left in outputs/ are used again. The record
+and all its images go to outputs/records/faster_diffusion/features/; paper_figures/ lays them out.
 
 Key steps: the paper's sets at 50 and 20 steps; elsewhere, where it gives none, its set for 50 steps shrunk to the run,
 or every 2nd step where that would make more than half of all steps keys.
@@ -22,7 +22,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
-from postdiff.lab.analysis.observing import job_of, generated_images
+from postdiff.lab.analysis.observation import generated_images, job_of
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
@@ -60,7 +60,7 @@ def settings() -> dict[str, dict[str, Any]]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Draw and write the record; gives the exit code."""
+    """Generate and write the record; gives the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     _, rest = parser.parse_known_args(words)
     quiet.quiet()
@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
         jobs = {name: job_of(EXPERIMENT, name, DEFAULTS, given, each) for name, each in settings().items()}
         folders.writable_outputs()
         started, pipelines = now(), Pipelines()
-        pictures = {name: generated_images(job, pipelines).permute(0, 2, 3, 1).numpy() for name, job in jobs.items()}
+        images = {name: generated_images(job, pipelines).permute(0, 2, 3, 1).numpy() for name, job in jobs.items()}
     except UsageError as error:
         print(f"postdiff: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -85,9 +85,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "sweep": list(SWEEP),
     }
     run_id = digest([job.run_id for job in jobs.values()])
-    record = findings.found_by(first, NAME, run_id, started, {"settings": settings()}, found, **pictures)
+    record = findings.found_by(first, NAME, run_id, started, {"settings": settings()}, found, **images)
     record.write(file := findings.fresh_path(EXPERIMENT, NAME))
-    print(f"wrote {file} and its pictures", file=sys.stderr)
+    print(f"wrote {file} and its images", file=sys.stderr)
     return 0
 
 

@@ -76,10 +76,10 @@ class Visit:
 
     def say(self, line: str) -> None:
         """Tell it, and how much time is gone, here and in log.txt."""
-        told = f"[{self.clock.gone:5.0f} of {self.clock.whole:.0f} s] {line}"
-        print(told, flush=True)
+        message = f"[{self.clock.gone:5.0f} of {self.clock.whole:.0f} s] {line}"
+        print(message, flush=True)
         with (self.out / "log.txt").open("a") as stream:
-            stream.write(told + "\n")
+            stream.write(message + "\n")
 
     def bring(self, folder: Path) -> None:
         """Install what is missing from carried wheels."""
@@ -114,10 +114,10 @@ class Visit:
         )  # fmt: skip
         whole = ended.code == 0 or (stage.name == "tests" and ended.code in NO_FAILURE)
         state = "stopped" if ended.stopped else "done" if whole else "failed"
-        told = stage.worth if whole and not ended.stopped else ended.last
+        message = stage.worth if whole and not ended.stopped else ended.last
         if stage.name == "tests":
-            told = self.tested() or told
-        self.note(stage, state, ended.seconds, budget, told)
+            message = self.tested() or message
+        self.note(stage, state, ended.seconds, budget, message)
 
     def command(self, stage: Stage, budget: float) -> list[str]:
         """What follows `python`."""
@@ -150,8 +150,8 @@ class Visit:
             self.say(f"profile of {experiment}: {', '.join(named)}")
             log = self.work / "logs" / f"misses_{place}.txt"
             processes.run(command, own, log, self.environment, self.say, output=file)
-        told = ", ".join(missed) or "no goal was missed"
-        self.note(stage, "done", self.clock.gone - begin, budget, told)
+        message = ", ".join(missed) or "no goal was missed"
+        self.note(stage, "done", self.clock.gone - begin, budget, message)
 
     def tested(self) -> str:
         """What the tests' report says; empty without one."""
@@ -169,10 +169,10 @@ class Visit:
         (self.work / "tests.json").write_text(json.dumps(found, indent=1) + "\n")
         return f"{found['passed']} passed, {skipped} skipped, {len(bad)} failed {', '.join(names[:5])}".strip()
 
-    def note(self, stage: Stage, state: str, seconds: float, budget: float | None, told: str) -> None:
+    def note(self, stage: Stage, state: str, seconds: float, budget: float | None, message: str) -> None:
         """Keep what became of a stage, and all that is known by now."""
-        self.say(f"{stage.name}: {state} after {seconds:.0f} s: {told}")
-        self.done.append({"name": stage.name, "state": state, "seconds": seconds, "budget": budget, "told": told})
+        self.say(f"{stage.name}: {state} after {seconds:.0f} s: {message}")
+        self.done.append({"name": stage.name, "state": state, "seconds": seconds, "budget": budget, "told": message})
         about = {"minutes": self.clock.whole / 60, "seconds": self.clock.gone, "tiny": self.tiny}
         self.prepare().write(self.out, self.work / "profiles", self.done, about, self.experiments)
         self.pack()

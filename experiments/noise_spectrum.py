@@ -1,9 +1,9 @@
-"""What encoder propagation takes from the spectrum of pictures, and prior noise gives back (Faster Diffusion, Fig. 6).
+"""What encoder propagation takes from the spectrum of images, and prior noise gives back (Faster Diffusion, Fig. 6).
 
     python experiments/noise_spectrum.py
     python experiments/noise_spectrum.py model=emoji scheduler=ddim steps=50 count=32 --keys sd_50 --alpha 0.003
 
-key=value words are those of `postdiff run`. Pictures that other runs have left in outputs/ are used again; the record
+key=value words are those of `postdiff run`. Images that other runs have left in outputs/ are used again; the record
 goes to outputs/records/faster_diffusion/features/.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
-from postdiff.lab.analysis.observing import job_of, generated_images
+from postdiff.lab.analysis.observation import generated_images, job_of
 from postdiff.lab.analysis.spectrum import frequencies, log_amplitudes
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
@@ -35,7 +35,7 @@ DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50,
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Draw, measure, write the record and print how the spectra differ; gives the exit code."""
+    """Generate, measure, write the record and print how the spectra differ; gives the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keys", default="sd_50", help="key steps: a published set, a stride or [0,1,...]")
     parser.add_argument("--alpha", type=float, default=0.003, help="share of the initial noise injected")
@@ -85,15 +85,17 @@ def measure(given: argparse.Namespace, words: dict[str, Any]) -> None:
     record = findings.found_by(base, NAME, run_id, started, {"methods": stacks}, found)
     record.write(file := findings.fresh_path(EXPERIMENT, NAME))
     print(f"wrote {file}", file=sys.stderr)
-    print("log10 amplitude against the baseline, mean over pictures (standard error), by thirds of the frequencies")
+    print("log10 amplitude against the baseline, mean over images (standard error), by thirds of the frequencies")
     for label, rows in against.items():
         thirds = [part.mean(1) for part in rows[:, 1:].tensor_split(3, dim=1)]
-        told = "  ".join(f"{float(part.mean()):+.4f} ({float(part.std() / len(part) ** 0.5):.4f})" for part in thirds)
-        print(f"{label:28} {told}")
+        message = "  ".join(
+            f"{float(part.mean()):+.4f} ({float(part.std() / len(part) ** 0.5):.4f})" for part in thirds
+        )
+        print(f"{label:28} {message}")
 
 
 def _spread(rows: Tensor) -> dict[str, Tensor]:
-    """Mean over pictures, their standard deviation, and the standard error of the mean, by frequency."""
+    """Mean over images, their standard deviation, and the standard error of the mean, by frequency."""
     std = rows.std(0) if len(rows) > 1 else torch.zeros(rows.shape[1])
     return {"mean": rows.mean(0), "std": std, "error": std / len(rows) ** 0.5}
 

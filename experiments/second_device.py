@@ -107,7 +107,7 @@ class Pair:
         self.there.arguments = lambda ids: map_tensors(lambda tensor: tensor.to(device), given(ids))
 
     def compare(self, name: str, basis: str) -> Case:
-        """Draw under a preset on both devices; `basis`: see `Case`."""
+        """Generate under a preset on both devices; `basis`: see `Case`."""
         begun, difference, reason = time.monotonic(), None, ""
         try:
             expected, found = (one.call(accelerate(one.pipe, stack(name))) for one in (self.here, self.there))

@@ -10,14 +10,14 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of
 from style import COLOURS, FRECHET, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENT = "postdiff/cross_attention_ablation"
 FILLS = ("ave", "cond", "cfg")  # mean of both branches, the conditional one, or the guided output
 GATES = (5, 10, 15)
 
 
-def fill_rows(rows: list[Row], fill: str, alone: bool) -> list[Row]:
+def fill_rows(rows: list[FlatRow], fill: str, alone: bool) -> list[FlatRow]:
     """The rows of one way to fill the cache, each with its m, moved a little so that error bars do not hide others."""
     shift = 0.2 * (2 * FILLS.index(fill) - 2.5 + alone)
     found = []
@@ -26,7 +26,7 @@ def fill_rows(rows: list[Row], fill: str, alone: bool) -> list[Row]:
     return found
 
 
-def draw(rows: list[Row]) -> plt.Figure:
+def draw(rows: list[FlatRow]) -> plt.Figure:
     """Frechet distance above, text score below, over m."""
     drawn, axes = panels((FRECHET, TEXT), "m, steps with guidance (of 20)", height=4.6)
     for metric, panel in axes.items():

@@ -12,20 +12,20 @@ from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, log_if_wide, number_po
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.records.record import find
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENTS = ("postdiff/baselines", "postdiff/main_table")
 METRICS = (FRECHET, TEXT)
 LOOKS = {"fewer": ("o", COLOURS[0]), "other": ("s", COLOURS[2]), "postdiff": ("^", COLOURS[1])}
 
 
-def points() -> list[tuple[str, Row]]:
+def points() -> list[tuple[str, FlatRow]]:
     """Kind ("fewer", "other" or "postdiff") and row of every setting, the most expensive first.
 
     Raises:
         UsageError: no records, or records whose figures are not measured alike.
     """
-    found: dict[str, tuple[str, Row]] = {}
+    found: dict[str, tuple[str, FlatRow]] = {}
     measured: dict[str, object] = {}
     for experiment in EXPERIMENTS:
         for row in rows_of(experiment, "macs_g", *METRICS):
@@ -40,7 +40,7 @@ def points() -> list[tuple[str, Row]]:
     return sorted(found.values(), key=lambda point: -point[1]["macs_g"])
 
 
-def draw(settings: list[tuple[str, Row]]) -> plt.Figure:
+def draw(settings: list[tuple[str, FlatRow]]) -> plt.Figure:
     """Frechet distance left, text score right, over the cost; numbers are explained below."""
     drawn, axes = plt.subplots(1, len(METRICS), figsize=(DOUBLE, 3.8), layout="constrained")
     for metric, panel in zip(METRICS, axes, strict=True):

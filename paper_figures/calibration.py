@@ -16,13 +16,13 @@ from style import COLOURS, FRECHET, LABELS, MARKERS, PSNR, TEXT, figure, program
 from torchmetrics.functional import spearman_corrcoef
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENT = "postdiff/calibration"
 LEAST = 3  # settings, fewer have no order worth a correlation
 
 
-def rank_correlations(rows: list[Row] | None = None) -> dict[str, dict[int, float]]:
+def rank_correlations(rows: list[FlatRow] | None = None) -> dict[str, dict[int, float]]:
     """Rank correlation by metric and number of prompts; what fewer than three settings have is left out.
 
     Args:

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from measured import rows_of
 from style import COLOURS, DOUBLE, FRECHET, LABELS, TEXT, number_points, program, save
 
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 from postdiff.metrics import facts
 
 EXPERIMENT = "comparison"
@@ -28,23 +28,23 @@ KINDS = {
 }
 
 
-def kind_of(row: Row) -> str:
+def kind_of(row: FlatRow) -> str:
     """Which of `KINDS` a row belongs to."""
     first = row["row"].partition("_")[0]
     return next((kind for kind, (words, _, _) in KINDS.items() if first in words), "others")
 
 
-def frontier(rows: Sequence[Row], cost: str, quality: str) -> list[Row]:
+def frontier(rows: Sequence[FlatRow], cost: str, quality: str) -> list[FlatRow]:
     """The rows that no other one beats at the same or a smaller cost, the cheapest first."""
     sign = 1 if facts(quality).higher_is_better else -1
-    found: list[Row] = []
+    found: list[FlatRow] = []
     for row in sorted(rows, key=lambda row: (row[cost], -sign * row[quality])):
         if not found or sign * row[quality] > sign * found[-1][quality]:
             found.append(row)
     return found
 
 
-def draw(rows: Sequence[Row]) -> plt.Figure:
+def draw(rows: Sequence[FlatRow]) -> plt.Figure:
     """Frechet distance above, text score below; over work left and, where it was measured, over time right."""
     costs = [cost for cost in COSTS if all(row.get(cost) is not None for row in rows)]
     drawn, axes = plt.subplots(

@@ -3,7 +3,7 @@
     python paper_figures/feature_change.py
 
 Left: mean squared change from one step to the next, as it is and in units of the feature's own mean square. Right: the
-norms of the channels' means over all steps and pictures, and their standard deviation. Another record is drawn by its
+norms of the channels' means over all steps and images, and their standard deviation. Another record is drawn by its
 name.
 """
 

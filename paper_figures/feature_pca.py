@@ -9,7 +9,7 @@ that in one row equal colours mean equal features. Another record is drawn by it
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-from features import RECORD, file_name, from_words, picture_grid, record
+from features import RECORD, file_name, from_words, image_grid, record
 from style import COLUMN, program, save
 
 from postdiff.lab.analysis.findings import Findings
@@ -18,14 +18,14 @@ MOST = 8  # blocks shown
 
 
 def draw(found: Findings, sample: int = 0) -> plt.Figure:
-    """Blocks down, steps across, for one picture."""
+    """Blocks down, steps across, for one image."""
     labels = list(found.found["blocks"])
     if len(labels) > MOST:
         labels = [labels[round(i * (len(labels) - 1) / (MOST - 1))] for i in range(MOST)]
     steps = found.found["maps"]["steps"]
     rows = [(label, list(found.arrays[label][sample])) for label in labels]
     title = f"step of {found.found['steps']}, '{found.found['maps']['prompts'][sample]}'"
-    return picture_grid(rows, [str(step + 1) for step in steps], COLUMN, title)
+    return image_grid(rows, [str(step + 1) for step in steps], COLUMN, title)
 
 
 def main(name: str = RECORD) -> None:

@@ -13,7 +13,7 @@ from style import COLOURS
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.findings import Findings
 
-__all__ = ["RECORD", "file_name", "from_words", "looks", "picture_grid", "record"]
+__all__ = ["RECORD", "file_name", "from_words", "looks", "image_grid", "record"]
 
 EXPERIMENT = "faster_diffusion/features"
 RECORD = "emoji_ddim_50"
@@ -64,23 +64,23 @@ def looks(blocks: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def picture_grid(
+def image_grid(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]], columns: Sequence[str], width: float, above: str | None = None
 ) -> plt.Figure:
-    """Small pictures without axes: a label before each row and above each column; `width` in inches."""
+    """Small images without axes: a label before each row and above each column; `width` in inches."""
     count = len(columns)
     left = max(len(label) for label, _ in rows) * 0.062 + 0.1
     side = (width - left) / count
     top = 0.36 if above else 0.2
     height = len(rows) * side + top
     drawn = plt.figure(figsize=(width, height))
-    for line, (label, pictures) in enumerate(rows):
+    for line, (label, images) in enumerate(rows):
         bottom = 1 - (top + (line + 1) * side) / height
         drawn.text((left - 0.05) / width, bottom + side / height / 2, label, ha="right", va="center", fontsize=7)
-        for column, picture in enumerate(pictures):
+        for column, image in enumerate(images):
             place = ((left + column * side) / width, bottom, 0.95 * side / width, 0.95 * side / height)
             axes = drawn.add_axes(place)
-            axes.imshow(picture, interpolation="nearest")
+            axes.imshow(image, interpolation="nearest")
             axes.set_axis_off()
     for column, title in enumerate(columns):
         x = (left + (column + 0.475) * side) / width

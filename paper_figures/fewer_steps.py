@@ -6,7 +6,7 @@ python paper_figures/fewer_steps.py
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-from features import picture_grid, record
+from features import image_grid, record
 from style import COLUMN, program, save
 
 from postdiff.lab.analysis.findings import Findings
@@ -24,7 +24,7 @@ def draw(found: Findings) -> plt.Figure:
         settings += [(f"{name}_{steps}_noise", f"{solver} {steps} + noise") for steps in fewer]
         settings += [(f"{name}_{full}_ours", f"{solver} {full}, propagated")]
         rows += [(label, list(found.arrays[key])) for key, label in settings]
-    return picture_grid(rows, found.found["prompts"], COLUMN)
+    return image_grid(rows, found.found["prompts"], COLUMN)
 
 
 def main() -> None:

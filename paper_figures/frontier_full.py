@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of, spans
 from style import COLOURS, FRECHET, SAVING, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENT = "postdiff/frontier_full"
 FEWER, POSTDIFF = r"sd15_steps_\d+", r"sd15_postdiff_\d+"
@@ -24,7 +24,7 @@ LINES = {
 }
 
 
-def crossing(rows: list[Row]) -> dict[str, float | None]:
+def crossing(rows: list[FlatRow]) -> dict[str, float | None]:
     """For each metric the saving up to which PostDiff, as for SD V1.5, is at least as good as fewer steps.
 
     It is counted from the least saving that both have; None if PostDiff is worse there. It is at most the largest
@@ -37,7 +37,7 @@ def crossing(rows: list[Row]) -> dict[str, float | None]:
     return found
 
 
-def draw(rows: list[Row]) -> plt.Figure:
+def draw(rows: list[FlatRow]) -> plt.Figure:
     """Frechet distance above, text score below, over the saving."""
     drawn, axes = panels((FRECHET, TEXT), SAVING)
     colours = dict(zip(LINES, (COLOURS[0], COLOURS[1], COLOURS[1], COLOURS[2], COLOURS[3]), strict=True))
@@ -58,9 +58,9 @@ def main() -> None:
     save(draw(rows), "frontier_full")
     for metric, until in crossing(rows).items():
         pieces = spans(named(rows, FEWER), named(rows, POSTDIFF), metric)
-        told = [f"{start:.2f} to {end:.2f} {'PostDiff' if good else 'fewer steps'}" for start, end, good in pieces]
+        message = [f"{start:.2f} to {end:.2f} {'PostDiff' if good else 'fewer steps'}" for start, end, good in pieces]
         reach = f"at least as good up to {until:.2f} times fewer MACs" if until else "not as good at the least saving"
-        print(f"{metric}: PostDiff, as for SD V1.5, is {reach} ({', '.join(told) or 'no savings in common'})")
+        print(f"{metric}: PostDiff, as for SD V1.5, is {reach} ({', '.join(message) or 'no savings in common'})")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import matplotlib.pyplot as plt
 from measured import named, rows_of
 from style import FRECHET, MARKERS, SAVING, TEXT, legend, line, log_if_wide, panels, program, save
 
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENT = "postdiff/frontier_mixed"
 
 
-def branches(rows: list[Row]) -> dict[int, list[Row]]:
+def branches(rows: list[FlatRow]) -> dict[int, list[FlatRow]]:
     """For each number of steps that has mixed rows: its plain row, then the mixed ones, by how much of them is low."""
     found = {}
     for steps in sorted({row["steps"] for row in rows}, reverse=True):
@@ -26,7 +26,7 @@ def branches(rows: list[Row]) -> dict[int, list[Row]]:
     return found
 
 
-def draw(rows: list[Row]) -> plt.Figure:
+def draw(rows: list[FlatRow]) -> plt.Figure:
     """Frechet distance above, text score below, over the saving."""
     drawn, axes = panels((FRECHET, TEXT), SAVING)
     mixed = branches(rows)

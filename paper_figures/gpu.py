@@ -19,7 +19,7 @@ from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
 from postdiff.lab.records import record
-from postdiff.lab.tables.rows import Row, flat_rows
+from postdiff.lab.tables.rows import FlatRow, flat_rows
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 BEGIN, END = "<!-- gpu: made by paper_figures/gpu.py -->", "<!-- end of gpu -->"
@@ -28,9 +28,9 @@ BATCHES = (1, 8)
 ROW = re.compile(r"(?P<setting>.+)_b(?P<batch>\d+)")
 
 
-def measured() -> dict[str, list[Row]]:
+def measured() -> dict[str, list[FlatRow]]:
     """{experiment: its rows}, in the order of the files, of all that a GPU has timed and that has a first row."""
-    found: dict[str, list[Row]] = {}
+    found: dict[str, list[FlatRow]] = {}
     for name in catalog.names("experiments"):
         if not name.startswith("speed/"):
             continue
@@ -43,9 +43,9 @@ def measured() -> dict[str, list[Row]]:
     return found
 
 
-def settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[int, Row]]]:
+def settings(rows: Sequence[FlatRow]) -> Iterator[tuple[str, dict[int, FlatRow]]]:
     """(label without its batch size, {batch size: row}) of every setting."""
-    by_setting: dict[str, dict[int, Row]] = {}
+    by_setting: dict[str, dict[int, FlatRow]] = {}
     for row in rows:
         name = ROW.fullmatch(row["row"])
         by_setting.setdefault(name["setting"] if name else row["row"], {})[row["time_batch_size"]] = row
@@ -53,7 +53,7 @@ def settings(rows: Sequence[Row]) -> Iterator[tuple[str, dict[int, Row]]]:
         yield next(iter(alike.values()))["label"].partition(", batch ")[0], alike
 
 
-def table(found: dict[str, list[Row]]) -> str:
+def table(found: dict[str, list[FlatRow]]) -> str:
     """The table in Markdown, or one line that says that there is nothing to tell."""
     if not found:
         return UNMEASURED
@@ -69,13 +69,13 @@ def table(found: dict[str, list[Row]]) -> str:
     return "\n".join(lines)
 
 
-def _cells(row: Row | None) -> tuple[str, str, str]:
+def _cells(row: FlatRow | None) -> tuple[str, str, str]:
     if row is None:
         return "-", "-", "-"
     return f"{row['loop_speedup']:.2f}x", f"{row['realised']:.3f}", f"{row['speedup']:.2f}x"
 
 
-def draw(found: dict[str, list[Row]]) -> plt.Figure:
+def draw(found: dict[str, list[FlatRow]]) -> plt.Figure:
     """The loop's speed-up over the ideal one, a panel for each batch size; on the line time falls as work does."""
     drawn, axes = plt.subplots(1, len(BATCHES), figsize=(DOUBLE, 3.2), layout="constrained", sharex=True, sharey=True)
     for size, panel in zip(BATCHES, axes, strict=True):

@@ -12,13 +12,13 @@ import numpy as np
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
 from postdiff.lab.records import record
-from postdiff.lab.tables.rows import Row, flat_rows
+from postdiff.lab.tables.rows import FlatRow, flat_rows
 from postdiff.metrics import facts
 
 __all__ = ["named", "rows_of", "spans"]
 
 
-def rows_of(experiment: str, *needed: str) -> list[Row]:
+def rows_of(experiment: str, *needed: str) -> list[FlatRow]:
     """Flat rows of what has been measured, in the order of the experiment file.
 
     Args:
@@ -32,7 +32,7 @@ def rows_of(experiment: str, *needed: str) -> list[Row]:
     rows = flat_rows(asked) if record.load(experiment, [row.name for row in asked.rows]) else []
     for row in rows:
         if row.get("n_done") != row.get("n_asked"):
-            partial = f"row '{row['row']}' has {row['n_done']} of {row['n_asked']} pictures"
+            partial = f"row '{row['row']}' has {row['n_done']} of {row['n_asked']} images"
             print(f"postdiff: {experiment}: {partial} and is left out", file=sys.stderr)
     whole = [row for row in rows if row.get("n_done") and row["n_done"] == row["n_asked"]]
     found = [row for row in whole if all(row.get(key) is not None for key in needed)]
@@ -43,12 +43,12 @@ def rows_of(experiment: str, *needed: str) -> list[Row]:
     return found
 
 
-def named(rows: Sequence[Row], pattern: str) -> list[Row]:
+def named(rows: Sequence[FlatRow], pattern: str) -> list[FlatRow]:
     """Those rows whose whole name fits the regular expression."""
     return [row for row in rows if re.fullmatch(pattern, row["row"])]
 
 
-def spans(fewer: Sequence[Row], cheaper: Sequence[Row], metric: str) -> list[tuple[float, float, bool]]:
+def spans(fewer: Sequence[FlatRow], cheaper: Sequence[FlatRow], metric: str) -> list[tuple[float, float, bool]]:
     """Where one curve over the MACs saving is at least as good as another; both are straight between their points.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Amplitude spectra of pictures with and without propagation and noise (Faster Diffusion, Fig. 6).
+"""Amplitude spectra of images with and without propagation and noise (Faster Diffusion, Fig. 6).
 
     python paper_figures/noise_spectrum.py
 
-Above: log amplitude by frequency, mean over pictures. Below: the same as a difference to the baseline, picture by
-picture, with the standard error of its mean.
+Above: log amplitude by frequency, mean over images. Below: the same as a difference to the baseline, image by
+image, with the standard error of its mean.
 """
 
 from __future__ import annotations

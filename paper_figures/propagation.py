@@ -12,7 +12,7 @@ from measured import named, rows_of
 from style import COLOURS, FRECHET, TEXT, legend, line, log_if_wide, panels, program, save
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENTS = tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14))
 METRICS = (FRECHET, TEXT)
@@ -35,13 +35,13 @@ SERIES = (
 )
 
 
-def rows() -> list[Row]:
+def rows() -> list[FlatRow]:
     """Measured rows of all tables.
 
     Raises:
         UsageError: no table has any.
     """
-    found: list[Row] = []
+    found: list[FlatRow] = []
     missing = []
     for experiment in EXPERIMENTS:
         try:
@@ -53,8 +53,8 @@ def rows() -> list[Row]:
     return found
 
 
-def draw(measured: Sequence[Row]) -> plt.Figure:
-    """Frechet distance above, text score below, over the work of one picture."""
+def draw(measured: Sequence[FlatRow]) -> plt.Figure:
+    """Frechet distance above, text score below, over the work of one image."""
     drawn, axes = panels(METRICS, "MACs of the denoiser, G an image", height=5.0)
     for metric, panel in axes.items():
         for label, pattern, look in SERIES:

@@ -1,4 +1,4 @@
-"""Pictures at fewer and fewer steps, plain and with Faster Diffusion (its Fig. 7).
+"""Images at fewer and fewer steps, plain and with Faster Diffusion (its Fig. 7).
 
 python paper_figures/step_sweep.py
 """
@@ -6,7 +6,7 @@ python paper_figures/step_sweep.py
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
-from features import picture_grid, record
+from features import image_grid, record
 from style import DOUBLE, program, save
 
 from postdiff.lab.analysis.findings import Findings
@@ -24,7 +24,7 @@ def draw(found: Findings) -> plt.Figure:
         for number in range(len(prompts))
         for ending, label in (("", "plain"), ("_ours", "propagated"))
     ]
-    return picture_grid(rows, [str(count) for count in steps], DOUBLE, f"steps ({' and '.join(prompts)})")
+    return image_grid(rows, [str(count) for count in steps], DOUBLE, f"steps ({' and '.join(prompts)})")
 
 
 def main() -> None:

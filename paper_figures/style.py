@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib import ticker
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 
 __all__ = [
     "COLOURS", "COLUMN", "DOUBLE", "FOLDER", "FRECHET", "LABELS", "MARKERS", "PSNR", "SAVING", "TEXT",
@@ -65,7 +65,7 @@ def panels(metrics: Sequence[str], label: str, height: float = 4.4) -> tuple[plt
     return drawn, dict(zip(metrics, axes, strict=True))
 
 
-def line(axes: plt.Axes, rows: Sequence[Row], metric: str, x: str = "macs_saving", **look: object) -> None:
+def line(axes: plt.Axes, rows: Sequence[FlatRow], metric: str, x: str = "macs_saving", **look: object) -> None:
     """The rows in their order, error bars for the spread over seeds; rows that lack one of the figures are left out."""
     known = [row for row in rows if row.get(x) is not None and row.get(metric) is not None]
     if known:

@@ -39,7 +39,7 @@ def commit(repository: str, revision: str | None) -> str:
     """
     import huggingface_hub
 
-    with _told(repository, revision):
+    with _message(repository, revision):
         return huggingface_hub.resolve_revision(repository, revision=revision, local_files_only=offline()).resolved
 
 
@@ -80,7 +80,7 @@ def fetch_pipeline(repository: str, revision: str | None, variant: str | None, g
     from diffusers import DiffusionPipeline
 
     exact = commit(repository, revision)
-    with _told(repository, revision):
+    with _message(repository, revision):
         folder = DiffusionPipeline.download(
             repository,
             revision=exact,
@@ -122,7 +122,7 @@ def fetch_files(repository: str, revision: str | None, wanted: Sequence[str], re
     """
     import huggingface_hub
 
-    with _told(repository, revision, remedy):
+    with _message(repository, revision, remedy):
         folder = huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=list(wanted), local_files_only=offline()
         )
@@ -143,7 +143,7 @@ def fetch_file(repository: str, revision: str | None, name: str) -> Path:
     import huggingface_hub
 
     exact = commit(repository, revision)
-    with _told(repository, revision):
+    with _message(repository, revision):
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=exact, local_files_only=offline()))
 
 
@@ -174,7 +174,7 @@ def _as_fetched(file: Path) -> bool:
 
 
 @contextmanager
-def _told(repository: str, revision: str | None, remedy: str = OWN_FOLDER) -> Iterator[None]:
+def _message(repository: str, revision: str | None, remedy: str = OWN_FOLDER) -> Iterator[None]:
     """Turn whatever goes wrong on the way to the hub into one line."""
     import diffusers
     from huggingface_hub import constants

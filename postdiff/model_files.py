@@ -1,6 +1,6 @@
 """The files that a model is read from: those that decide, its weights in safetensors format, and no others.
 
-In a part's folder every file decides but documentation, pictures, code, and weights that are not loaded. What these
+In a part's folder every file decides but documentation, images, code, and weights that are not loaded. What these
 files hold makes the model's identity, and loaders are shown a folder of links to just them: a file that no identity
 covers, a pickle for instance, is never there to be opened.
 """
@@ -23,7 +23,7 @@ __all__ = ["WEIGHTS", "decides", "identity", "of_part", "refuse_disguised", "sha
 
 WEIGHTS = ".safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-# Weights of other libraries, code, documentation and pictures.
+# Weights of other libraries, code, documentation and images.
 IDLE = (
     *(*PICKLES, ".h5", ".msgpack", ".onnx", ".onnx_data", ".pb", ".gguf", ".npz", ".npy", ".ot", ".tflite"),
     *(".py", ".ipynb", ".md", ".rst", ".pdf", ".html", ".csv", ".log", ".lock"),
@@ -36,7 +36,7 @@ STEMS = ("diffusion_pytorch_model", "model")
 CONVERT = "convert it where you trust it: pipe.save_pretrained(folder, safe_serialization=True)"
 FETCH = "fetch it again with a connection, or save it again with save_pretrained"
 
-# Records and pictures know the shipped models by what their identities were while weights alone made them.
+# Records and images know the shipped models by what their identities were while weights alone made them.
 KNOWN = {
     "3c11aca46b3749b1d989df34e50e171ffd45aff96ac3c3a3cb59d32b90d05322": "c354202d443a80eb",
     "6d37220a0380f2f634143277d8306c0a891eaea1a34d0ce4a54fa22903a58c8d": (
@@ -85,7 +85,7 @@ def of_part(
 
 
 def decides(name: Path) -> bool:
-    """Whether a file of that name, relative to the model's folder, can decide what the model draws."""
+    """Whether a file of that name, relative to the model's folder, can decide what the model generates."""
     if any(part.startswith(".") for part in name.parts):
         return False
     return name.suffix.lower() not in IDLE and name.name.partition(".")[0].lower() not in NAMES

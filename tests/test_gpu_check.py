@@ -38,7 +38,7 @@ def stage(check, name, code, share=1.0, least=0.5):
     return check.Stage(name, f"what {name} tells", share, least, command=("-c", code))
 
 
-def told(out):
+def message(out):
     """{stage: state} of the summary."""
     return {one["name"]: one["state"] for one in json.loads((out / "summary.json").read_text())["stages"]}
 
@@ -85,7 +85,7 @@ def test_a_dry_run(check, tmp_path):
     assert time.monotonic() - begin < 1.1 * 120
     out = tmp_path / "out"
     assert sorted(file.name for file in out.iterdir()) == ["log.txt", "records.zip", "summary.json", "summary.md"]
-    assert told(out)["flux"] == "done"
+    assert message(out)["flux"] == "done"
     summary = (out / "summary.md").read_text()
     assert summary.startswith("# Dry run, not on a GPU")
     assert "| mixed resolution, batch 8 |" in summary and "Again: `postdiff bench speed/flux_blocks`" in summary
@@ -114,20 +114,20 @@ def test_the_minutes_are_kept(check, tmp_path, last):
         assert took < whole / 2 and late["state"] == "done"
     else:
         assert took > 0.9 * whole and late["state"] == "stopped"
-    assert told(tmp_path) == {one["name"]: one["state"] for one in visit.done}
+    assert message(tmp_path) == {one["name"]: one["state"] for one in visit.done}
 
 
 def test_stages_that_no_longer_fit_are_named(check, tmp_path):
     visit = check.Visit(0.05, tmp_path, tmp_path, "cpu", tiny=False)
     visit.go([stage(check, "long", "pass", least=100), stage(check, "short", "pass", least=0.1)])
-    assert told(tmp_path) == {"long": "left out", "short": "done", "misses": "left out"}
+    assert message(tmp_path) == {"long": "left out", "short": "done", "misses": "left out"}
     assert "needs 100 s of" in (tmp_path / "summary.md").read_text()
 
 
 def test_a_stage_that_fails_says_why_and_the_others_go_on(check, tmp_path, monkeypatch):
     visit = check.Visit(0.1, tmp_path, tmp_path, "cpu", tiny=True)
     visit.go([stage(check, "bad", "raise SystemExit('no such thing')"), stage(check, "good", "pass")])
-    assert told(tmp_path) == {"bad": "failed", "good": "done", "misses": "done"}
+    assert message(tmp_path) == {"bad": "failed", "good": "done", "misses": "done"}
     assert visit.done[0]["told"] == "no such thing"
 
 
@@ -145,7 +145,7 @@ def test_whatever_ends_it_nothing_earlier_is_lost(check, tmp_path, monkeypatch):
     monkeypatch.setattr(check.processes, "run", second_is_the_end)
     with pytest.raises(KeyboardInterrupt):
         visit.go([stage(check, "first", code), stage(check, "second", "gone")])
-    assert told(tmp_path) == {"first": "done"}
+    assert message(tmp_path) == {"first": "done"}
     assert "outputs/records/mine.json" in zipfile.ZipFile(tmp_path / "records.zip").namelist()
 
 
@@ -177,7 +177,7 @@ def test_shares_of_the_time(check):
     assert clock.budget(first, []) == pytest.approx(388, rel=0.01)
 
 
-def test_tests_are_told_by_what_they_say(check, tmp_path):
+def test_tests_are_reported_by_what_they_say(check, tmp_path):
     visit = check.Visit(1, tmp_path, tmp_path, "cpu", tiny=True)
     assert visit.tested() == ""
     cases = '<testcase classname="a" name="good"/><testcase classname="a" name="bad"><failure/></testcase>'
@@ -249,7 +249,7 @@ def test_packages_that_are_missing_are_named(check, tmp_path, monkeypatch):
         check.main(["--minutes", "1", "--out", str(tmp_path)])
 
 
-def test_misses_are_profiled_and_told(check, tmp_path, monkeypatch):
+def test_misses_are_profiled_and_reported(check, tmp_path, monkeypatch):
     """The rows of one batch size beside their first, in the time that is left."""
     visit = check.Visit(1, tmp_path, tmp_path, "cpu", tiny=True)
     summary = visit.prepare()

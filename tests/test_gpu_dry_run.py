@@ -45,7 +45,7 @@ def test_what_a_call_keeps_is_seen():
     assert left_by(keeps, CPU) == left_by(cycle, CPU) == 4000
 
 
-def test_distance_is_told():
+def test_distance_is_reported():
     whole = torch.ones(4)
     close(whole + 1e-6, whole)
     with pytest.raises(AssertionError, match="apart, not"):

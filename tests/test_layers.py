@@ -82,11 +82,11 @@ def test_imports_within_the_lab_point_one_way():
                 assert LAB.index(target) <= LAB.index(own), f"{file.relative_to(PACKAGE)} imports {name}"
 
 
-def test_the_lab_tells_its_parts_in_their_order():
+def test_the_lab_reports_its_parts_in_their_order():
     text = (PACKAGE / "lab" / "__init__.py").read_text()
-    told = [line.split()[0] for line in text.splitlines() if "   " in line]
+    message = [line.split()[0] for line in text.splitlines() if "   " in line]
     folders = {path.parent.name for path in (PACKAGE / "lab").glob("*/__init__.py")}
-    assert told == [name for name in LAB if name in told] and folders <= set(told)
+    assert message == [name for name in LAB if name in message] and folders <= set(message)
 
 
 def test_methods_do_not_know_each_other():

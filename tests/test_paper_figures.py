@@ -49,14 +49,14 @@ def write(name, row, saving=1.0, frechet=2.0, text=80.0, psnr=30.0, **changes):
 
 
 def write_speed(row, seconds, work, batch, device="cuda", name="speed/sd15_768"):
-    """A record of the times of a picture, and of its loop, which takes 9 tenths of them."""
+    """A record of the times of an image, and of its loop, which takes 9 tenths of them."""
     time = {"median_s": seconds, "q25_s": seconds, "q75_s": seconds, "batch_size": batch, "session": "once"}
     time |= {"rounds_s": [seconds] * 3, "loop_rounds_s": [0.9 * seconds] * 3, "loop": {"median_s": 0.9 * seconds}}
     made = {"kind": "speed", "experiment": name, "row": row, "label": f"{row.rpartition('_')[0]}, batch {batch}"}
     made |= {"checkpoint": "random:sd15", "latency": time, "metrics": {}, "macs": {"denoiser": {"all": work}}}
     config = {"model": "sd15_768", "steps": 20, "methods": [], "device": device}
-    told = {"device": "a GPU" if device == "cuda" else "a CPU"}
-    record(**made, config=config, **told).write(fresh_path(name, row, "speed"))
+    message = {"device": "a GPU" if device == "cuda" else "a CPU"}
+    record(**made, config=config, **message).write(fresh_path(name, row, "speed"))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
     assert printed.out.count("wrote figures/") == len(made) and not printed.err
 
 
-def test_missing_records_are_told_in_one_line(script, capsys):
+def test_missing_records_are_reported_in_one_line(script, capsys):
     assert script("all").main() == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[2] for line in lines] == SCRIPTS
@@ -134,7 +134,7 @@ def test_rows_of(script, capsys):
     write("postdiff/frontier_mixed", "t12", metrics={})
     rows_of = script("measured").rows_of
     assert [row["row"] for row in rows_of("postdiff/frontier_mixed")] == ["t20", "t12"]
-    assert "row 't16' has 3 of 4 pictures and is left out" in capsys.readouterr().err
+    assert "row 't16' has 3 of 4 images and is left out" in capsys.readouterr().err
     assert [row["row"] for row in rows_of("postdiff/frontier_mixed", TEXT)] == ["t20"]
     with pytest.raises(UsageError, match="no whole quality record that gives paired_ssim"):
         rows_of("postdiff/frontier_mixed", "paired_ssim")

@@ -53,7 +53,7 @@ def test_a_run_writes_after_every_case_and_is_taken_up(run, tmp_path):
     assert "| tea_cache | StableDiffusionPipeline |  | refused: TeaCache needs" in table
 
 
-def test_what_differs_or_fails_is_told(monkeypatch):
+def test_what_differs_or_fails_is_reported(monkeypatch):
     pair = program.Pair("sd", "cpu", lambda: None)
     monkeypatch.setattr(pair.there, "call", lambda run: torch.zeros(2, 4, 8, 8))
     assert pair.compare("deepcache", "").verdict == "not alike"

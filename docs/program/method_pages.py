@@ -62,25 +62,25 @@ MOMENTS = (
 def page(name: str) -> str:
     """The page of one method."""
     cls = methods.find(name)
-    told = docstrings.sections(_own(cls))
+    message = docstrings.sections(_own(cls))
     lines = [f"# {cls.__name__}", "", _summary(cls), ""]
     lines += [f"`from postdiff.methods import {cls.__name__}`, and `{name}` in YAML.", ""]
-    lines += ["## What it does", "", told[""], ""]
-    if "Equation" in told:
-        lines += ["## Equation", "", "```math", told["Equation"], "```", ""]
-    if "Works on" in told:
-        lines += ["## Where it works", "", told["Works on"], "", *_flags(cls)]
-    lines += ["## Options", "", *_options(cls, docstrings.about_options(told.get("Args", ""))), ""]
+    lines += ["## What it does", "", message[""], ""]
+    if "Equation" in message:
+        lines += ["## Equation", "", "```math", message["Equation"], "```", ""]
+    if "Works on" in message:
+        lines += ["## Where it works", "", message["Works on"], "", *_flags(cls)]
+    lines += ["## Options", "", *_options(cls, docstrings.about_options(message.get("Args", ""))), ""]
     lines += ["## Presets", "", *_presets(name)]
-    if "Reference" in told:
-        lines += ["## Reference", "", told["Reference"], ""]
+    if "Reference" in message:
+        lines += ["## Reference", "", message["Reference"], ""]
     tests = [test for each in _with(name).values() if len(each.methods) == 1 for test in each.oracle]
-    if "Oracle" in told or tests:
-        lines += ["## Checked against", "", told.get("Oracle", ""), ""]
+    if "Oracle" in message or tests:
+        lines += ["## Checked against", "", message.get("Oracle", ""), ""]
         lines += [*(f"- `{test}`" for test in dict.fromkeys(tests)), ""]
-    if pictures := _pictures().get(name):
-        lines += ["## Pictures", ""]
-        for file, about in pictures.items():
+    if images := _images().get(name):
+        lines += ["## Images", ""]
+        for file, about in images.items():
             lines += [f"![{about}](../../paper_figures/{file})", "", f"*{about}*", ""]
     lines += [MADE, ""]
     return "\n".join(lines)
@@ -176,8 +176,8 @@ def _preset(name: str) -> list[str]:
     return ["```yaml", catalog.path("methods", name).read_text().rstrip(), "```"]
 
 
-def _pictures() -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "pictures.yaml").read_text())
+def _images() -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = yaml.safe_load((Path(__file__).parent / "images.yaml").read_text())
     return found
 
 

@@ -21,19 +21,19 @@ def rules(cls: type[Any]) -> dict[str, list[str]]:
     if own is None:
         return {}
     found: dict[str, list[str]] = {}
-    for option, rule in _told(ast.parse(textwrap.dedent(inspect.getsource(own))).body, {}):
+    for option, rule in _message(ast.parse(textwrap.dedent(inspect.getsource(own))).body, {}):
         if rule not in found.setdefault(option, []):
             found[option].append(rule)
     return found
 
 
-def _told(body: list[ast.stmt], loops: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+def _message(body: list[ast.stmt], loops: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     for node in body:
         if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
             named = {**loops, node.target.id: [str(each) for each in ast.literal_eval(node.iter)]}
-            yield from _told(node.body, named)
+            yield from _message(node.body, named)
         elif isinstance(node, ast.FunctionDef | ast.If):
-            yield from _told(node.body, loops)
+            yield from _message(node.body, loops)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             yield from _of_call(node.value, loops)
 

@@ -1,6 +1,6 @@
 """Files of the repository that pages link to: each becomes a part of the site, so that every link leads somewhere.
 
-Pictures and notebooks are copied; a Markdown file becomes a page, and so does any other text, as a block of code. The
+Images and notebooks are copied; a Markdown file becomes a page, and so does any other text, as a block of code. The
 pages in `docs` keep links that work in a clone as well; they are turned here, when the site is built.
 """
 

@@ -9,25 +9,25 @@ from typing import Any
 
 __all__ = ["GOALS", "Goal", "Verdict", "verdicts"]
 
-Row = dict[str, Any]
+FlatRow = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure and the least that it should be.
+    """A value and the least that it should be.
 
     Attributes:
         told: in words.
         experiments: pattern of their names.
         rows: pattern of the rows' names.
-        figure: key of a flat row.
+        value: key of a flat row.
         least: what it should reach.
     """
 
-    told: str
+    message: str
     experiments: str
     rows: str
-    figure: str
+    column: str
     least: float
 
 
@@ -72,8 +72,8 @@ class Verdict:
         return 1 - self.value / self.goal.least
 
 
-def verdicts(measured: Iterable[tuple[str, Row]], goals: Iterable[Goal] = GOALS) -> list[Verdict]:
-    """Every goal beside every row that it speaks of and that has its figure.
+def verdicts(measured: Iterable[tuple[str, FlatRow]], goals: Iterable[Goal] = GOALS) -> list[Verdict]:
+    """Every goal beside every row that it speaks of and that has its value.
 
     Args:
         measured: (experiment, flat row) of all rows.
@@ -81,10 +81,10 @@ def verdicts(measured: Iterable[tuple[str, Row]], goals: Iterable[Goal] = GOALS)
     """
     rows = list(measured)
     return [
-        Verdict(goal, experiment, row["row"], row["label"], row[goal.figure])
+        Verdict(goal, experiment, row["row"], row["label"], row[goal.column])
         for goal in goals
         for experiment, row in rows
         if re.fullmatch(goal.experiments, experiment)
         and re.fullmatch(goal.rows, row["row"])
-        and row.get(goal.figure) is not None
+        and row.get(goal.column) is not None
     ]

@@ -76,7 +76,7 @@ def _wait(
     process: subprocess.Popen[bytes], begin: float, seconds: float, log: Path, say: Callable[[str], None]
 ) -> bool:
     """Wait for its end; whether it was asked to."""
-    asked, told = False, begin
+    asked, message = False, begin
     while process.poll() is None:
         gone = time.monotonic() - begin
         if not asked and gone > seconds + min(ASKED * seconds, MOST):
@@ -85,8 +85,8 @@ def _wait(
                 os.killpg(process.pid, signal.SIGINT)
         if gone > seconds + min((ASKED + MADE) * seconds, 2 * MOST):
             return True
-        if gone - (told - begin) > EVERY:
-            told = begin + gone
+        if gone - (message - begin) > EVERY:
+            message = begin + gone
             say(f"{gone:.0f} of {seconds:.0f} s: {_last(log)}")
         time.sleep(0.05)
     return asked

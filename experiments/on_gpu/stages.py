@@ -90,7 +90,7 @@ STAGES = (
     Stage("pixart", "PostDiff on a transformer", 1.2, 35, "speed/pixart_1024", tiny=_PIXART),
     Stage(
         "flux",
-        "blocks of today's size, text and picture in one sequence",
+        "blocks of today's size, text and image in one sequence",
         0.8,
         30,
         "speed/flux_blocks",

@@ -1,4 +1,4 @@
-"""What a visit to a GPU has found, as Markdown and JSON: the machine, figures beside their goals, and what missed."""
+"""What a visit to a GPU has found, as Markdown and JSON: the machine, values beside their goals, and what missed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def write(
         "rows": [{"experiment": name, **row} for name, row in rows],
     }
     (folder / "summary.json").write_text(json.dumps(content, indent=1, default=str) + "\n")
-    (folder / "summary.md").write_text(_told(content, rows, judged, lost))
+    (folder / "summary.md").write_text(_message(content, rows, judged, lost))
 
 
 def _machine(rows: Sequence[tuple[str, Row]]) -> dict[str, Any]:
@@ -85,14 +85,14 @@ def _machine(rows: Sequence[tuple[str, Row]]) -> dict[str, Any]:
     return {}
 
 
-def _told(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: Sequence[Verdict], lost: Lost) -> str:
+def _message(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: Sequence[Verdict], lost: Lost) -> str:
     lines = ["# Measured on a GPU" if "driver" in content["machine"] else "# Dry run, not on a GPU", ""]
     lines += [f"- {name}: {value}" for name, value in content["machine"].items()]
     lines += ["", "| Stage | State | Seconds | Of | What |", "| --- | --- | ---: | ---: | --- |"]
     for stage in content["stages"]:
         budget = f"{stage['budget']:.0f}" if stage.get("budget") else "-"
-        told = stage.get("told", "").replace("|", "/")
-        lines.append(f"| {stage['name']} | {stage['state']} | {stage['seconds']:.0f} | {budget} | {told} |")
+        message = stage.get("told", "").replace("|", "/")
+        lines.append(f"| {stage['name']} | {stage['state']} | {stage['seconds']:.0f} | {budget} | {message} |")
     for name in dict.fromkeys(name for name, _ in rows):
         lines += ["", f"## {name}", "", f"| {' | '.join(HEADINGS)} |", f"| --- |{' ---: |' * (len(HEADINGS) - 1)}"]
         lines += [_line(row, [one for one in judged if (one.experiment, one.row) == (name, row["row"])])
@@ -105,31 +105,31 @@ def _told(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: Sequ
             again = f"see `postdiff profile {one.experiment} --rows {beside}`"
             why = "; ".join(lost.get((one.experiment, one.row), [])) or again
             lines.append(
-                f"- missed: {one.experiment}, {one.label}: {one.goal.told} {one.value:.3f}, "
+                f"- missed: {one.experiment}, {one.label}: {one.goal.message} {one.value:.3f}, "
                 f"not {one.goal.least:g}; {why}"
             )
     return "\n".join(lines) + "\n"
 
 
 def _line(row: Row, judged: Sequence[Verdict]) -> str:
-    def figure(name: str, digits: int, unit: str = "") -> str:
+    def column(name: str, digits: int, unit: str = "") -> str:
         return "-" if row.get(name) is None else f"{row[name]:.{digits}f}{unit}"
 
     goals = "; ".join(
-        f"{one.goal.figure} >= {one.goal.least:g} {'met' if one.met else 'MISSED'} ({one.value:.3f})" for one in judged
+        f"{one.goal.column} >= {one.goal.least:g} {'met' if one.met else 'MISSED'} ({one.value:.3f})" for one in judged
     )
     cells = (
-        row["label"], figure("time_rounds", 0), figure("time_s", 4), figure("loop_s", 4),
-        figure("loop_speedup", 2, "x"), figure("ideal", 2, "x"), figure("realised", 3), figure("speedup", 2, "x"),
-        figure("official_ratio", 3), figure("peak_memory_mb", 0), goals or "-",
+        row["label"], column("time_rounds", 0), column("time_s", 4), column("loop_s", 4),
+        column("loop_speedup", 2, "x"), column("ideal", 2, "x"), column("realised", 3), column("speedup", 2, "x"),
+        column("official_ratio", 3), column("peak_memory_mb", 0), goals or "-",
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 def _plain(one: Verdict, lost: Lost) -> dict[str, Any]:
     return {
-        "goal": one.goal.told,
-        "figure": one.goal.figure,
+        "goal": one.goal.message,
+        "column": one.goal.column,
         "least": one.goal.least,
         "experiment": one.experiment,
         "row": one.row,
@@ -151,7 +151,7 @@ def _lost(folder: Path) -> Lost:
         for name in dict.fromkeys(place["row"] for place in places):
             own = [one for one in places if one["row"] == name and one["place"] != "whole call"]
             worst = sorted((one for one in own if one["lost_s"] > 0), key=lambda one: -one["lost_s"])[:LOST]
-            told = [f"{one['place']} loses {1e3 * one['lost_s']:.2f} ms" for one in worst]
+            message = [f"{one['place']} loses {1e3 * one['lost_s']:.2f} ms" for one in worst]
             driver = [f"driver takes {1e3 * one['seconds']:.2f} ms" for one in own if one["place"] == "driver"]
-            found[experiment, name] = told or driver
+            found[experiment, name] = message or driver
     return found

@@ -3,7 +3,7 @@
     python -m experiments.train_emoji --out outputs/emoji --minutes 12,12,60
 
 On a CPU two processes of one thread each (`--parts unet --processes 2 --threads 1`) lose far less than two threads when
-the machine has other work. The dual encoder compares pictures within a batch and is better left in one process.
+the machine has other work. The dual encoder compares images within a batch and is better left in one process.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from experiments.train_emoji.fetch import Emoji, read_images
 
 
 class EmojiBatches(IterableDataset):
-    """Endless batches that pass over all pictures in a new random order each time."""
+    """Endless batches that pass over all images in a new random order each time."""
 
     def __init__(self, tensors: dict[str, torch.Tensor], captions: list[tuple[str, ...]], batch_size: int) -> None:
         self.tensors, self.captions, self.batch_size = tensors, captions, batch_size
@@ -34,14 +34,14 @@ class EmojiBatches(IterableDataset):
 
 
 class EmojiData(L.LightningDataModule):
-    """The pictures, and, given an autoencoder, their latents at full and half size.
+    """The images, and, given an autoencoder, their latents at full and half size.
 
-    The pictures are few enough to be kept whole in memory, and encoding them once costs less than one training step
-    a picture: the autoencoder is frozen by the time that the UNet trains.
+    The images are few enough to be kept whole in memory, and encoding them once costs less than one training step
+    an image: the autoencoder is frozen by the time that the UNet trains.
 
     Args:
         emoji: What to train on.
-        batch_size: Pictures in a batch.
+        batch_size: Images in a batch.
         vae: Folder of the trained autoencoder. Batches hold "image" (B, 3, 64, 64) in [0, 1], and with it also
             "autoencoded", of the same shape, and the latents "full" (B, 4, 16, 16) and "half" (B, 4, 8, 8).
     """

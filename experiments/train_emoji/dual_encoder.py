@@ -10,16 +10,16 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from experiments.train_emoji.data import half_size
 
-# Pictures are 3/4 white; these are the round figures that CLIPImageProcessor is told.
+# Images are 3/4 white; these are the round figures that CLIPImageProcessor is told.
 MEAN, STD = 0.5, 0.5
 
 
 class EmojiDualEncoder(L.LightningModule):
-    """CLIPModel trained with the symmetric contrastive loss on slightly changed pictures.
+    """CLIPModel trained with the symmetric contrastive loss on slightly changed images.
 
     Small shifts, zooms, brightness changes and half-size copies keep it from reading the exact pixels. Half of the
-    pictures have been through the autoencoder, as every generated picture has: an encoder that only knows sharp ones
-    misnames an eighth of the autoencoded pictures that it was trained on, and its scores then measure the decoder.
+    images have been through the autoencoder, as every generated image has: an encoder that only knows sharp ones
+    misnames an eighth of the autoencoded images that it was trained on, and its scores then measure the decoder.
     """
 
     def __init__(self, tokenizer: str, peak_lr: float = 1e-3, width: int = 128, image_layers: int = 4) -> None:
@@ -85,7 +85,7 @@ def changed(images: Tensor) -> Tensor:
 
     grid = F.affine_grid(torch.eye(2, 3, device=device).expand(n, 2, 3), list(images.shape), align_corners=False)
     grid = grid * (1 + span(0.12, n, 1, 1, 1)) + span(6 / 64, n, 1, 1, 2)
-    # Outside of the picture is white: sample the distance to white, which is padded with zeros.
+    # Outside of the image is white: sample the distance to white, which is padded with zeros.
     moved = 1 - F.grid_sample(1 - images, grid, align_corners=False)
     small = F.interpolate(half_size(moved), scale_factor=2, mode="bilinear")
     moved = torch.where(torch.rand(n, 1, 1, 1, device=device) < 1 / 3, small, moved)

@@ -17,7 +17,7 @@ FEATURES = "10 * L2-normalised projected image embeddings"
 
 @torch.no_grad()
 def embed(clip: CLIPModel, images: Tensor) -> Tensor:
-    """Unit image embeddings of pictures in [0, 1], (N, 3, H, W) to (N, 96)."""
+    """Unit image embeddings of images in [0, 1], (N, 3, H, W) to (N, 96)."""
     images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True, align_corners=False)
     images = images.sub(MEAN).div(STD).to(clip.dtype)
     features = [clip.visual_projection(clip.vision_model(chunk).pooler_output) for chunk in images.split(64)]
@@ -38,7 +38,7 @@ def frechet_distance(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tenso
 
 
 def reference_statistics(encoder: Path, images: Tensor) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Statistics of the real pictures, and what they were made with, in fp32 from the weights as stored."""
+    """Statistics of the reference images, and what they were made with, in fp32 from the weights as stored."""
     clip = CLIPModel.from_pretrained(encoder, dtype=torch.float32).eval()
     mean, covariance = mean_and_covariance(embed(clip, images))
     weights = hashlib.sha256((encoder / "model.safetensors").read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Fetch the emoji pictures and their names from npm, and read them into tensors.
+"""Fetch the emoji images and their names from npm, and read them into tensors.
 
 The package `emoji-datasource-google` holds Noto emoji as 64x64 PNGs (Apache-2.0) and `emoji.json` with their names
 (MIT). `npm pack` downloads it; a folder with the unpacked package is accepted in its place, for machines without npm.
@@ -18,13 +18,13 @@ from torchvision.transforms.functional import to_tensor
 PACKAGE = "emoji-datasource-google@16.0.0"
 ICONIC = Path(__file__).parent / "iconic.txt"
 
-# Names of an old black-and-white glyph and not of the picture, a bare "-1", and one rude word.
+# Names of an old black-and-white glyph and not of the image, a bare "-1", and one rude word.
 MISLEADING = re.compile(r"^(heavy|black|white|reversed|large|lower left|upper) | symbol$|^(shit|1)$")
 
 
 @dataclass(frozen=True)
 class Emoji:
-    """One picture: its identifier, the prompt that names it best, and every name it is trained with."""
+    """One image: its identifier, the prompt that names it best, and every name it is trained with."""
 
     id: str
     prompt: str
@@ -59,7 +59,7 @@ def read_emoji(folder: Path, listing: Path = ICONIC) -> list[Emoji]:
     for short, prompt in wanted:
         entry = entries[short]
         names = [words(name) for name in (*entry["short_names"], entry["name"] or "")]
-        # A name that also means another picture would teach the model an average of the two.
+        # A name that also means another image would teach the model an average of the two.
         others = [name for name in dict.fromkeys(names) if name and name not in taken and not MISLEADING.search(name)]
         taken.update(others)
         emoji.append(Emoji(short, prompt, (prompt, *others), folder / "img" / "google" / "64" / entry["image"]))
@@ -73,10 +73,10 @@ def words(name: str) -> str:
 
 def read_image(file: Path) -> torch.Tensor:
     """A PNG composited on white, (3, 64, 64) in [0, 1]."""
-    picture = Image.open(file).convert("RGBA")
-    return to_tensor(Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB"))
+    image = Image.open(file).convert("RGBA")
+    return to_tensor(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
 
 
 def read_images(emoji: list[Emoji]) -> torch.Tensor:
-    """All pictures, (N, 3, 64, 64) in [0, 1]."""
+    """All images, (N, 3, 64, 64) in [0, 1]."""
     return torch.stack([read_image(one.file) for one in emoji])

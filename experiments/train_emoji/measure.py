@@ -2,7 +2,7 @@
 
     python -m experiments.train_emoji.measure --model postdiff/zoo/emoji --package outputs/emoji/data/package
 
-writes `measurements.json` and `pictures/` into the model's folder.
+writes `measurements.json` and `images/` into the model's folder.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from experiments.train_emoji.data import decode, encode, half_size
-from experiments.train_emoji.draw import draw, grid, load
 from experiments.train_emoji.dual_encoder import token_ids
 from experiments.train_emoji.features import embed, frechet_distance, mean_and_covariance
 from experiments.train_emoji.fetch import Emoji, read_emoji, read_image, read_images
+from experiments.train_emoji.generate import generate, grid, load
 from postdiff import accelerate
 from postdiff.methods import MixedResolution
 
@@ -74,7 +74,7 @@ class Judge:
         return cls(clip, text, read_images(emoji), torch.arange(count) * len(emoji) // count)
 
     def score(self, images: Tensor) -> dict[str, float]:
-        """Frechet distance to all real pictures, caption found among all, and cosine with the caption."""
+        """Frechet distance to all reference images, caption found among all, and cosine with the caption."""
         image = embed(self.clip, images)
         every = mean_and_covariance(embed(self.clip, self.real))
         return {
@@ -85,7 +85,7 @@ class Judge:
 
 
 def measure_parts(vae: AutoencoderKL, judge: Judge, unseen: Tensor) -> dict:
-    """Autoencoder and dual encoder on real pictures."""
+    """Autoencoder and dual encoder on reference images."""
     real, image = judge.real, embed(judge.clip, judge.real)
     return {
         "vae_psnr": psnr(reconstruct(vae, real), real).mean().item(),
@@ -98,16 +98,16 @@ def measure_parts(vae: AutoencoderKL, judge: Judge, unseen: Tensor) -> dict:
 
 
 def measure_seed(model: Path, package: Path, count: int, seed: int) -> dict[str, dict]:
-    """Generated pictures of `count` prompts at several numbers of steps, from one seed."""
+    """Generated images of `count` prompts at several numbers of steps, from one seed."""
     # Seeds run side by side, one thread each; threads that wait for each other at every layer are slower.
     torch.set_num_threads(1)
     emoji, pipeline = read_emoji(package), load(model)
     judge = Judge.load(model, emoji, count)
     prompts = [emoji[i].prompt for i in judge.chosen]
-    reference = draw(pipeline, prompts, 50, seed)
+    reference = generate(pipeline, prompts, 50, seed)
     rows = {f"50 steps, seed {seed}": judge.score(reference)}
     for steps in STEPS:
-        images = draw(pipeline, prompts, steps, seed)
+        images = generate(pipeline, prompts, steps, seed)
         rows[f"{steps} steps, seed {seed}"] = {
             **judge.score(images),
             "psnr_to_50_steps": psnr(images, reference).mean().item(),
@@ -118,7 +118,7 @@ def measure_seed(model: Path, package: Path, count: int, seed: int) -> dict[str,
 
 
 def memorisation(images: Tensor, real: Tensor, chosen: Tensor) -> dict:
-    """How close generated pictures are to their own training picture, in pixels."""
+    """How close generated images are to their own training image, in pixels."""
     distance = torch.cdist(images.flatten(1), real.flatten(1))
     return {
         "nearest_training_picture_is_own": topk(-distance, 1, chosen),
@@ -127,7 +127,7 @@ def memorisation(images: Tensor, real: Tensor, chosen: Tensor) -> dict:
 
 
 def summary(rows: dict) -> dict:
-    """Mean and standard deviation over the seeds, for each number of steps and each figure."""
+    """Mean and standard deviation over the seeds, for each number of steps and each value."""
     out = {}
     for steps in (50, *STEPS):
         runs = [rows[f"{steps} steps, seed {seed}"] for seed in SEEDS]
@@ -140,11 +140,11 @@ def draw_sheets(pipeline: StableDiffusionPipeline, emoji: list[Emoji], real: Ten
     """The first 24 prompts at full, half and mixed size, 6 at each number of steps, real above autoencoded ones."""
     to.mkdir(exist_ok=True)
     prompts = [one.prompt for one in emoji[:24]]
-    grid(draw(pipeline, prompts, 20), 8, zoom=2).save(to / "full_size_20_steps.png", optimize=True)
-    grid(draw(pipeline, prompts, 20, size=32), 8, zoom=2).save(to / "half_size_20_steps.png", optimize=True)
+    grid(generate(pipeline, prompts, 20), 8, zoom=2).save(to / "full_size_20_steps.png", optimize=True)
+    grid(generate(pipeline, prompts, 20, size=32), 8, zoom=2).save(to / "half_size_20_steps.png", optimize=True)
     mixed = accelerate(pipeline, [MixedResolution(beta=0.5, switch=0.5)])
-    grid(draw(mixed, prompts, 20), 8, zoom=2).save(to / "mixed_resolution_20_steps.png", optimize=True)
-    rows = [draw(pipeline, prompts[:6], steps) for steps in (50, *STEPS)]
+    grid(generate(mixed, prompts, 20), 8, zoom=2).save(to / "mixed_resolution_20_steps.png", optimize=True)
+    rows = [generate(pipeline, prompts[:6], steps) for steps in (50, *STEPS)]
     grid(torch.cat(rows), 6).save(to / "steps_50_20_10_5_3.png", optimize=True)
     sheet = torch.cat([real[:8], reconstruct(pipeline.vae, real[:8])])
     grid(sheet, 8).save(to / "real_and_autoencoded.png", optimize=True)
@@ -155,12 +155,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=Path("postdiff/zoo/emoji"))
     parser.add_argument("--package", type=Path, default=Path("outputs/emoji/data/package"))
     parser.add_argument("--prompts", type=int, default=100, help="how many prompts to generate")
-    parser.add_argument("--processes", type=int, default=2, help="seeds to draw side by side, one thread each")
+    parser.add_argument("--processes", type=int, default=2, help="seeds to generate side by side, one thread each")
     parser.add_argument("--sheets-only", action="store_true", help="draw the sheets and measure nothing")
     options = parser.parse_args()
     emoji, pipeline = read_emoji(options.package), load(options.model)
     real = read_images(emoji)
-    draw_sheets(pipeline, emoji, real, options.model / "pictures")
+    draw_sheets(pipeline, emoji, real, options.model / "images")
     if options.sheets_only:
         return
     files = {one.file for one in emoji}
@@ -170,7 +170,7 @@ def main() -> None:
     unseen = torch.stack([read_image(file) for file in others[::10]])
     judge = Judge.load(options.model, emoji, options.prompts)
     shipped = load_file(options.model / "reference_statistics.safetensors")["mean"]
-    assert torch.allclose(mean_and_covariance(embed(judge.clip, real))[0], shipped), "statistics of other pictures"
+    assert torch.allclose(mean_and_covariance(embed(judge.clip, real))[0], shipped), "statistics of other images"
     found = measure_parts(pipeline.vae, judge, unseen)
     own = real[judge.chosen]
     rows = {"real": judge.score(own), "autoencoded": judge.score(reconstruct(pipeline.vae, own))}

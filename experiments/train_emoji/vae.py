@@ -12,9 +12,9 @@ CROP = 32
 
 
 class EmojiVAE(L.LightningModule):
-    """AutoencoderKL trained on 32x32 crops and on whole pictures at half size.
+    """AutoencoderKL trained on 32x32 crops and on whole images at half size.
 
-    A crop costs a quarter of a picture, so that there are four times as many updates in the same time; the network is
+    A crop costs a quarter of an image, so that there are four times as many updates in the same time; the network is
     convolutional and works at every size. The loss is L1 + 2 L2 + 0.5 L1 of the differences of neighbouring pixels
     (edges carry an emoji) + 1e-4 KL.
     """
@@ -55,8 +55,8 @@ def crops(images: Tensor) -> Tensor:
     corners = torch.randint(images.shape[-1] - CROP + 1, (len(images) - whole, 2)).tolist()
     cut = [image[:, y : y + CROP, x : x + CROP] for image, (y, x) in zip(images[whole:], corners, strict=True)]
     out = torch.cat([half_size(images[:whole]), torch.stack(cut)])
-    mirrored = torch.rand(len(out), 1, 1, 1, device=out.device) < 0.5
-    return torch.where(mirrored, out.flip(-1), out)
+    logged = torch.rand(len(out), 1, 1, 1, device=out.device) < 0.5
+    return torch.where(logged, out.flip(-1), out)
 
 
 @torch.no_grad()

@@ -48,8 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
             raise
         if in_charge:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not break into the telling
-        return _tell(
-            "interrupted; finished rows and pictures are kept, the same command goes on from there", INTERRUPTED
+        return _report(
+            "interrupted; finished rows and images are kept, the same command goes on from there", INTERRUPTED
         )
     except BrokenPipeError:
         # The reader of our output (`| head`) has gone; nothing is left to tell it.
@@ -59,7 +59,7 @@ def main(words: Sequence[str] | None = None) -> int:
         message = stopped(error) if isinstance(error, SystemExit) else foreseen(error)
         if debug or message is None:
             raise
-        return _tell(message, 2)
+        return _report(message, 2)
     finally:
         for number, handler in before.items():
             if in_charge and handler is not None:
@@ -80,7 +80,7 @@ def _interrupted(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _tell(message: str, code: int) -> int:
+def _report(message: str, code: int) -> int:
     print(line("postdiff: error: " if code == 2 else "postdiff: ", message), file=sys.stderr)
     return code
 

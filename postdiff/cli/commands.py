@@ -15,7 +15,7 @@ __all__ = [
 
 
 def run(given: argparse.Namespace) -> None:
-    """Run the missing rows, print the table, say where pictures and records are."""
+    """Run the missing rows, print the table, say where images and records are."""
     from postdiff.lab import run
     from postdiff.lab.data.samples import Shard
     from postdiff.lab.files import folders
@@ -23,15 +23,15 @@ def run(given: argparse.Namespace) -> None:
 
     shard = Shard.parse(given.shard) if given.shard else None
     experiment = _experiment(given)
-    picture = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
+    image = run.run(experiment, _say, shard, given.fresh, timed=not given.no_bench)
     print(f"{render(experiment)}\n")
-    if picture:
-        print(f"pictures: {picture}")
+    if image:
+        print(f"images: {image}")
     print(f"records:  {folders.outputs() / 'records' / experiment.name}")
 
 
 def score(given: argparse.Namespace) -> None:
-    """Measure stored pictures anew and print the table."""
+    """Measure stored images anew and print the table."""
     from postdiff.lab import run
     from postdiff.lab.tables.table import render
 
@@ -88,10 +88,10 @@ def macs(given: argparse.Namespace) -> None:
 
 def data_prepare(given: argparse.Namespace) -> None:
     """Freeze a data set in a manifest and say what it holds."""
-    from postdiff.lab.data import preparing
+    from postdiff.lab.data import preparation
 
     names = ("source", "count", "seed", "choose", "column", "seed_column", "classes", "seeds", "out")
-    print(preparing.prepare(given.name, preparing.Wish(**{name: getattr(given, name) for name in names})))
+    print(preparation.prepare(given.name, preparation.PrepareOptions(**{name: getattr(given, name) for name in names})))
 
 
 def data_statistics(given: argparse.Namespace) -> None:
@@ -106,7 +106,7 @@ def data_statistics(given: argparse.Namespace) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
-    """Write a row's pictures as one .npz file."""
+    """Write a row's images as one .npz file."""
     from postdiff.lab import export as adm
 
     print(adm.export(_experiment(given), given.out))

@@ -74,7 +74,7 @@ def foreseen(error: Exception) -> str | None:
     if _out_of_memory(error):
         reason = " ".join(str(error).split()).rpartition("Allocator: ")[2].partition(". ")[0][:160]
         return (
-            f"memory is full ({reason or type(error).__name__}); use a smaller batch_size or picture, or "
+            f"memory is full ({reason or type(error).__name__}); use a smaller batch_size or image, or "
             "dtype=float16; what is made is kept"
         )
     if isinstance(error, OSError) and error.strerror:

@@ -48,7 +48,7 @@ TABLE: Options = {
     },
 }
 RUN: Options = {
-    "--shard": {"metavar": "I/N", "help": "make only part I of N of the pictures"},
+    "--shard": {"metavar": "I/N", "help": "make only part I of N of the images"},
     "--fresh": {"action": "store_true", "help": "make records again that are there already"},
     "--no-bench": {"action": "store_true", "help": "do not measure speed"},
 }
@@ -60,7 +60,7 @@ LAUNCH: Options = {
 MACS: Options = {
     "--convention": {
         "choices": ("dense", "fvcore", "all"),
-        "help": "default: that of the reported figures, else dense",
+        "help": "default: that of the reported values, else dense",
     },
     "--by": {"default": "row", "choices": ("row", "step", "group", "part"), "help": "default: row"},
     "--branches": {
@@ -82,16 +82,16 @@ PREPARE: Options = {
     "--column": {"metavar": "C", "help": "of the prompts; default: prompt, prompts, caption or text"},
     "--seed-column": {
         "metavar": "C",
-        "help": "of the lines' own seeds, whole numbers, one a line: drawn with it plus the run's seed, so as it is "
-        "with seeds=[0], the default",
+        "help": "of the lines' own seeds, whole numbers, one a line: generated with it plus the run's seed, so as it "
+        "is with seeds=[0], the default",
     },
     "--classes": {"type": int, "metavar": "N", "help": "what the file names are N classes, not prompts"},
-    "--seeds": {"metavar": "A,B", "help": "what runs draw with that set no seeds; default: 0"},
+    "--seeds": {"metavar": "A,B", "help": "what runs generate with that set no seeds; default: 0"},
     "--out": {"metavar": "FILE", "help": "default: outputs/data/NAME.parquet"},
 }
 STATISTICS: Options = {
-    "name": {"metavar": "NAME_OR_FOLDER", "help": "a data set, or a folder of pictures"},
-    "--images": {"metavar": "FOLDER", "help": "the data set's pictures; default: what its card names"},
+    "name": {"metavar": "NAME_OR_FOLDER", "help": "a data set, or a folder of images"},
+    "--images": {"metavar": "FOLDER", "help": "the data set's images; default: what its card names"},
     "--mode": {"default": "clean", "help": "clean, legacy_pytorch, legacy_tensorflow or clip"},
     "--extractor": {
         "metavar": "PLACE",
@@ -100,7 +100,7 @@ STATISTICS: Options = {
     },
     "--crop": {"type": int, "metavar": "SIZE", "help": "shorter side to SIZE and the middle square cut out"},
     "--device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N; default: auto"},
-    "--batch-size": {"type": int, "default": 32, "metavar": "N", "help": "pictures at once; default: 32"},
+    "--batch-size": {"type": int, "default": 32, "metavar": "N", "help": "images at once; default: 32"},
 }
 LIST: Options = {
     "kind": {"nargs": "?", "metavar": "KIND", "help": "models, methods, experiments, data, metrics or loggers"},
@@ -114,7 +114,7 @@ COMMANDS = {
     "run": Command(commands.run, "run the missing rows of an experiment and print its table", RUN),
     "bench": Command(commands.bench, "measure the speed of an experiment's rows in turns", TABLE),
     "profile": Command(commands.profile, "time an experiment's rows by group of modules, beside their MACs", TABLE),
-    "score": Command(commands.score, "measure the stored pictures of an experiment anew, without drawing", {}),
+    "score": Command(commands.score, "measure the stored images of an experiment anew, without generating", {}),
     "launch": Command(
         commands.launch,
         "run the rows of an experiment as jobs of SLURM, or print their commands",
@@ -132,12 +132,12 @@ COMMANDS = {
     ),
     "data statistics": Command(
         commands.data_statistics,
-        "features of real pictures, which FID and its kin compare with",
+        "features of reference images, which FID and its kin compare with",
         STATISTICS,
         on_experiment=False,
         overrides=False,
     ),
-    "export": Command(commands.export, "write a row's pictures as one .npz file for the ADM evaluator", EXPORT),
+    "export": Command(commands.export, "write a row's images as one .npz file for the ADM evaluator", EXPORT),
     "list": Command(commands.list_, "list what there is", LIST, on_experiment=False, overrides=False),
 }
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from postdiff.cost.on_meta import Seen
 from postdiff.cost.tally import Tally, Work
 
-__all__ = ["papers_account"]
+__all__ = ["paper_accounting"]
 
 
-def papers_account(tally: Tally, seen: Seen) -> Work:
+def paper_accounting(tally: Tally, seen: Seen) -> Work:
     """MACs of the denoiser as the paper seems to have reckoned them by hand.
 
     The rule that meets the printed rows: from the gate of the cross-attention cache on, every step costs what one

@@ -65,18 +65,18 @@ def loop_clock(loops: Iterable[Pair]) -> Iterator[LoopClock]:
 
 
 # Plain closures, not methods: a pipeline may copy its scheduler (see `intercept`).
-def _before(tell: Callable[[], None]) -> Callable[..., Any]:
+def _before(report: Callable[[], None]) -> Callable[..., Any]:
     def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        tell()
+        report()
         return original(*args, **kwargs)
 
     return around
 
 
-def _after(tell: Callable[[], None]) -> Callable[..., Any]:
+def _after(report: Callable[[], None]) -> Callable[..., Any]:
     def around(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        tell()
+        report()
         return result
 
     return around

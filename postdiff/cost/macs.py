@@ -20,7 +20,7 @@ from torch import nn
 
 from postdiff.cost.groups import grouped
 from postdiff.cost.known_blocks import KnownBlocks
-from postdiff.cost.operations import Known, Watch
+from postdiff.cost.operations import Known, OperationCounter
 from postdiff.cost.tally import CONVENTIONS, PARTS, Journal, Macs, Tally
 from postdiff.engine.intercept import intercept
 
@@ -63,7 +63,7 @@ def tally(
         UsageError: an operation with a known cost that belongs to no convention.
     """
     journal = Journal()
-    watch = Watch(journal.add, known)
+    watch = OperationCounter(journal.add, known)
     # To watch takes time at every operation, and without weights only networks are worth it.
     inside, outside = (nullcontext(), watch) if blocks is None else (watch, nullcontext())
     with ExitStack() as stack:

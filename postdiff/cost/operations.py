@@ -14,7 +14,7 @@ from postdiff.cost.shapes import HoldsValues, shapes
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Known", "Watch"]
+__all__ = ["Known", "OperationCounter"]
 
 _DENSE = ("convolution", "_convolution", "mm", "addmm")
 _ATTENTION = ("bmm", "baddbmm")
@@ -29,7 +29,7 @@ class _Outcome(NamedTuple):
 Known = dict[Hashable, _Outcome]
 
 
-class Watch(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):
     """Inside the block `with Watch(add):` the cost of every operation that has one is handed to `add`.
 
     The formulas are torch's own, those of its `FlopCounterMode`. Unlike that one it does not work out anew what

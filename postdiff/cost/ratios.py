@@ -1,4 +1,4 @@
-"""Times of many rounds as one figure. Nothing heavy is imported, for tables of records need no more than this."""
+"""Times of many rounds as one value. Nothing heavy is imported, for tables of records need no more than this."""
 
 from __future__ import annotations
 

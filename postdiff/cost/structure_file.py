@@ -1,7 +1,7 @@
 """What `configs/structures/<name>.yaml` says of a published model: its classes and their configurations, no weights.
 
 It holds the pipeline class, the network's class and configuration, those of a ControlNet if there is one, the shapes of
-the conditions that stand in for encoded prompts and pictures and, optionally, text encoders and VAE.
+the conditions that stand in for encoded prompts and images and, optionally, text encoders and VAE.
 """
 
 from __future__ import annotations

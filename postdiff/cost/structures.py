@@ -17,15 +17,15 @@ from postdiff.cost.macs import tally
 from postdiff.cost.on_meta import OnMeta, Seen, pin_to_cpu
 from postdiff.cost.operations import Known
 from postdiff.cost.structure_file import Structure
-from postdiff.cost.surroundings import Surroundings
 from postdiff.cost.tally import Macs, Tally
+from postdiff.cost.text_encoders_and_vae import TextEncodersAndVAE
 from postdiff.engine.driver import accelerate
 
-__all__ = ["Twin", "real_size"]
+__all__ = ["MetaPipeline", "real_size"]
 
 
 @dataclass
-class Twin:
+class MetaPipeline:
     """A pipeline without weights.
 
     Attributes:
@@ -38,7 +38,7 @@ class Twin:
 
     pipe: Any
     structure: Structure
-    surroundings: Surroundings
+    surroundings: TextEncodersAndVAE
     known: Known = field(default_factory=dict, repr=False)
     blocks: KnownBlocks = field(default_factory=KnownBlocks, repr=False)
 
@@ -76,7 +76,7 @@ class Twin:
         return tally(self.pipe, lambda: fast(**run), self.known, self.blocks), seen
 
 
-def real_size(name: str, scheduler: Any) -> Twin:
+def real_size(name: str, scheduler: Any) -> MetaPipeline:
     """The twin of a structure file, ready to be counted.
 
     Args:
@@ -90,4 +90,6 @@ def real_size(name: str, scheduler: Any) -> Twin:
     with torch.device("meta"):
         networks = structure.networks()
     pipe = pin_to_cpu(structure.assembled(networks, scheduler))
-    return Twin(pipe, structure, Surroundings(structure.content.get("text_encoders", []), structure.content.get("vae")))
+    return MetaPipeline(
+        pipe, structure, TextEncodersAndVAE(structure.content.get("text_encoders", []), structure.content.get("vae"))
+    )

@@ -18,7 +18,7 @@ from typing import TypeVar
 from postdiff.datasets.lines import Line
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["CLASS_RULES", "PROMPT_RULES", "choose_classes", "choose_prompts", "drawn", "enough"]
+__all__ = ["CLASS_RULES", "PROMPT_RULES", "choose_classes", "choose_prompts", "sampled", "enough"]
 
 PROMPT_RULES = ("in_order", "random")
 CLASS_RULES = ("balanced", "random")
@@ -29,7 +29,7 @@ def _digest(seed: int, kind: str, name: object) -> bytes:
     return hashlib.sha256(f"{seed}:{kind}:{name}".encode()).digest()
 
 
-def drawn(items: Sequence[T], count: int, seed: int, kind: str, name: Callable[[T], object]) -> list[T]:
+def sampled(items: Sequence[T], count: int, seed: int, kind: str, name: Callable[[T], object]) -> list[T]:
     """`count` of the items without repetition, in the order drawn.
 
     Args:
@@ -84,7 +84,7 @@ def choose_prompts(
     if rule == "in_order":
         how = f"the first {count} of" if count < len(lines) else "all"
         return list(lines[:count]), f"{how} {len(lines)} prompts"
-    numbered = drawn(list(enumerate(lines)), count, seed, "line", lambda item: item[0])
+    numbered = sampled(list(enumerate(lines)), count, seed, "line", lambda item: item[0])
     return [line for _, line in numbered], f"{count} of {len(lines)} prompts drawn with seed {seed}"
 
 

@@ -1,12 +1,12 @@
-"""Captions of the COCO data sets: which caption of which picture.
+"""Captions of the COCO data sets: which caption of which image.
 
-An annotation file has pictures, each with five captions or more. Three rules choose among them:
+An annotation file has images, each with five captions or more. Three rules choose among them:
 
-- `first`: different pictures, of each the caption that stands first in the file;
-- `random`: different pictures, of each a caption drawn at random;
-- `captions`: captions drawn at random among all, so two may belong to one picture.
+- `first`: different images, of each the caption that stands first in the file;
+- `random`: different images, of each a caption drawn at random;
+- `captions`: captions drawn at random among all, so two may belong to one image.
 
-With the first two, all pictures come in the order of their numbers; fewer than all are drawn at random and come in the
+With the first two, all images come in the order of their numbers; fewer than all are drawn at random and come in the
 order drawn. White space around a caption is removed, and line breaks in it become spaces: some have them.
 """
 
@@ -26,7 +26,7 @@ RULES = ("first", "random", "captions")
 
 
 @dataclass
-class _Picture:
+class _Image:
     id: int
     name: str
     captions: list[tuple[int, str]] = field(default_factory=list)
@@ -41,11 +41,11 @@ class Captions:
 
     Attributes:
         where: its name, for messages.
-        pictures: those with captions, in the order of their numbers.
+        images: those with captions, in the order of their numbers.
     """
 
     where: str
-    pictures: tuple[_Picture, ...]
+    images: tuple[_Image, ...]
 
 
 def is_coco(text: str) -> bool:
@@ -64,42 +64,44 @@ def parse(text: str, where: str) -> Captions:
     images, annotations = entries.get("images"), entries.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise UsageError(f"{where} is no COCO annotation file (no lists 'images', 'annotations'); use captions_*.json")
-    pictures: dict[int, _Picture] = {}
+    all_images: dict[int, _Image] = {}
     for at, image in enumerate(images, 1):
-        told = f"{where}, image {at}"
-        number = _number(image, "id", told)
-        if number in pictures:
-            raise UsageError(f"{told}: two images have the id {number}; fetch the file again")
-        pictures[number] = _Picture(number, checked_image(image.get("file_name"), told))
-    _add_captions(pictures, annotations, where)
-    having = sorted((picture for picture in pictures.values() if picture.captions), key=lambda picture: picture.id)
+        message = f"{where}, image {at}"
+        number = _number(image, "id", message)
+        if number in all_images:
+            raise UsageError(f"{message}: two images have the id {number}; fetch the file again")
+        all_images[number] = _Image(number, checked_image(image.get("file_name"), message))
+    _add_captions(all_images, annotations, where)
+    having = sorted(
+        (one_image for one_image in all_images.values() if one_image.captions), key=lambda one_image: one_image.id
+    )
     if not having:
         raise UsageError(f"{where} holds no captions; use captions_*.json")
     return Captions(where, tuple(having))
 
 
-def _add_captions(pictures: dict[int, _Picture], annotations: list[Any], where: str) -> None:
+def _add_captions(images: dict[int, _Image], annotations: list[Any], where: str) -> None:
     seen: set[int] = set()
     for place, annotation in enumerate(annotations, 1):
-        told = f"{where}, annotation {place}"
-        number, image = _number(annotation, "id", told), _number(annotation, "image_id", told)
+        message = f"{where}, annotation {place}"
+        number, image = _number(annotation, "id", message), _number(annotation, "image_id", message)
         if "caption" not in annotation:
-            raise UsageError(f"{told} has no key 'caption'; use captions_*.json, not that of instances or keypoints")
+            raise UsageError(f"{message} has no key 'caption'; use captions_*.json, not that of instances or keypoints")
         if number in seen:
-            raise UsageError(f"{told}: two annotations have the id {number}; fetch the file again")
-        if image not in pictures:
-            raise UsageError(f"{told} belongs to image {image}, which the file does not hold; fetch it again")
+            raise UsageError(f"{message}: two annotations have the id {number}; fetch the file again")
+        if image not in images:
+            raise UsageError(f"{message} belongs to image {image}, which the file does not hold; fetch it again")
         seen.add(number)
         caption = annotation["caption"]
         if isinstance(caption, str):
             caption = " ".join(caption.split())
-        pictures[image].captions.append((number, checked_prompt(caption, told, empty=False)))
+        images[image].captions.append((number, checked_prompt(caption, message, empty=False)))
 
 
-def _number(entry: Any, key: str, told: str) -> int:
+def _number(entry: Any, key: str, message: str) -> int:
     value = entry.get(key) if isinstance(entry, dict) else None
     if not is_whole(value):
-        raise UsageError(f"{told} has no whole number '{key}' below 2**63; fetch the file again")
+        raise UsageError(f"{message} has no whole number '{key}' below 2**63; fetch the file again")
     return value
 
 
@@ -109,26 +111,26 @@ def choose(captions: Captions, rule: str, count: int | None, seed: int) -> tuple
     Args:
         captions: of an annotation file.
         rule: one of `RULES`.
-        count: number of lines; None means all pictures (or captions).
+        count: number of lines; None means all images (or captions).
         seed: of everything drawn.
 
     Raises:
-        UsageError: no such rule, or fewer pictures or captions than asked for.
+        UsageError: no such rule, or fewer images or captions than asked for.
     """
     if rule not in RULES:
         raise unknown("rule for captions", rule, RULES)
-    pictures = list(captions.pictures)
+    images = list(captions.images)
     if rule == "captions":
-        every = [picture.line(*caption) for picture in pictures for caption in picture.captions]
+        every = [image.line(*caption) for image in images for caption in image.captions]
         count = choice.enough(count, len(every), "captions", captions.where)
-        lines = choice.drawn(every, count, seed, "caption", lambda line: line.id.partition("-")[2])
+        lines = choice.sampled(every, count, seed, "caption", lambda line: line.id.partition("-")[2])
         return lines, f"{count} of {len(every)} captions drawn with seed {seed}"
-    count = choice.enough(count, len(pictures), "images with captions", captions.where)
-    how = f"all {count} images" if count == len(pictures) else f"{count} of {len(pictures)} images, seed {seed}"
-    if count < len(pictures):
-        pictures = choice.drawn(pictures, count, seed, "image", lambda picture: picture.id)
+    count = choice.enough(count, len(images), "images with captions", captions.where)
+    how = f"all {count} images" if count == len(images) else f"{count} of {len(images)} images, seed {seed}"
+    if count < len(images):
+        images = choice.sampled(images, count, seed, "image", lambda image: image.id)
     if rule == "first":
-        return [picture.line(*picture.captions[0]) for picture in pictures], f"{how}; the first caption of each"
-    one = [choice.drawn(picture.captions, 1, seed, "caption", lambda caption: caption[0])[0] for picture in pictures]
-    lines = [picture.line(*caption) for picture, caption in zip(pictures, one, strict=True)]
+        return [image.line(*image.captions[0]) for image in images], f"{how}; the first caption of each"
+    one = [choice.sampled(image.captions, 1, seed, "caption", lambda caption: caption[0])[0] for image in images]
+    lines = [image.line(*caption) for image, caption in zip(images, one, strict=True)]
     return lines, f"{how}; a random caption of each, seed {seed}"

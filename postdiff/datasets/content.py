@@ -164,9 +164,9 @@ def shown(value: object) -> str:
 def listed(names: Iterable[str], most: int = 80) -> str:
     """Names in quotes, as many as fit into `most` characters, and how many are left out; "none" if there are none."""
     every = list(names)
-    told: list[str] = []
+    message: list[str] = []
     for name in every:
-        if sum(map(len, told)) > most:
-            return f"{', '.join(told)} and {len(every) - len(told):,} more"
-        told.append(shown(name))
-    return ", ".join(told) or "none"
+        if sum(map(len, message)) > most:
+            return f"{', '.join(message)} and {len(every) - len(message):,} more"
+        message.append(shown(name))
+    return ", ".join(message) or "none"

@@ -1,6 +1,6 @@
 """A manifest: the lines of a data set frozen in a Parquet file, with where they come from and how they were chosen.
 
-Columns: `id`, `prompt`, and where there are any, `image` (file name of the picture that belongs to the line), `class`
+Columns: `id`, `prompt`, and where there are any, `image` (file name of the image that belongs to the line), `class`
 and `seed` (the line's own). The file's metadata holds under `postdiff_manifest` a JSON object with the other fields of
 `Manifest`. The same choice gives the same bytes with the same pyarrow, and the same `content` with every version.
 """
@@ -53,7 +53,7 @@ class Manifest:
         name: of the set.
         kind: `captions`, `prompts` or `classes`.
         rule: what was asked for (choose, count, seed, column) and, under `told`, a sentence that says it.
-        seeds: every line is drawn with each of them, if a run sets none.
+        seeds: every line is sampled with each of them, if a run sets none.
         origins: the files it comes from, an archive before what was taken out of it.
         lines: the choice.
         classes: number of classes, if the lines have any.
@@ -79,7 +79,7 @@ class Manifest:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """File names of the pictures that belong to the lines, each once, in order; empty if there are none."""
+        """File names of the images that belong to the lines, each once, in order; empty if there are none."""
         return tuple(dict.fromkeys(line.image for line in self.lines if line.image is not None))
 
     def to_bytes(self) -> bytes:

@@ -35,7 +35,7 @@ class Table:
         from pyarrow import types
 
         self.file, self.remedy = file, remedy
-        with _told(file, remedy), pq.ParquetFile(file) as found:
+        with _message(file, remedy), pq.ParquetFile(file) as found:
             schema, self.rows = found.schema_arrow, found.metadata.num_rows
         self.metadata: dict[bytes, bytes] = schema.metadata or {}
         self.columns = {field.name: str(field.type) for field in schema}
@@ -58,7 +58,7 @@ class Table:
             raise UsageError(f"{self.file} has {self.rows:,} rows, more than {MOST_LINES:,}; use a part of it")
         # As a dictionary, a column takes no more memory than the file says that it has bytes.
         texts = [name for name in names if name in self.texts]
-        with _told(self.file, self.remedy), pq.ParquetFile(self.file, read_dictionary=texts) as found:
+        with _message(self.file, self.remedy), pq.ParquetFile(self.file, read_dictionary=texts) as found:
             groups = range(found.metadata.num_row_groups)
             if (size := sum(_size(found.metadata.row_group(group), names) for group in groups)) > MOST_BYTES:
                 most = f"{MOST_BYTES // MB} MB"
@@ -102,7 +102,7 @@ def _values(column: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _told(file: Path, remedy: str) -> Iterator[None]:
+def _message(file: Path, remedy: str) -> Iterator[None]:
     import pyarrow as pa
 
     try:

@@ -14,14 +14,14 @@ Kind = Literal["spatial", "temporal", "cross"]
 # Parents of attention along time in video networks: TextToVideo's and AnimateDiff's.
 TEMPORAL = ("transformer_in", "temp_attentions", "motion_modules", "temporal_transformer_blocks")
 FEED_FORWARDS = ("ff", "ff_context", "ffn", "img_mlp", "txt_mlp")
-# Blocks that send picture and text through one feed-forward module, one after the other.
+# Blocks that send image and text through one feed-forward module, one after the other.
 SHARED = ("CogView4TransformerBlock",)
 
 
 def attentions(network: nn.Module, method: str) -> dict[str, tuple[Kind, nn.Module]]:
     """{dotted name: (kind, module)} of all attention modules inside transformer blocks.
 
-    "cross" looks at text, "temporal" at other frames, "spatial" at other places of the picture (and, in joint
+    "cross" looks at text, "temporal" at other frames, "spatial" at other places of the image (and, in joint
     attention, at text as well).
 
     Args:

@@ -26,7 +26,7 @@ from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
 from postdiff.engine.spans import for_first_step
 from postdiff.engine.state import State
 
-__all__ = ["Entry", "ModuleCache", "Place", "Refresh"]
+__all__ = ["CacheEntry", "ModuleCache", "Place", "Refresh"]
 
 Branches = dict[Any, Tensor]
 Place = tuple[str, int]  # a module, and which of its calls within a call of the network, from 0
@@ -61,7 +61,7 @@ class Refresh:
 
 
 @dataclass
-class Entry:
+class CacheEntry:
     """What is kept of one call of a module for one size and branch, and the step it is of.
 
     Attributes:
@@ -97,7 +97,7 @@ class ModuleCache:
         self.name = name
         self.due = due
         self.merge = merge
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[Key, CacheEntry] = {}
         self._parted: set[str] = set()  # modules that are given parts of the batch
 
     def around(self, module: str, state: State) -> Callable[..., Any]:
@@ -142,7 +142,7 @@ class ModuleCache:
         """Whether the module would be replayed now."""
         return self._read((module, 0), state) is not None
 
-    def _read(self, place: Place, state: State) -> list[Entry] | None:
+    def _read(self, place: Place, state: State) -> list[CacheEntry] | None:
         found = []
         for label in self._labels(place, state):
             entry = self._entries.get((place, state.size, label))
@@ -165,7 +165,7 @@ class ModuleCache:
             )
         return (state.branches,)
 
-    def _joined(self, stored: list[Entry], state: State) -> Any:
+    def _joined(self, stored: list[CacheEntry], state: State) -> Any:
         whole = stored[0].whole
         if whole is not None and whole[0] == state.branches and state.span == 1 and _of_one_output(stored):
             tensors = own(whole[1])  # joining the pieces would copy every one
@@ -177,7 +177,7 @@ class ModuleCache:
             ]
         return put_together(tensors, stored[0].form)
 
-    def _replayed(self, entry: Entry, state: State) -> list[Tensor]:
+    def _replayed(self, entry: CacheEntry, state: State) -> list[Tensor]:
         """One branch's rows for all steps of the present call, to be written into."""
         if state.span == 1:
             return own(entry.value)
@@ -195,7 +195,7 @@ class ModuleCache:
             if any(one is not other for one, other in zip(merged, fresh, strict=True)):
                 pieces, whole = {label: [one[label] for one in merged] for label in merged[0]}, None
         for label, value in pieces.items():
-            self._entries[place, state.size, label] = Entry(value, last, form, whole)
+            self._entries[place, state.size, label] = CacheEntry(value, last, form, whole)
 
     def _kept(self, place: Place, state: State, output: Any) -> tuple[list[Tensor], Form]:
         """Own copies of an output's tensors; on the way, see whether they are of a part of the batch."""
@@ -213,21 +213,21 @@ class ModuleCache:
             place, size = (module, nth), state.size
             each = [self._entries.pop((place, size, branch)) for branch in state.branches]
             value = self._together([entry.value for entry in each])
-            self._entries[place, size, state.branches] = Entry(value, each[0].written, each[0].form)
+            self._entries[place, size, state.branches] = CacheEntry(value, each[0].written, each[0].form)
 
     def _together(self, values: list[list[Any]]) -> list[Any]:
         joined: list[Any] = join_rows(values)
         return joined
 
 
-def _of_one_output(stored: list[Entry]) -> bool:
+def _of_one_output(stored: list[CacheEntry]) -> bool:
     return all(entry.whole is stored[0].whole for entry in stored)
 
 
 def _of_a_part(tensor: Tensor, nth: int, state: State) -> bool:
     """Whether an output is of some rows only, so that it does not fall into branches, steps and samples.
 
-    A batch of pictures cut into parts has too few rows for that. Inside a network for videos a row may be a frame or a
+    A batch of images cut into parts has too few rows for that. Inside a network for videos a row may be a frame or a
     place as well, and a part may have any number; there a second call of one module is reason enough to think so.
     """
     first = state.first_rows

@@ -167,7 +167,7 @@ class Call:
             wrapped.refuse_torn_groups(self.scope.owners())
 
     def _take_solver(self) -> None:
-        """Two runs may share a solver that remembers nothing; the bare pipeline's pictures are right then too."""
+        """Two runs may share a solver that remembers nothing; the bare pipeline's images are right then too."""
         remembers = any(hasattr(self.scheduler, name) for name in ("_step_index", "ets", "model_outputs"))
         with _lock:
             users = _users.setdefault(id(self.scheduler), set())

@@ -94,8 +94,8 @@ _SEVERAL_LOOPS = (
 # Known, and out of reach of a driver that wraps one network and one solver for one run of steps.
 UNFIT: dict[str, str] = {
     **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _SEVERAL_LOOPS),
-    "ZImagePipeline": "its network takes a list of pictures and a list of texts in the place of rows of a batch",
-    "ChromaPipeline": "its attention mask spans text and picture tokens, which the driver cannot tell apart",
+    "ZImagePipeline": "its network takes a list of images and a list of texts in the place of rows of a batch",
+    "ChromaPipeline": "its attention mask spans text and image tokens, which the driver cannot tell apart",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from postdiff.engine.cache import Entry, ModuleCache, Place
+from postdiff.engine.cache import CacheEntry, ModuleCache, Place
 from postdiff.engine.ownership import own
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows
 from postdiff.engine.state import State
@@ -34,7 +34,7 @@ class ForecastCache(ModuleCache):
         super().__init__(name, due)
         self.order = order
 
-    def _replayed(self, entry: Entry, state: State) -> Tensors:
+    def _replayed(self, entry: CacheEntry, state: State) -> Tensors:
         if state.span == 1:
             return _series(entry.value, state.index - entry.written)
         steps = range(state.index, state.index + state.span)
@@ -48,9 +48,9 @@ class ForecastCache(ModuleCache):
             fresh, step = split_rows(rows_of_step(tensors, parts, state.span, i), len(labels)), state.index + i
             for label, value in zip(labels, fresh, strict=True):
                 key = (place, state.size, label)
-                self._entries[key] = Entry(self._factors(self._entries.get(key), value, step), step, form)
+                self._entries[key] = CacheEntry(self._factors(self._entries.get(key), value, step), step, form)
 
-    def _factors(self, past: Entry | None, value: Tensors, step: int) -> Factors:
+    def _factors(self, past: CacheEntry | None, value: Tensors, step: int) -> Factors:
         factors = [value]
         if past is not None and step > past.written and _shapes(past.value[0]) == _shapes(value):
             distance = step - past.written

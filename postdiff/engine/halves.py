@@ -10,14 +10,14 @@ from torch import nn
 from postdiff.engine.errors import UsageError
 from postdiff.engine.selectors import is_unet, unet_blocks
 
-__all__ = ["Halves", "halves_of"]
+__all__ = ["EncoderDecoderSplit", "halves_of"]
 
 # Share of DiT-XL/2's 28 blocks that its features make an encoder (Faster Diffusion, Fig. 11).
 TRANSFORMER_SHARE = 18 / 28
 
 
 @dataclass(frozen=True)
-class Halves:
+class EncoderDecoderSplit:
     """Modules by dotted name, in order of execution.
 
     Attributes:
@@ -31,7 +31,7 @@ class Halves:
     skips: bool
 
 
-def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halves:
+def halves_of(network: nn.Module, method: str, split: int | None = None) -> EncoderDecoderSplit:
     """Split a network.
 
     Args:
@@ -59,10 +59,10 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Halv
     if len(set(blocks)) < depth:
         raise UsageError(f"{method}: one block stands in several places of {type(network).__name__}; leave it out")
     named = {f"transformer_blocks.{i}": block for i, block in enumerate(blocks)}
-    return Halves(dict(list(named.items())[:first]), dict(list(named.items())[first:]), skips=False)
+    return EncoderDecoderSplit(dict(list(named.items())[:first]), dict(list(named.items())[first:]), skips=False)
 
 
-def _unet(network: nn.Module, method: str) -> Halves:
+def _unet(network: nn.Module, method: str) -> EncoderDecoderSplit:
     down, up = unet_blocks(network, method)
     # Video U-Nets look along time right after the first convolution; some networks have no middle block.
     optional = {name: getattr(network, name, None) for name in ("transformer_in", "mid_block")}
@@ -70,4 +70,4 @@ def _unet(network: nn.Module, method: str) -> Halves:
     encoder = {name: network.get_submodule(name) for name in names if optional.get(name, network) is not None}
     # Counted from full resolution inwards there, executed from the inside out.
     decoder = {f"up_blocks.{i}": block for i, block in enumerate(reversed(up))}
-    return Halves(encoder, decoder, skips=True)
+    return EncoderDecoderSplit(encoder, decoder, skips=True)

@@ -163,7 +163,7 @@ def _level(scheduler: Any, timestep: Tensor, place: int | None, halfway: bool) -
     try:
         alpha, sigma = mix(one, torch.zeros_like(one), timestep), mix(torch.zeros_like(one), one, timestep)
     except NotImplementedError:
-        raise _tells_none(scheduler) from None
+        raise _reports_none(scheduler) from None
     if place is not None and hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         # SA-Solver adds noise by the timestep, but steps by its list.
         alpha, sigma = scheduler._sigma_to_alpha_sigma_t(scheduler.sigmas[place])
@@ -191,10 +191,10 @@ def _mixer(scheduler: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return add
     if scale is not None and not getattr(scheduler.config, "invert_sigmas", False):
         return lambda x0, noise, timesteps: scale(x0, timesteps, noise)
-    raise _tells_none(scheduler)
+    raise _reports_none(scheduler)
 
 
-def _tells_none(scheduler: Any) -> UsageError:
+def _reports_none(scheduler: Any) -> UsageError:
     inverted = " with invert_sigmas" if getattr(scheduler.config, "invert_sigmas", False) else ""
     return UsageError(
         f"{type(scheduler).__name__} tells no noise level{inverted}, and a method of this run needs it; use a solver "
@@ -228,9 +228,9 @@ def _kind(scheduler: Any) -> str:
     known = ("epsilon", "v_prediction") if hasattr(scheduler, "precondition_outputs") else _KINDS
     if kind in known:
         return str(kind)
-    told = f"predicts '{kind}'" if kind else "does not tell what its network predicts"
+    message = f"predicts '{kind}'" if kind else "does not tell what its network predicts"
     raise UsageError(
-        f"{type(scheduler).__name__} {told}, so x0 is not known; use a solver that predicts {' or '.join(known[:2])}"
+        f"{type(scheduler).__name__} {message}, so x0 is not known; use a solver that predicts {' or '.join(known[:2])}"
     )
 
 

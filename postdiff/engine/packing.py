@@ -17,7 +17,7 @@ __all__ = ["SIDE", "Sizes", "fitted", "latent_size", "pack", "unpack"]
 
 SIDE = 2
 UNKNOWN = (
-    "this pipeline packs its latents, or pictures with them, in a way that the driver does not know; use it as it is"
+    "this pipeline packs its latents, or images with them, in a way that the driver does not know; use it as it is"
 )
 Size = tuple[int, int]
 
@@ -33,7 +33,7 @@ def unpack(tokens: Tensor, size: Size) -> Tensor:
     """The inverse of `pack` for latents of `size`.
 
     Raises:
-        UsageError: there are other tokens among them, of a second picture say.
+        UsageError: there are other tokens among them, of a second image say.
     """
     height, width = size
     if tokens.ndim != 3 or tokens.shape[1] != height * width // SIDE**2:
@@ -46,7 +46,7 @@ def latent_size(kwargs: dict[str, Any]) -> Size:
     """Latent size (height, width), from what the network is told of its tokens' places.
 
     Raises:
-        UsageError: it is told in a way that is not known here, or of several pictures.
+        UsageError: it is told in a way that is not known here, or of several images.
     """
     ids = kwargs.get("img_ids")
     if ids is not None and ids.shape[-1] == 3:
@@ -68,9 +68,9 @@ class Sizes:
 
     def of(self, kwargs: dict[str, Any]) -> Size:
         """`latent_size`, without looking where the network is told what it was told before."""
-        told = [kwargs.get(name) for name in ("img_ids", "img_shapes")]
-        if self._size is None or not unchanged(told, self._told):
-            self._size, self._told = latent_size(kwargs), noted(told)
+        message = [kwargs.get(name) for name in ("img_ids", "img_shapes")]
+        if self._size is None or not unchanged(message, self._told):
+            self._size, self._told = latent_size(kwargs), noted(message)
         return self._size
 
 

@@ -1,4 +1,4 @@
-"""Latents enlarged as pictures: decoded by the pipeline's VAE, resized in pixels, encoded again."""
+"""Latents enlarged as images: decoded by the pipeline's VAE, resized in pixels, encoded again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(vae: Any, method: str) -> None:
 def enlarge(vae: Any, latents: Tensor, size: Size, mode: str) -> Tensor:
     """Clean latents (rows, C, h, w) or (rows, C, F, h, w) at another latent size, by way of pixels.
 
-    Nothing is drawn: the encoder's mode is taken. Pixels are clipped to [-1, 1], where pictures are.
+    Nothing is drawn: the encoder's mode is taken. Pixels are clipped to [-1, 1], where images are.
 
     Args:
         vae: the pipeline's; what it does to save memory (slicing, tiling) holds here too.
@@ -39,7 +39,7 @@ def enlarge(vae: Any, latents: Tensor, size: Size, mode: str) -> Tensor:
     if tuple(latents.shape[-2:]) == tuple(size):
         return latents  # nothing to enlarge, so no loss to take
     with _precise(vae):
-        # A VAE of pictures takes the frames of a video as rows, one of videos a picture as a video of one frame.
+        # A VAE of images takes the frames of a video as rows, one of videos an image as a video of one frame.
         video, volume = latents.ndim == 5, any(weight.ndim == 5 for weight in vae.parameters())
         rows = latents
         if video and not volume:

@@ -1,6 +1,6 @@
 """Replaying what a chain of transformer blocks adds: output = input + (output - input) of an earlier step.
 
-Whether a step is replayed is decided for every row of the batch by itself, so that a picture does not depend on its
+Whether a step is replayed is decided for every row of the batch by itself, so that an image does not depend on its
 neighbours: the rows to be computed go through the blocks alone, the others keep what the chain added last time.
 
 A pipeline may leave blocks out of some calls (Stable Diffusion 3's skip-layer guidance). A call without the first or
@@ -25,11 +25,11 @@ from postdiff.engine.state import State
 
 __all__ = ["STREAMS", "Decide", "ResidualSpan", "arguments_of", "main_stream", "refuse_meta", "stacked_blocks"]
 
-# What the blocks hand on: picture tokens, and text tokens where a block gives these out as well.
+# What the blocks hand on: image tokens, and text tokens where a block gives these out as well.
 STREAMS = ("hidden_states", "encoder_hidden_states")
 STACKS = ("transformer_blocks", "blocks", "single_transformer_blocks")
-# Blocks that give out (picture, text); the other blocks with two outputs give (text, picture).
-PICTURE_FIRST = ("CogView4TransformerBlock", "CogVideoXBlock")
+# Blocks that give out (image, text); the other blocks with two outputs give (text, image).
+IMAGE_FIRST = ("CogView4TransformerBlock", "CogVideoXBlock")
 
 Streams = dict[str, Tensor]
 # (branch, its place among the branches of this call, whether a residual is known) -> (samples,) bool: replay?
@@ -65,8 +65,8 @@ def arguments_of(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dic
 
 
 def main_stream(block: nn.Module, output: Any) -> Tensor:
-    """The picture tokens in a block's output."""
-    return output if isinstance(output, Tensor) else output[0 if type(block).__name__ in PICTURE_FIRST else -1]
+    """The image tokens in a block's output."""
+    return output if isinstance(output, Tensor) else output[0 if type(block).__name__ in IMAGE_FIRST else -1]
 
 
 class ResidualSpan:
@@ -156,7 +156,7 @@ class ResidualSpan:
         """Which stream each item of a block's output is; None for what it leaves out."""
         if isinstance(output, Tensor):
             return ("hidden_states",)
-        names = STREAMS if type(self.blocks[place]).__name__ in PICTURE_FIRST else STREAMS[::-1]
+        names = STREAMS if type(self.blocks[place]).__name__ in IMAGE_FIRST else STREAMS[::-1]
         return tuple(name if isinstance(item, Tensor) else None for name, item in zip(names, output, strict=True))
 
     def _named(self, place: int, output: Any) -> Streams:
@@ -172,6 +172,6 @@ def refuse_meta(tensor: Tensor, method: str) -> None:
     """
     if tensor.is_meta:
         raise UsageError(
-            f"{method} decides by the features of each picture, so its work cannot be counted without weights; run the "
+            f"{method} decides by the features of each image, so its work cannot be counted without weights; run the "
             "experiment, whose records hold it"
         )

@@ -13,7 +13,7 @@ from postdiff.engine import grid, packing
 from postdiff.engine.branches import compute_only, condition_only
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
-from postdiff.engine.timeline import Timeline, differ, told
+from postdiff.engine.timeline import Timeline, described, differ
 
 __all__ = ["Run"]
 
@@ -42,7 +42,7 @@ class Run:
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0
-        self.told: Any = None  # what this step's first call was told of the time
+        self.message: Any = None  # what this step's first call was told of the time
         self.predictions: dict[str, Tensor] = {}  # of this step's separate calls
 
     @property
@@ -78,10 +78,10 @@ class Run:
 
     def open_step(self, sample: Tensor, arguments: dict[str, Any], alone: bool = False) -> None:
         """Bring the state up to date before a network call; `alone`: rows of one branch only."""
-        state, timestep = self.state, told(arguments)
+        state, timestep = self.state, described(arguments)
         if not isinstance(sample, Tensor):
             raise UsageError(
-                f"{type(self.pipe).__name__} hands its network a {type(sample).__name__} of pictures in the place of "
+                f"{type(self.pipe).__name__} hands its network a {type(sample).__name__} of images in the place of "
                 "rows of a batch, which the driver cannot serve; use it as it is"
             )
         if self.timeline is None:
@@ -89,7 +89,7 @@ class Run:
         elif self.methods:
             self._check_place(self.timeline, timestep)
         if not self.step_open:
-            self.step_open, self.calls_in_step, self.told = True, 0, timestep
+            self.step_open, self.calls_in_step, self.message = True, 0, timestep
             # A pipeline callback may switch guidance off in mid-run, so this is read at every step.
             state.all_branches = state.branches = self._branches_sent()
             state.guidance_scale = self._guidance_scale()
@@ -119,7 +119,7 @@ class Run:
                 f"the timesteps of {type(self.state.scheduler).__name__} were set anew in the middle of a run; "
                 "give every pipeline in use a scheduler of its own"
             )
-        if self.step_open and differ(self.told, timestep):
+        if self.step_open and differ(self.message, timestep):
             raise UsageError(
                 f"{name} calls its network for another time before its scheduler has made step {index}: it steps with "
                 "a solver of its own, which methods cannot follow; use it without methods"

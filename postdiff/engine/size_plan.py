@@ -11,13 +11,13 @@ from postdiff.engine import history
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 
-__all__ = ["Stage", "plan", "spread", "switches"]
+__all__ = ["ResolutionStage", "plan", "spread", "switches"]
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Stage:
+class ResolutionStage:
     """Steps that run small.
 
     Attributes:
@@ -59,7 +59,9 @@ def switches(moments: Sequence[float | int], state: State, method: str) -> list[
     return ends
 
 
-def plan(betas: Sequence[float], ends: Sequence[int], full: Size, patch: int, method: str) -> tuple[Stage, ...]:
+def plan(
+    betas: Sequence[float], ends: Sequence[int], full: Size, patch: int, method: str
+) -> tuple[ResolutionStage, ...]:
     """The stages below full size, in order.
 
     Args:
@@ -85,7 +87,7 @@ def plan(betas: Sequence[float], ends: Sequence[int], full: Size, patch: int, me
                 f"{method}: beta={list(betas)} gives two stages of {small[0]} x {small[1]} latent pixels; "
                 "take them further apart"
             )
-    return tuple(Stage(*each) for each in zip(sizes, ends, [*sizes[1:], full], strict=False))
+    return tuple(ResolutionStage(*each) for each in zip(sizes, ends, [*sizes[1:], full], strict=False))
 
 
 def spread(values: Sequence[float], ends: Sequence[int], steps: int) -> list[float]:

@@ -89,19 +89,21 @@ def _first(given: Any) -> Tensor:
     return times[(0,) * times.ndim]
 
 
-def _same_time(told: Tensor, step: Tensor) -> bool:
-    if told.device == step.device and told.dtype == step.dtype and same_memory(told, step):
+def _same_time(message: Tensor, step: Tensor) -> bool:
+    if message.device == step.device and message.dtype == step.dtype and same_memory(message, step):
         return True  # looking at the numbers would wait for a GPU
-    step = step.to(told) if told.is_floating_point() else step.to(told.device)  # in half precision times are rounded
-    return bool(torch.isclose(told.float(), step.float()))
+    step = (
+        step.to(message) if message.is_floating_point() else step.to(message.device)
+    )  # in half precision times are rounded
+    return bool(torch.isclose(message.float(), step.float()))
 
 
 def _timesteps(given: Any, rows: int, span: int, state: State) -> Tensor:
     steps = state.timesteps[state.index : state.index + span]
-    told = _first(given)
-    if not _same_time(told, steps[0]):
+    message = _first(given)
+    if not _same_time(message, steps[0]):
         raise UsageError(
             "this pipeline tells its network other times than its scheduler's, so those of later steps are not known; "
             "use decoding='sequential'"
         )
-    return steps.to(told.dtype).repeat_interleave(rows).repeat(len(state.branches))
+    return steps.to(message.dtype).repeat_interleave(rows).repeat(len(state.branches))

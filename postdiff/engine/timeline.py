@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Timeline", "differ", "told"]
+__all__ = ["Timeline", "differ", "described"]
 
 
-def told(arguments: dict[str, Any]) -> Any:
+def described(arguments: dict[str, Any]) -> Any:
     """What a network is told of the time, among its arguments by name; None if it is told nothing."""
     return next((arguments[name] for name in ("timestep", "timesteps", "t") if name in arguments), None)
 

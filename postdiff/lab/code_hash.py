@@ -1,6 +1,6 @@
-"""Which of our code decides a picture: a stack's own modules, the driver, and all that these import of ours.
+"""Which of our code decides an image: a stack's own modules, the driver, and all that these import of ours.
 
-So a method that is added or edited leaves other methods' pictures where they are. Comments, docstrings and layout
+So a method that is added or edited leaves other methods' images where they are. Comments, docstrings and layout
 decide nothing, and nor do they here.
 """
 
@@ -61,8 +61,8 @@ def _hash(waiting: list[str], private: bool = False) -> str:
         tree = _tree(file)
         found[name] = _digest(file)
         waiting += _imported(tree, name, file)
-    told = "".join(f"{name} {found[name]}\n" for name in sorted(found))
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    message = "".join(f"{name} {found[name]}\n" for name in sorted(found))
+    return hashlib.sha256(message.encode()).hexdigest()[:16]
 
 
 def _file(name: str) -> Path | None:
@@ -114,17 +114,17 @@ def _tree(file: Path) -> ast.Module:
 
 @functools.cache
 def _digest(file: Path) -> str:
-    return hashlib.sha256(repr(_told(_tree(file))).encode()).hexdigest()
+    return hashlib.sha256(repr(_message(_tree(file))).encode()).hexdigest()
 
 
-def _told(node: Any) -> Any:
+def _message(node: Any) -> Any:
     """A syntax tree as nested tuples, without docstrings; equal from one version of Python to the next."""
     if isinstance(node, list):
-        return tuple(map(_told, node))
+        return tuple(map(_message, node))
     if not isinstance(node, ast.AST):
         return node
     fields = dict(ast.iter_fields(node))
     if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = fields["body"][1:]
     # What is empty is left out: newer versions know fields that older ones do not.
-    return (type(node).__name__, *((key, _told(value)) for key, value in fields.items() if value not in (None, [])))
+    return (type(node).__name__, *((key, _message(value)) for key, value in fields.items() if value not in (None, [])))

@@ -34,13 +34,13 @@ def export(experiment: Experiment, out: str | None) -> Path:
     if len(experiment.rows) != 1:
         names = ", ".join(row.name for row in experiment.rows[:8])
         raise UsageError(f"an export is of one row; choose with --rows one of {names}")
-    random_weights.refuse_pictures(experiment)
+    random_weights.refuse_images(experiment)
     [plan] = plan_rows(experiment)
     folder, samples = images_of(plan), plan.samples
     missing = [sample for sample in samples if not folder.has(sample)]
     if missing:
         raise UsageError(
-            f"{len(missing)} of {len(samples)} pictures of row '{plan.name}' are missing; make them with "
+            f"{len(missing)} of {len(samples)} images of row '{plan.name}' are missing; make them with "
             f"'postdiff run {experiment.name} --rows {plan.name}'"
         )
     file = Path(out).expanduser() if out else folders.outputs() / "exports" / experiment.name / f"{plan.name}.npz"
@@ -48,7 +48,7 @@ def export(experiment: Experiment, out: str | None) -> Path:
         raise UsageError(f"--out {file} must end in .npz")
     if file.is_dir():
         raise UsageError(f"--out {file} is a folder; name a file in it")
-    with folders.whole_file(file) as temporary:
+    with folders.atomic_write(file) as temporary:
         write(temporary, folder, samples)
     return file
 
@@ -76,8 +76,8 @@ def write(file: Path, folder: ImageFolder, samples: Sequence[Sample]) -> None:
                 image = folder.read([sample])[0]
                 if image.shape[-2:] != size:
                     raise UsageError(
-                        f"picture {folder.file(sample)} is {image.shape[-1]} x {image.shape[-2]}, the first one "
-                        f"{size[1]} x {size[0]}; an .npz file holds pictures of one size"
+                        f"image {folder.file(sample)} is {image.shape[-1]} x {image.shape[-2]}, the first one "
+                        f"{size[1]} x {size[0]}; an .npz file holds images of one size"
                     )
                 member.write(image.permute(1, 2, 0).numpy().tobytes())
                 shown.update()

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from postdiff.engine.errors import shown
 from postdiff.lab.devices import distributed
 
-__all__ = ["ImageBar", "Rows", "bar", "tell"]
+__all__ = ["ImageBar", "Rows", "bar", "report"]
 
 FORMAT = "{desc}: {percentage:3.0f}%|{bar:20}| {n}/{total} [{elapsed}, {remaining} left, {rate_fmt}]"
 # What variables of the environment would change otherwise.
@@ -50,7 +50,7 @@ def bar(title: str, total: int, unit: str) -> Any:
     )
 
 
-def tell(line: str) -> None:
+def report(line: str) -> None:
     """One line on stderr that leaves bars whole."""
     if sys.stderr is not None:
         tqdm.write(f"postdiff: {shown(line, 2000)}", file=sys.stderr)
@@ -82,7 +82,7 @@ class Rows:
         gone, left = now - self.started, self.of - self.number
         if left and gone >= SHORT:
             to_come = gone / self.number * left
-            tell(
+            report(
                 f"row {self.number} of {self.of} took {_clock(now - began)}; {_clock(gone)} gone, "
                 f"about {_clock(to_come)} to come if the others take as long on average"
             )

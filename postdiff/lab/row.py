@@ -25,7 +25,7 @@ __all__ = ["measure", "refuse_without_images", "score"]
 Report = Callable[[str], None]
 
 
-def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report: Report = progress.tell) -> Record:
+def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report: Report = progress.report) -> Record:
     """Generate the images that are missing (of this shard), measure all there are, and write record and CSV file.
 
     Raises:
@@ -81,7 +81,7 @@ def score(plan: Plan, report: Report) -> Record:
     found = evaluate(plan, Evaluation.of(plan, chosen.by_seed(plan.config, plan.card, plan.data_card)))
     before = job_record.last(plan)
     if before is None:
-        report(f"{plan.name}: no record of these pictures, so none of their MACs; 'postdiff run' counts them")
+        report(f"{plan.name}: no record of these images, so none of their MACs; 'postdiff run' counts them")
     if plan.step_metric and not (before and before.curves):
         report(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
     record = job_record.fill(
@@ -102,7 +102,7 @@ def score(plan: Plan, report: Report) -> Record:
     log.finish(None, plan, images, record)
     if not record.full:
         missing = record.n_asked - record.n_done
-        report(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; 'postdiff run' makes them")
+        report(f"{plan.name}: {missing} of {record.n_asked} images are missing; 'postdiff run' makes them")
     return record
 
 
@@ -115,9 +115,9 @@ def refuse_without_images(plan: Plan) -> None:
     images, references = images_of(plan), references_of(plan)
     run = f"'postdiff run {plan.experiment} --rows {plan.name}' with the same settings"
     if not any(map(images.has, plan.samples)):
-        raise UsageError(f"row '{plan.name}': there are no pictures in {images.folder}; {run} makes them")
+        raise UsageError(f"row '{plan.name}': there are no images in {images.folder}; {run} makes them")
     if references is not None and not any(map(references.has, plan.samples)):
         raise UsageError(
             f"row '{plan.name}': paired metrics compare with a run of {plan.config.reference_steps} steps, which has "
-            f"no pictures; {run} makes them, or name other metrics"
+            f"no images; {run} makes them, or name other metrics"
         )

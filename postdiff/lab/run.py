@@ -46,7 +46,7 @@ def run(
     Raises:
         UsageError: a mistake in the experiment, or a folder that cannot be written.
     """
-    random_weights.refuse_pictures(experiment)
+    random_weights.refuse_images(experiment)
     folders.writable_outputs()
     plans, pipelines = plan_rows(experiment), Pipelines()
     with distributed.launch(placement.common(plan.config for plan in plans), plans[0].config.device):
@@ -56,12 +56,12 @@ def run(
         for plan in map(_on_local_device, plans):
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
-                log.again(plan, stored.images_of(plan))
+                log.relog(plan, stored.images_of(plan))
                 continue
             with rows.row():
                 record = row.measure(plan, pipelines, shard, report_once)
             if missing := record.n_asked - record.n_done:
-                report_once(f"{plan.name}: {missing} of {record.n_asked} pictures are missing; run the other parts")
+                report_once(f"{plan.name}: {missing} of {record.n_asked} images are missing; run the other parts")
     if shard is None and timed:
         _time(plans, pipelines, fresh)
     return _grid(experiment, plans)
@@ -77,7 +77,7 @@ def score(experiment: Experiment, report: Report) -> list[Record]:
     Raises:
         UsageError: a mistake in the experiment, a row without any image, or an image that is damaged.
     """
-    random_weights.refuse_pictures(experiment)
+    random_weights.refuse_images(experiment)
     folders.writable_outputs()
     plans, records = plan_rows(experiment), []
     for plan in plans:
@@ -108,7 +108,7 @@ def unfinished(experiment: Experiment) -> list[str]:
     Raises:
         UsageError: a mistake in the experiment.
     """
-    random_weights.refuse_pictures(experiment)
+    random_weights.refuse_images(experiment)
     plans = plan_rows(experiment)
     placement.common(plan.config for plan in plans)
     return [plan.name for plan in plans if not stored.finished(plan, _silent, mend=False)]
@@ -123,7 +123,7 @@ def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, 
     """Names of the rows to run; with `fresh` their old results are gone."""
     for plan in plans:
         job_record.refuse_folders(plan)
-    folders.sweep(folders.outputs() / "pictures", deep=False)
+    folders.remove_stale_files(folders.outputs() / "images", deep=False)
     if fresh and shard is None:
         stored.remove(plans, timed, report)
     return [plan.name for plan in plans if fresh or not stored.finished(plan, report)]

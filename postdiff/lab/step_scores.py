@@ -1,4 +1,4 @@
-"""How good the image is after every step, were the run to end there: PostDiff's per-step figure.
+"""How good the image is after every step, were the run to end there: PostDiff's per-step value.
 
 After each solver call the clean latents are estimated from the guided prediction, decoded at the size the network
 works at, and scored. The paper does not say how it decodes; at their own size the low steps are shown as they are.

@@ -32,7 +32,7 @@ class Method:
         innermost: stands inside all others around the network, and outside them around its modules, wherever the
             stack names it: it calls the network for more or fewer steps than it is asked for, or watches what blocks
             give out when all others have had their say. Of several, the first is outermost in both places.
-        adaptive: decides by the features of a picture, so that the work differs from picture to picture.
+        adaptive: decides by the features of an image, so that the work differs from image to image.
     """
 
     innermost: ClassVar[bool] = False

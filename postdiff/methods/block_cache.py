@@ -26,7 +26,7 @@ class BlockCache(Method):
 
     The change of a block at a step is |C_t - C_(t-1)| / |C_t|, L1 norms, mean over prompts, measured beforehand
     (`experiments/calibrate.py`) for model, solver and number of steps. The schedule that follows is fixed: it
-    does not depend on the picture. Convolutions, which carry the time embedding, always run.
+    does not depend on the image. Convolutions, which carry the time embedding, always run.
 
     Args:
         threshold: a block is computed again before the sum exceeds it; 0 computes everything.

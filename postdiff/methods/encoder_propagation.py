@@ -30,7 +30,7 @@ class EncoderPropagation(Method):
     r"""At key steps the whole network runs; at the others its decoder alone, on the features of the last key step.
 
     Every step keeps its own time embedding, text and solver update. A prediction between key steps does not depend on
-    the running latents, so "parallel" decoding makes all those up to the next key step in one call. The pictures are
+    the running latents, so "parallel" decoding makes all those up to the next key step in one call. The images are
     the same up to float error, for any solver, with fewer calls and more memory. (A method that draws at every call,
     as ToMe does, then draws less often.) A run of steps decoded together also ends where size or guidance change.
     Where a callback has changed what a later step hands the network, or the network itself, the steps from there on are

@@ -25,8 +25,8 @@ class FirstBlockCache(Method):
     r"""Run the first transformer block; if what it adds has hardly changed, replay what all others added last time.
 
     The change is |r - r0| / |r0|, means over the tokens of one row, r0 being the first block's residual at the last
-    step that was computed in full. Every row of the batch is decided for itself, so the work differs from picture to
-    picture.
+    step that was computed in full. Every row of the batch is decided for itself, so the work differs from image to
+    image.
 
     Args:
         threshold: replay up to this change; below 0 computes everything.

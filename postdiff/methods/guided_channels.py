@@ -20,7 +20,7 @@ __all__ = ["GuidedChannels"]
 class GuidedChannels(Method):
     r"""Guide the first `channels` of the prediction; the others follow the conditional branch.
 
-    diffusers guides all four latent channels of DiT. Its original code, with which published figures were made,
+    diffusers guides all four latent channels of DiT. Its original code, with which published values were made,
     guides three. The pipeline goes on guiding all, but is handed the conditional prediction for the other channels
     of both branches, and c + w (c - c) is c.
 

@@ -42,7 +42,7 @@ class MixedResolution(Method):
             DPM-Solver-2, DPM-Solver singlestep, PNDM's warm-up) switches between such steps, at the last one before.
         upsampling: how x0 is enlarged.
         x0: from the "guided" prediction, which the solver sees, or from the "conditional" branch's alone, which
-            guidance has not pushed away from likely pictures.
+            guidance has not pushed away from likely images.
         noise: "fresh" draws eps from the per-sample generators; "shared" takes the run's initial noise again;
             "upsampled" enlarges the noise in the last low latents, pixel by pixel, and so draws nothing; "correlated"
             keeps that noise as the means of the enlarged pixels and draws the rest, so that eps is white (Pyramidal
@@ -57,7 +57,7 @@ class MixedResolution(Method):
             Section 3.2), which costs work of its own.
         shift: noise over signal at low steps is multiplied by beta ** shift. A pixel of a small latent is the mean of
             1 / beta ** 2 pixels, so at 1 a switch leads to the level at which the large latent tells as much of the
-            picture (Stable Diffusion 3, Section 5.3.2; MegaFusion, Section 3.3; Bottleneck Sampling and RALU shift
+            image (Stable Diffusion 3, Section 5.3.2; MegaFusion, Section 3.3; Bottleneck Sampling and RALU shift
             too). The levels then rise at a switch, so it needs history="reset" and a solver with a list of levels.
 
     Equation:
@@ -192,7 +192,7 @@ class MixedResolution(Method):
         fresh = state.noise(x0)
         return block_noise.continued(low.noise, fresh) if self.noise == "correlated" else fresh
 
-    def _stage(self, state: State) -> size_plan.Stage | None:
+    def _stage(self, state: State) -> size_plan.ResolutionStage | None:
         return next((stage for stage in self._stages if state.index < stage.end), None)
 
     def _factors(self, state: State, steps: int) -> list[float]:

@@ -118,7 +118,7 @@ class NoiseInjection(Method):
         if state.index or not self._at_once:
             return sample
         config = getattr(state.vae, "config", None)
-        # Masks and other pictures may stand behind the latents.
+        # Masks and other images may stand behind the latents.
         channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None) or self._predicted
         self._channels = min(channels, sample.shape[1])
         return torch.cat([sample[:, :channels] * (1 + self.alpha), sample[:, channels:]], 1)
@@ -130,6 +130,6 @@ class NoiseInjection(Method):
         return latents + self.alpha * self._scale(state.timesteps[step], latents, state) * self._prior
 
     def _scale(self, timestep: Any, latents: Tensor, state: State) -> Tensor:
-        """The standard deviation of latents at this time if the pictures' own is 1."""
+        """The standard deviation of latents at this time if the images' own is 1."""
         alpha, sigma = noise_levels.level(state.scheduler, torch.as_tensor(timestep, device=latents.device))
         return (alpha**2 + sigma**2).sqrt()

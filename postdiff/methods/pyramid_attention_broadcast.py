@@ -27,7 +27,7 @@ class PyramidAttentionBroadcast(Method):
     the network lacks is passed over; one kind at least must be there.
 
     Args:
-        spatial: n of attention among places of the picture (joint attention with text included); 1 never replays.
+        spatial: n of attention among places of the image (joint attention with text included); 1 never replays.
         temporal: n of attention along time in video networks.
         cross: n of attention to text.
         window: [low, high]: the timesteps, of the scheduler's 1000, strictly between which outputs are replayed.

@@ -47,7 +47,7 @@ class Resources:
         data: name of its data set.
         statistics_folder: where reference statistics are kept by name.
         encoder: folder of its model's dual encoder, if the model card names one.
-        statistics: file of real images' features in that encoder, if the data card names one.
+        statistics: file of reference images' features in that encoder, if the data card names one.
     """
 
     data: str
@@ -109,10 +109,10 @@ class BaseMetric(Metric):
 
 
 class PerImageMetric(BaseMetric):
-    """Mean over images, summed in float64; the figures of the last batch stay readable for the per-image CSV.
+    """Mean over images, summed in float64; the values of the last batch stay readable for the per-image CSV.
 
     Attributes:
-        last: figures of the last `update`, shape (B,), on the CPU.
+        last: values of the last `update`, shape (B,), on the CPU.
     """
 
     sums: Any
@@ -125,12 +125,12 @@ class PerImageMetric(BaseMetric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.last = torch.empty(0)
 
-    def add(self, figures: Tensor) -> None:
-        """Take in one figure per image, shape (B,)."""
-        figures = figures.detach()
-        self.last = figures.cpu()
-        self.sums.append(figures.double().sum().reshape(1))
-        self.count += figures.numel()
+    def add(self, values: Tensor) -> None:
+        """Take in one value per image, shape (B,)."""
+        values = values.detach()
+        self.last = values.cpu()
+        self.sums.append(values.double().sum().reshape(1))
+        self.count += values.numel()
 
     def compute(self) -> Tensor:
         """The mean, a float64 scalar; NaN when there was no image."""

@@ -34,7 +34,7 @@ class ClipOptions:
 
 
 class ClipScore(PerImageMetric):
-    """100 x cosine of picture and prompt in a CLIP model of your choice; needs its weights.
+    """100 x cosine of image and prompt in a CLIP model of your choice; needs its weights.
 
     It is not clamped: the scale of DeepCache and torchmetrics.
 
@@ -75,7 +75,7 @@ class ClipScore(PerImageMetric):
 
 
 class ClipScoreW25(ClipScore):
-    """2.5 x max(cosine, 0) of picture and prompt in a CLIP model of your choice; needs its weights.
+    """2.5 x max(cosine, 0) of image and prompt in a CLIP model of your choice; needs its weights.
 
     Reference:
         Hessel et al., EMNLP 2021, arXiv:2104.08718, Sec. 3. They put "A photo depicts " before a caption: a `template`.
@@ -90,7 +90,7 @@ class ClipScoreW25(ClipScore):
 
 
 class EmojiTextScore(ClipScore):
-    """100 x cosine of picture and prompt in the shipped dual encoder; not comparable with other CLIP scores."""
+    """100 x cosine of image and prompt in the shipped dual encoder; not comparable with other CLIP scores."""
 
     title = "Text score"
     digits = 1

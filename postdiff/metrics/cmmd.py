@@ -1,4 +1,4 @@
-"""CMMD: squared MMD between CLIP features of generated and of real pictures, with a Gaussian kernel."""
+"""CMMD: squared MMD between CLIP features of generated and of reference images, with a Gaussian kernel."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class CMMDOptions:
 
 
 class CMMD(FeatureMetric):
-    """1000 x squared MMD to real pictures in CLIP features; needs its weights and 'postdiff data statistics'.
+    """1000 x squared MMD to reference images in CLIP features; needs its weights and 'postdiff data statistics'.
 
     CLIP maximum mean discrepancy.
 
     Reference:
-        Jayasumana et al., "Rethinking FID", CVPR 2024, arXiv:2401.09603. Pictures go through the model's own processor
-        (centre crop included), where the authors resize to the full square; for square pictures this is the same.
+        Jayasumana et al., "Rethinking FID", CVPR 2024, arXiv:2401.09603. Images go through the model's own processor
+        (centre crop included), where the authors resize to the full square; for square images this is the same.
     """
 
     title = "CMMD"
@@ -72,7 +72,7 @@ class CMMD(FeatureMetric):
     def _network(cls, options: Any) -> tuple[str, str | None]:
         return cls.mode, options.model
 
-    def figure(self, features: Tensor) -> Tensor:
+    def value(self, features: Tensor) -> Tensor:
         assert self.real.features is not None
         return gaussian_mmd(self.real.features.to(features.device), features)
 

@@ -38,14 +38,14 @@ RESIZE = {
 
 
 class TorchExtractor(Extractor):
-    """A network of float pictures (B, 3, H, W) from 0 to 255, with clean-fid's resizing before it.
+    """A network of float images (B, 3, H, W) from 0 to 255, with clean-fid's resizing before it.
 
     Args:
         network: the network.
         mode: clean, legacy_pytorch or legacy_tensorflow.
         name: what to call it in a record.
         checkpoint: which weights.
-        classes: gives (B, classes) probabilities of pictures as `network` takes them; None if it has no classes.
+        classes: gives (B, classes) probabilities of images as `network` takes them; None if it has no classes.
     """
 
     mode: str
@@ -67,7 +67,7 @@ class TorchExtractor(Extractor):
         with torch.no_grad():
             found = self.network(torch.zeros(1, 3, 299, 299))
         if not isinstance(found, Tensor) or found.dim() != 2:
-            raise UsageError(f"extractor {name} must give features of shape (pictures, length); use another network")
+            raise UsageError(f"extractor {name} must give features of shape (images, length); use another network")
         self.num_features = found.shape[1]
 
     def features(self, images: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class TorchExtractor(Extractor):
 
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities (B, classes), float32, of pictures (B, 3, H, W), uint8.
+        """Class probabilities (B, classes), float32, of images (B, 3, H, W), uint8.
 
         Raises:
             UsageError: the network has no classes.
@@ -83,7 +83,7 @@ class TorchExtractor(Extractor):
         if self._classes is None:
             raise UsageError(
                 f"extractor {self.name} gives no class scores, which the Inception Score needs; use "
-                f"{TORCHSCRIPT.file_name}, or a TorchScript file that you trust, with a method logits(pictures)"
+                f"{TORCHSCRIPT.file_name}, or a TorchScript file that you trust, with a method logits(images)"
             )
         return self._classes(self._prepared(images)).float()
 
@@ -140,7 +140,7 @@ def load(mode: str, place: str | None = None) -> TorchExtractor:
     Args:
         mode: clean, legacy_pytorch or legacy_tensorflow.
         place: a file, a folder that holds Inception under its own name, or None for the environment variable. Any
-            TorchScript file serves that takes float pictures (B, 3, H, W) from 0 to 255 and gives (B, d), with an
+            TorchScript file serves that takes float images (B, 3, H, W) from 0 to 255 and gives (B, d), with an
             exported method `logits` if the Inception Score is wanted. It runs code of its own.
 
     Raises:
@@ -174,7 +174,7 @@ def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
         return TorchExtractor(_pytorch(file), mode, "Inception-v3 of pytorch-fid", checkpoint)
     if not hasattr(script, "layers"):
         own = getattr(script, "logits", None)
-        classes = None if own is None else lambda pictures: own(pictures).softmax(1)
+        classes = None if own is None else lambda images: own(images).softmax(1)
         return TorchExtractor(script, mode, file.name, checkpoint, classes)
     if mode == "legacy_pytorch":
         raise UsageError(f"mode legacy_pytorch needs pytorch-fid's own weights, not {file.name}; get {PYTORCH.address}")
@@ -184,7 +184,7 @@ def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
         mode,
         "Inception-v3 of 2015-12-05",
         checkpoint,
-        lambda pictures: script(pictures, no_output_bias=True),
+        lambda images: script(images, no_output_bias=True),
     )
 
 

@@ -23,7 +23,7 @@ MOST_SIDE, MOST_IMAGES, MOST_PARTS = 16384, 10_000_000, 10_000
 
 @dataclass
 class ReferenceOptions:
-    """Options of a metric that compares with features of real images.
+    """Options of a metric that compares with features of reference images.
 
     Attributes:
         extractor: file of the network that gives the features; null means the one in the environment variable. A
@@ -60,7 +60,7 @@ class Extractor(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
         """Features (B, d), float32, of images (B, 3, H, W), uint8."""
-        assert images.dtype == torch.uint8, f"pictures must be uint8, not {images.dtype}"
+        assert images.dtype == torch.uint8, f"images must be uint8, not {images.dtype}"
         if self._last is None or self._last[0] is not images:
             self._last = (images, self.features(images))
         return self._last[1]
@@ -99,18 +99,18 @@ def in_order(features: Tensor) -> Tensor:
 
 
 class FeatureMetric(BaseMetric):
-    """A figure of the features of all images; those are held, in float32, and joined over devices.
+    """A value of the features of all images; those are held, in float32, and joined over devices.
 
     Args:
         extractor: gives the features.
-        real: those of real images, or None if the metric has no use for them.
+        real: those of reference images, or None if the metric has no use for them.
         options: an instance of `Options`; None means its defaults.
 
     Attributes:
-        draws: after `compute`, the figure of each of `resamples` resamples with replacement.
+        draws: after `compute`, the value of each of `resamples` resamples with replacement.
         measured: images in the last `compute`, those of all devices.
         holds: whether features are held also if nothing is resampled.
-        compares: whether it has a use for real images.
+        compares: whether it has a use for reference images.
         mode: of its network; None if an option says it.
     """
 
@@ -165,28 +165,28 @@ class FeatureMetric(BaseMetric):
             self.features.append(features.detach())
 
     def compute(self) -> Tensor:
-        """The figure, a float64 scalar; NaN for fewer than two images."""
+        """The value, a float64 scalar; NaN for fewer than two images."""
         self.measured, self.draws = int(self.seen), []
         if self.measured < 2:
             return torch.tensor(float("nan"), dtype=torch.float64)
         if not (self.holds or self.resamples):
-            return self.figure(torch.empty(0))
+            return self.value(torch.empty(0))
         held = in_order(torch.cat(self.features) if isinstance(self.features, list) else self.features)
-        value, generator = self.figure(held), np.random.default_rng(0)
+        value, generator = self.value(held), np.random.default_rng(0)
         self.draws = [float(self.resampled(held, generator)) for _ in range(self.resamples)]
         return value
 
-    def figure(self, features: Tensor) -> Tensor:
-        """The figure of features (N, d); a metric that does not hold them has sums of its own."""
+    def value(self, features: Tensor) -> Tensor:
+        """The value of features (N, d); a metric that does not hold them has sums of its own."""
         raise NotImplementedError
 
     def resampled(self, features: Tensor, generator: np.random.Generator) -> Tensor:
-        """The figure of as many images drawn with replacement."""
+        """The value of as many images drawn with replacement."""
         chosen = generator.integers(len(features), size=len(features))
-        return self.figure(features[torch.from_numpy(chosen).to(features.device)])
+        return self.value(features[torch.from_numpy(chosen).to(features.device)])
 
     def identity(self) -> dict[str, Any]:
-        """Extractor, real images and, where it matters, a warning about too few images."""
+        """Extractor, reference images and, where it matters, a warning about too few images."""
         found: dict[str, Any] = dict(self.extractor.identity())
         if self.real is not None:
             found["statistics"] = {name: self.real.identity.get(name) for name in ("data", "images", "count", "crop")}

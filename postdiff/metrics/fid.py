@@ -41,7 +41,8 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other: Tensor, other_root
 
 
 class FID(FeatureMetric):
-    """Frechet distance between the features of generated and of real images; features are held only to be resampled.
+    """Frechet distance between the features of generated and of reference images; features are held only to be
+    resampled.
 
     Reference:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500; the modes: Parmar et al., CVPR 2022, arXiv:2104.11222.
@@ -68,7 +69,7 @@ class FID(FeatureMetric):
         self.total += exact.sum(0)
         self.products += exact.T @ exact
 
-    def figure(self, features: Tensor) -> Tensor:
+    def value(self, features: Tensor) -> Tensor:
         return self._distance(self.total, self.products, int(self.seen))
 
     def resampled(self, features: Tensor, generator: Any) -> Tensor:
@@ -90,7 +91,7 @@ class FID(FeatureMetric):
         found = super().identity()
         size, seen = self.extractor.num_features, self.measured
         few = [
-            f"{number} {which} pictures"
+            f"{number} {which} images"
             for number, which in ((seen, "generated"), (self.real.count, "real"))
             if number <= size
         ]
@@ -125,7 +126,7 @@ class EmojiFrechetDistance(FID):
 
     Args:
         extractor: the dual encoder.
-        real: of the real images, from the same encoder.
+        real: of the reference images, from the same encoder.
     """
 
     title = "Frechet dist."
@@ -154,12 +155,12 @@ class EmojiFrechetDistance(FID):
     def identity(self) -> dict[str, Any]:
         return {
             **self.extractor.identity(),
-            "real_pictures": self.real.count,
+            "reference_images": self.real.count,
             "note": "not FID; comparable only between values of equal N, encoder and statistics",
         }
 
 
-# Every seed's metric compares with the same real images, and the root takes a while.
+# Every seed's metric compares with the same reference images, and the root takes a while.
 @functools.lru_cache(maxsize=4)
 def _side(real: ReferenceStatistics, device: torch.device) -> tuple[Tensor, Tensor]:
     return real.mean.to(device), root(real.covariance.to(device))

@@ -1,4 +1,4 @@
-"""ImageReward: a BLIP whose text tower looks at the picture, with a small head that gives a reward.
+"""ImageReward: a BLIP whose text tower looks at the image, with a small head that gives a reward.
 
 The authors' package `image-reward` 1.5 cannot be imported beside transformers 5, so transformers' own BLIP holds their
 weights here; a test compares with scores of their class.
@@ -60,7 +60,7 @@ NAMES = (
 
 
 class RewardScorer(Scorer):
-    """The reward of each picture for its prompt, in float32; about 0 on average, 1 is one standard deviation better.
+    """The reward of each image for its prompt, in float32; about 0 on average, 1 is one standard deviation better.
 
     Args:
         state: the tensors of the authors' file, by name.
@@ -131,7 +131,7 @@ class RewardScorer(Scorer):
 
 
 class ImageReward(ScorerMetric):
-    """Reward of picture and prompt learnt from people's ratings, 0 on average; needs its weights."""
+    """Reward of image and prompt learnt from people's ratings, 0 on average; needs its weights."""
 
     title = "ImageReward"
     higher_is_better = True
@@ -166,7 +166,7 @@ def _renamed(name: str) -> str:
 
 
 def _side(named: dict[str, Tensor]) -> int:
-    """Side of the square picture that the vision tower expects."""
+    """Side of the square image that the vision tower expects."""
     patches = named["vision.embeddings.position_embedding"].shape[1] - 1
     return round(patches**0.5) * named["vision.embeddings.patch_embedding.weight"].shape[-1]
 

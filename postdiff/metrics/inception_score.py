@@ -1,4 +1,4 @@
-"""Inception Score: classes that are sure for one picture and spread over all of them."""
+"""Inception Score: classes that are sure for one image and spread over all of them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class InceptionScoreOptions:
 
 
 class InceptionScore(FeatureMetric):
-    """Inception Score, classes sure for each picture and spread over all; needs Inception.
+    """Inception Score, classes sure for each image and spread over all; needs Inception.
 
     It is the mean over seeded random parts of equal size, as is usual with 10 parts, in Inception's own resizing.
 
@@ -68,7 +68,7 @@ class InceptionScore(FeatureMetric):
         """Take in images (B, 3, H, W), uint8."""
         self.take(self.extractor.probabilities(images))
 
-    def figure(self, features: Tensor) -> Tensor:
+    def value(self, features: Tensor) -> Tensor:
         order = np.random.default_rng(self.options.seed).permutation(len(features))
         parts = np.array_split(order, min(self.options.splits, len(features) // 2))
         return torch.stack([inception_score(features[torch.from_numpy(part)]) for part in parts]).mean()
@@ -76,5 +76,5 @@ class InceptionScore(FeatureMetric):
     def identity(self) -> dict[str, Any]:
         found = {**super().identity(), "splits": self.options.splits, "seed": self.options.seed}
         if self.measured < 1000 * self.options.splits:
-            found["note"] = "fewer than 1000 pictures a split: biased downwards, compare equal N only"
+            found["note"] = "fewer than 1000 images a split: biased downwards, compare equal N only"
         return found

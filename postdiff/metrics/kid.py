@@ -53,9 +53,9 @@ class KIDOptions(ReferenceOptions):
 
 
 def subsets(real: int, generated: int, options: KIDOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places of the real and of the generated pictures in each subset.
+    """Places of the real and of the generated images in each subset.
 
-    Equal numbers of pictures that all fit into one subset make only one: all subsets would be the same.
+    Equal numbers of images that all fit into one subset make only one: all subsets would be the same.
     """
     size = min(real, generated, options.subset_size)
     generator = np.random.default_rng(options.seed)
@@ -79,7 +79,7 @@ class KID(FeatureMetric):
     real: ReferenceStatistics
     Options = KIDOptions
 
-    def figure(self, features: Tensor) -> Tensor:
+    def value(self, features: Tensor) -> Tensor:
         assert self.real.features is not None
         real = in_order(self.real.features.to(features.device))
         found = [

@@ -1,7 +1,7 @@
-"""Distances to the picture that the reference run made from the same prompt and seed.
+"""Distances to the image that the reference run made from the same prompt and seed.
 
 They need no data set and show small changes at once. They also punish harmless ones: a method that draws other
-noise on the way (mixed resolution) gives another picture, not necessarily a worse one.
+noise on the way (mixed resolution) gives another image, not necessarily a worse one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from postdiff.metrics.features import Extractor
 
 __all__ = ["PSNR_CAP", "PairedFeatureDistance", "PairedPSNR", "PairedSSIM", "psnr"]
 
-# Equal pictures have an infinite PSNR, which would swallow a mean; one grey level in one pixel of a
-# 512 x 512 picture is 107 dB, so nothing that the eye could see is above this.
+# Equal images have an infinite PSNR, which would swallow a mean; one grey level in one pixel of a
+# 512 x 512 image is 107 dB, so nothing that the eye could see is above this.
 PSNR_CAP = 100.0
 
 
 def psnr(images: Tensor, references: Tensor) -> Tensor:
-    """PSNR of each picture in dB, capped at 100.
+    """PSNR of each image in dB, capped at 100.
 
     Args:
         images: (B, 3, H, W), uint8.
@@ -50,7 +50,7 @@ class PairedPSNR(PerImageMetric):
     by_default = True
 
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in pictures and references, (B, 3, H, W), uint8."""
+        """Take in images and references, (B, 3, H, W), uint8."""
         self.add(psnr(images, references))
 
     def identity(self) -> dict[str, Any]:
@@ -70,8 +70,8 @@ class PairedSSIM(PerImageMetric):
     by_default = True
 
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in pictures and references, (B, 3, H, W), uint8."""
-        # In float32, exact to about 1e-4 where a picture is flat: float64 takes 35 times as long on a CPU.
+        """Take in images and references, (B, 3, H, W), uint8."""
+        # In float32, exact to about 1e-4 where an image is flat: float64 takes 35 times as long on a CPU.
         found = structural_similarity_index_measure(
             images.float() / 255, references.float() / 255, data_range=1.0, reduction="none"
         )
@@ -108,8 +108,8 @@ class PairedFeatureDistance(PerImageMetric):
         return cls(clip.dual_encoder(resources.encoder))
 
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in pictures and references, (B, 3, H, W), uint8."""
-        # References first: the pictures' features then stay remembered for the next metric.
+        """Take in images and references, (B, 3, H, W), uint8."""
+        # References first: the images' features then stay remembered for the next metric.
         expected, found = self.encoder(references), self.encoder(images)
         # |u - v|^2 / 2 of unit vectors is 1 - cosine without the rounding of a difference of nearly equal numbers.
         apart = functional.normalize(found.double()) - functional.normalize(expected.double())

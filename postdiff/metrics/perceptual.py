@@ -1,4 +1,4 @@
-"""LPIPS and DISTS to the reference run's picture: torchmetrics' networks around torchvision's weights."""
+"""LPIPS and DISTS to the reference run's image: torchmetrics' networks around torchvision's weights."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class LPIPS(_Perceptual):
 
     @torch.no_grad()
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in pictures and references, (B, 3, H, W), uint8."""
-        pair = [pictures.float() / 127.5 - 1 for pictures in (images, references)]
+        """Take in images and references, (B, 3, H, W), uint8."""
+        pair = [all_images.float() / 127.5 - 1 for all_images in (images, references)]
         self.add(self.network(*pair).reshape(-1))
 
 
@@ -118,7 +118,7 @@ class DISTS(_Perceptual):
 
     @torch.no_grad()
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in pictures and references, (B, 3, H, W), uint8."""
+        """Take in images and references, (B, 3, H, W), uint8."""
         self.add(self.network(images.float() / 255, references.float() / 255).reshape(-1))
 
 

@@ -1,4 +1,4 @@
-"""PickScore: a CLIP-H tuned on people's choices between two pictures of one prompt."""
+"""PickScore: a CLIP-H tuned on people's choices between two images of one prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
 
 
 class PickScorer(Scorer):
-    """logit_scale.exp() x cosine(text, picture), in float32; about 20 for the published weights.
+    """logit_scale.exp() x cosine(text, image), in float32; about 20 for the published weights.
 
     Args:
         clip: gives the features.
@@ -55,7 +55,7 @@ class PickScorer(Scorer):
 
 
 class PickScore(ScorerMetric):
-    """Score of picture and prompt learnt from people's choices, about 20; needs its weights."""
+    """Score of image and prompt learnt from people's choices, about 20; needs its weights."""
 
     title = "PickScore"
     higher_is_better = True
@@ -65,7 +65,7 @@ class PickScore(ScorerMetric):
 
 
 class PairedPickPreference(PairedPreference):
-    """Probability by PickScore that a picture is preferred to the reference run's, in percent; needs its weights."""
+    """Probability by PickScore that an image is preferred to the reference run's, in percent; needs its weights."""
 
     title = "Preferred (%)"
     higher_is_better = True

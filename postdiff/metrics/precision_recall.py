@@ -1,4 +1,4 @@
-"""Improved precision and recall: which share of one side's pictures lies among the other side's."""
+"""Improved precision and recall: which share of one side's images lies among the other side's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from postdiff.metrics.reference import ReferenceStatistics
 
 __all__ = ["Precision", "PrecisionRecallOptions", "Recall", "inside", "radii"]
 
-ROWS = 1024  # so that distances of 50,000 pictures need 200 MB and not 10 GB
+ROWS = 1024  # so that distances of 50,000 images need 200 MB and not 10 GB
 
 
 def radii(features: Tensor, k: int) -> Tensor:
@@ -39,7 +39,7 @@ def inside(points: Tensor, features: Tensor, radius: Tensor) -> Tensor:
 
 
 def _distances(points: Tensor, others: Tensor) -> Tensor:
-    # Not by way of the scalar products: their rounding would move pictures over the rim.
+    # Not by way of the scalar products: their rounding would move images over the rim.
     return torch.cdist(points, others, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -67,7 +67,7 @@ class PrecisionRecallOptions(ReferenceOptions):
 
 
 class Precision(FeatureMetric):
-    """Share of the pictures that lie among the real ones; needs Inception and 'postdiff data statistics'.
+    """Share of the images that lie among the real ones; needs Inception and 'postdiff data statistics'.
 
     Among them is whatever lies within some real image's k-th neighbour distance. For an interval, the images that the
     share is of are drawn anew.
@@ -87,7 +87,7 @@ class Precision(FeatureMetric):
         super().__init__(extractor, real, options)
         self._hits = torch.empty(0)
 
-    def figure(self, features: Tensor) -> Tensor:
+    def value(self, features: Tensor) -> Tensor:
         assert self.real.features is not None
         real = self._capped(in_order(self.real.features.to(features.device)))
         generated = self._capped(features)
@@ -97,7 +97,7 @@ class Precision(FeatureMetric):
         return self._hits.mean()
 
     def hits(self, real: Tensor, generated: Tensor) -> Tensor:
-        """Which pictures are inside, as booleans."""
+        """Which images are inside, as booleans."""
         return inside(generated, real, radii(real, self.options.k))
 
     def resampled(self, features: Tensor, generator: np.random.Generator) -> Tensor:
@@ -116,7 +116,7 @@ class Precision(FeatureMetric):
 
 
 class Recall(Precision):
-    """Share of the real pictures that lie among the pictures; needs Inception and 'postdiff data statistics'."""
+    """Share of the reference images that lie among the images; needs Inception and 'postdiff data statistics'."""
 
     title = "Recall"
 

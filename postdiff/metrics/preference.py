@@ -13,7 +13,7 @@ __all__ = ["PairedPreference", "Scorer", "ScorerMetric"]
 
 
 class Scorer(nn.Module):
-    """Scores pictures for their prompts; the higher, the more people would like them.
+    """Scores images for their prompts; the higher, the more people would like them.
 
     Several metrics ask for the scores of one batch, so the last batch is remembered.
     """
@@ -33,8 +33,8 @@ class Scorer(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor, prompts: list[str]) -> Tensor:
-        """Scores (B,), float32, of pictures (B, 3, H, W), uint8, for their B prompts."""
-        assert images.dtype == torch.uint8, f"pictures must be uint8, not {images.dtype}"
+        """Scores (B,), float32, of images (B, 3, H, W), uint8, for their B prompts."""
+        assert images.dtype == torch.uint8, f"images must be uint8, not {images.dtype}"
         if self._last is None or self._last[0] is not images or self._last[1] != prompts:
             self._last = (images, list(prompts), self.scores(images, prompts))
         return self._last[2]
@@ -49,7 +49,7 @@ class Scorer(nn.Module):
 
 
 class ScorerMetric(PerImageMetric):
-    """Mean score over pictures.
+    """Mean score over images.
 
     Attributes:
         behind: the class of its scorer.
@@ -66,7 +66,7 @@ class ScorerMetric(PerImageMetric):
         return cls(cls.behind.load())
 
     def update(self, images: Tensor, prompts: list[str]) -> None:
-        """Take in pictures (B, 3, H, W), uint8, and their B prompts."""
+        """Take in images (B, 3, H, W), uint8, and their B prompts."""
         self.add(self.scorer(images, prompts))
 
     def identity(self) -> dict[str, Any]:
@@ -74,18 +74,18 @@ class ScorerMetric(PerImageMetric):
 
 
 class PairedPreference(ScorerMetric):
-    """Mean probability, in percent, that a picture is preferred to the reference of the same prompt and seed.
+    """Mean probability, in percent, that an image is preferred to the reference of the same prompt and seed.
 
-    It is the softmax of the two scores, so two rows' probabilities against each other sum to 100 and equal pictures
+    It is the softmax of the two scores, so two rows' probabilities against each other sum to 100 and equal images
     have 50: the form in which Faster Diffusion, Table 15, gives PickScore (52.10 % against 47.90 %). The paper does not
-    say whether its figure is this mean or the share of won pairs; the mean needs no rule for ties.
+    say whether its value is this mean or the share of won pairs; the mean needs no rule for ties.
     """
 
     def update(self, images: Tensor, references: Tensor, prompts: list[str]) -> None:  # type: ignore[override]
-        """Take in pictures and references, (B, 3, H, W), uint8, and their B prompts."""
-        # References first: the pictures' scores then stay remembered for the next metric.
+        """Take in images and references, (B, 3, H, W), uint8, and their B prompts."""
+        # References first: the images' scores then stay remembered for the next metric.
         expected, found = self.scorer(references, prompts), self.scorer(images, prompts)
         self.add(100 * torch.sigmoid(found.double() - expected.double()))
 
     def identity(self) -> dict[str, Any]:
-        return {"formula": "100 x softmax of the scores of picture and reference", **self.scorer.identity()}
+        return {"formula": "100 x softmax of the scores of image and reference", **self.scorer.identity()}

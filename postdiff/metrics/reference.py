@@ -1,4 +1,6 @@
-"""Reference statistics: features of real images, or their mean and covariance alone, and the file that holds them."""
+"""Reference statistics: features of reference images, or their mean and covariance alone, and the file that holds
+them.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ CARD = "name another one in the data card"
 
 @dataclass(frozen=True, eq=False)  # compared by identity, so that what is derived from it can be kept
 class ReferenceStatistics:
-    """A Gaussian fitted to features of real images, and the features themselves.
+    """A Gaussian fitted to features of reference images, and the features themselves.
 
     Attributes:
         mean: (d,), float64.
@@ -133,7 +135,7 @@ class ReferenceStatistics:
 
 def file_for(data: str, folder: Path, mode: str, checkpoint: str, crop: int | None) -> Path:
     """Where the statistics of a data set are kept in a folder."""
-    data, checkpoint = (re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.") or "pictures" for name in (data, checkpoint))
+    data, checkpoint = (re.sub(r"[^A-Za-z0-9_.]+", "_", name).strip("_.") or "images" for name in (data, checkpoint))
     shape = "" if crop is None else f"-crop{crop}"
     return folder / f"{data}-{mode}-{checkpoint[-40:]}{shape}.safetensors"
 

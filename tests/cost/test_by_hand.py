@@ -1,6 +1,6 @@
-"""The paper's way of counting, on figures small enough to follow; the real ones are in `test_paper_macs`."""
+"""The paper's way of counting, on values small enough to follow; the real ones are in `test_paper_macs`."""
 
-from postdiff.cost.by_hand import papers_account
+from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.on_meta import Seen
 from postdiff.cost.tally import Tally, Work
 
@@ -16,7 +16,7 @@ def account(*steps):
             if macs:
                 cells["denoiser", step, group] = Work(macs, macs, macs) * branches
     tally = Tally(cells, len(steps))
-    return papers_account(tally, seen).dense - tally.work("denoiser").dense
+    return paper_accounting(tally, seen).dense - tally.work("denoiser").dense
 
 
 def test_nothing_changes_without_a_gate():

@@ -55,10 +55,10 @@ def test_an_operation_in_no_convention_is_not_dropped_silently():
 def test_parts_of_a_pipeline_call(case):
     one = case("sd")
     latents = count_macs(one.pipe, lambda: one.call(one.pipe))
-    pictures = count_macs(one.pipe, lambda: one.call(one.pipe, output_type="pt"))
+    images = count_macs(one.pipe, lambda: one.call(one.pipe, output_type="pt"))
     assert latents["vae"]["all"] == 0
-    assert pictures["vae"]["all"] > 0
-    assert pictures["total"]["all"] == pictures["denoiser"]["all"] + pictures["vae"]["all"]
+    assert images["vae"]["all"] > 0
+    assert images["total"]["all"] == images["denoiser"]["all"] + images["vae"]["all"]
 
 
 def test_controlnet_counts_as_denoiser(case):

@@ -73,7 +73,7 @@ def test_parallel_decoding_takes_more_memory_and_a_bound_bounds_it(case):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_the_allocator_tells():
+def test_on_a_gpu_the_allocator_reports():
     before = torch.cuda.memory_allocated()
     found = peak_memory(lambda: torch.zeros(2**20, device="cuda"), "cuda")
     assert found - before == 4 * 2**20

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from postdiff import accelerate, catalog
 from postdiff.cost.on_meta import OnMeta
-from postdiff.cost.operations import Watch
+from postdiff.cost.operations import OperationCounter
 from postdiff.cost.structures import real_size
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 def watched(call, known=None):
     found = []
-    with Watch(found.append, known):
+    with OperationCounter(found.append, known):
         result = call()
     return sum(found, Work()), result
 

@@ -3,9 +3,9 @@
 import diffusers
 import pytest
 
-from postdiff.cost.by_hand import papers_account
+from postdiff.cost.branch_costs import one_branch
+from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.groups import GROUPS
-from postdiff.cost.sharing import one_branch
 from postdiff.cost.structures import real_size
 from postdiff.engine.errors import UsageError
 from postdiff.methods import CrossAttentionCache, DeepCache, MixedResolution
@@ -66,7 +66,7 @@ def test_ablation_as_executed_and_as_the_paper_reckons(twin, gate, executed, pri
     methods = [DeepCache(restarts=[gate - 1, gate]), CrossAttentionCache(gate=gate)]
     tally, seen = counted(twin("sd15"), methods, 20, 768)
     assert tally.macs("denoiser")["dense"] / 1e12 == pytest.approx(executed, rel=0.001)
-    assert papers_account(tally, seen).dense / 1e12 == pytest.approx(printed, rel=0.001)
+    assert paper_accounting(tally, seen).dense / 1e12 == pytest.approx(printed, rel=0.001)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_ablation_as_executed_and_as_the_paper_reckons(twin, gate, executed, pri
 )
 def test_the_headline_rows_are_reckoned_as_they_run(twin, name, methods):
     tally, seen = counted(twin(name), methods, 20, PIXELS[name])
-    assert papers_account(tally, seen) == tally.work("denoiser")
+    assert paper_accounting(tally, seen) == tally.work("denoiser")
 
 
 def test_groups_of_stable_diffusion(twin):

@@ -6,7 +6,7 @@ import pytest
 
 from postdiff.lab.config import experiment
 from postdiff.lab.config.layers import from_words
-from postdiff.lab.macs.macs_table import count_rows, render, reported_convention, row_figures
+from postdiff.lab.macs.macs_table import count_rows, render, reported_convention, row_values
 
 
 def demo(**reported):
@@ -30,9 +30,9 @@ def test_a_key_names_unit_and_convention(key, value, convention):
     counted = count_rows(asked)
     assert reported_convention(asked) == convention
     for other in ("dense", "fvcore", "all"):
-        [row] = row_figures(counted, other, "all")
+        [row] = row_values(counted, other, "all")
         assert ("reported_macs_t" in row) == (other == convention)
-    [row] = row_figures(counted, convention, "all")
+    [row] = row_values(counted, convention, "all")
     assert row["reported_macs_t"] == pytest.approx(0.001)
     assert row["gap_percent"] == pytest.approx(100 * (row[f"macs_t_{convention}"] / 0.001 - 1))
 

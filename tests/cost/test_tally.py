@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from postdiff import accelerate
+from postdiff.cost.branch_costs import one_branch
 from postdiff.cost.groups import GROUPS, grouped
 from postdiff.cost.macs import CONVENTIONS, tally
 from postdiff.cost.on_meta import Seen
-from postdiff.cost.sharing import one_branch
 from postdiff.cost.tally import Tally, Work
 from postdiff.methods import CFGCutoff, CrossAttentionCache, DeepCache, ToMe
 from tests.support.snapshot import snapshot
@@ -55,7 +55,7 @@ def test_sums_over_steps_and_groups_are_the_total(case, family, methods):
     assert found.macs()["all"] == counted_by_torch(call)
 
 
-def test_a_whole_call_of_pictures_by_part(case):
+def test_a_whole_call_of_images_by_part(case):
     one = case("sd")
     found = tally(one.pipe, lambda: one.call(one.pipe, ids=[0], num_inference_steps=1, output_type="pt"))
     assert found.work() == found.work("denoiser") + found.work("vae")

@@ -134,7 +134,7 @@ def prices():
         ("sd", (1.0, 1, 1, 0), 16.938),
         ("sdxl", (1.0, 1, 1, 0), 149.438),
         ("pixart_alpha", (1.0, 1, 1, 0), 107.031),
-        # Version 1; the documentation says gate 10 beside these figures, which only these gates explain.
+        # Version 1; the documentation says gate 10 beside these values, which only these gates explain.
         ("sd", (5, 1, 1, 0), 9.875),
         ("sdxl", (5, 1, 1, 0), 84.438),
         ("pixart_alpha", (8, 1, 1, 0), 65.318),

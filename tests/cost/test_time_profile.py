@@ -123,7 +123,7 @@ def test_a_bare_pipeline_has_no_driver(small):
     assert DRIVER not in {group for _, group in found} and min(found.values()) > 0
 
 
-def test_pictures_are_the_same_and_nothing_is_left(small):
+def test_images_are_the_same_and_nothing_is_left(small):
     one = small("sd")[0]
     before = left_behind(one.pipe)
     driver, made = accelerate(one.pipe, [DeepCache(interval=2)]), []

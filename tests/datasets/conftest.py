@@ -15,9 +15,9 @@ THINGS = ("heart", "apple", "car", "star")
 
 
 def annotations(images=20, each=3):
-    """An annotation file's content: `images` pictures out of order, `each` captions a picture, numbered from behind."""
+    """An annotation file's content: `images` images out of order, `each` captions an image, numbered from behind."""
     numbers = [7 * (images - i) for i in range(images)]
-    pictures = [{"id": number, "file_name": f"COCO_val2014_{number:012d}.jpg"} for number in numbers]
+    all_images = [{"id": number, "file_name": f"COCO_val2014_{number:012d}.jpg"} for number in numbers]
     captions = [
         {
             "id": 1000 - place * images - i,
@@ -28,7 +28,7 @@ def annotations(images=20, each=3):
         for place in range(each)
         for i, number in enumerate(numbers)
     ]
-    return {"info": {}, "images": pictures, "annotations": captions}
+    return {"info": {}, "images": all_images, "annotations": captions}
 
 
 @pytest.fixture

@@ -22,16 +22,16 @@ def rank(seed, kind, name):
 
 
 def test_all_images_come_by_number_with_the_caption_that_is_first_in_the_file(captions):
-    lines, told = coco.choose(captions, "first", None, 0)
-    assert told == "all 20 images; the first caption of each"
+    lines, message = coco.choose(captions, "first", None, 0)
+    assert message == "all 20 images; the first caption of each"
     assert [line.image for line in lines] == [f"COCO_val2014_{7 * n:012d}.jpg" for n in range(1, 21)]
     # Image 7 stands last; its first caption has number 1000 - 19, and is not that with the lowest number.
     assert lines[0] == Line("7-981", "a black star, number 0", "COCO_val2014_000000000007.jpg")
 
 
 def test_fewer_images_are_the_first_by_hash(captions):
-    lines, told = coco.choose(captions, "first", 6, 5)
-    assert told == "6 of 20 images, seed 5; the first caption of each"
+    lines, message = coco.choose(captions, "first", 6, 5)
+    assert message == "6 of 20 images, seed 5; the first caption of each"
     expected = sorted((7 * n for n in range(1, 21)), key=lambda n: rank(5, "image", n))[:6]
     assert [int(line.id.split("-")[0]) for line in lines] == expected
     assert coco.choose(captions, "first", 3, 5)[0] == lines[:3], "a smaller choice begins a larger one"
@@ -47,13 +47,13 @@ def test_a_random_caption_of_each_image(captions):
 
 
 def test_random_captions_may_share_an_image(captions):
-    lines, told = coco.choose(captions, "captions", 30, 0)
-    assert told == "30 of 60 captions drawn with seed 0" and len({line.id for line in lines}) == 30
+    lines, message = coco.choose(captions, "captions", 30, 0)
+    assert message == "30 of 60 captions drawn with seed 0" and len({line.id for line in lines}) == 30
     assert len({line.image for line in lines}) < 30
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda c: c["images"].append(c["images"][0]), "image 21: two images have the id 140"),
         (lambda c: c["images"][2].update(file_name="../x.jpg"), "image 3: image '../x.jpg' is no file name"),
@@ -69,10 +69,10 @@ def test_random_captions_may_share_an_image(captions):
         (lambda c: c.pop("images"), "is no COCO annotation file"),
     ],
 )
-def test_broken_annotations(change, told):
+def test_broken_annotations(change, message):
     content = annotations()
     change(content)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         coco.parse(json.dumps(content), "captions.json")
 
 
@@ -93,8 +93,8 @@ LINES = [Line(f"n{i}", f"prompt {i}") for i in range(10)]
 
 def test_prompts_in_order_or_drawn():
     assert choice.choose_prompts(LINES, "in_order", 3, 0, "p.txt") == (LINES[:3], "the first 3 of 10 prompts")
-    drawn, told = choice.choose_prompts(LINES, "random", 4, 2, "p.txt")
-    assert told == "4 of 10 prompts drawn with seed 2"
+    drawn, message = choice.choose_prompts(LINES, "random", 4, 2, "p.txt")
+    assert message == "4 of 10 prompts drawn with seed 2"
     assert drawn == [LINES[i] for i in sorted(range(10), key=lambda i: rank(2, "line", i))[:4]]
     with pytest.raises(UsageError, match="count=11, but p.txt has 10 prompts; use at most that"):
         choice.choose_prompts(LINES, "random", 11, 0, "p.txt")

@@ -113,7 +113,7 @@ LONG = "word " * 1000
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "message"),
     [
         ("p.txt", b"a heart\n\xff\xfe", r"is not UTF-8 \(byte 0xff in line 2\); save it as UTF-8"),
         ("p.txt", "a heart".encode("utf-16"), "is not UTF-8"),
@@ -178,15 +178,15 @@ LONG = "word " * 1000
         ("p.docx", "a", r"files ending in '\.docx' are not read; use one of \.txt, \.csv"),
     ],
 )
-def test_mistakes_are_one_line_with_their_place(tmp_path, name, content, told):
-    with pytest.raises(UsageError, match=told) as error:
+def test_mistakes_are_one_line_with_their_place(tmp_path, name, content, message):
+    with pytest.raises(UsageError, match=message) as error:
         files.read(written(tmp_path, name, content))
     line = str(error.value)
     assert "\n" not in line and name in line and len(line) < 220 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ({"image": "../up.png"}, "image '../up.png' is no file name below a folder"),
         ({"image": "/etc/passwd"}, "is no file name below a folder"),
@@ -204,9 +204,9 @@ def test_mistakes_are_one_line_with_their_place(tmp_path, name, content, told):
         ({"class": 1.5}, "class 1.5 is none of 0 to 9"),
     ],
 )
-def test_images_stay_in_their_folder_and_classes_in_range(tmp_path, line, told):
+def test_images_stay_in_their_folder_and_classes_in_range(tmp_path, line, message):
     file = written(tmp_path, "p.jsonl", json.dumps({"prompt": "a", **line}))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         files.read(file, images="image" in line, classes=10)
 
 

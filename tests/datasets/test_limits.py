@@ -7,15 +7,15 @@ from itertools import pairwise
 
 import pytest
 
-from postdiff.datasets import content, files, unpacking
-from postdiff.datasets.recipe import Recipe
+from postdiff.datasets import archives, content, files
+from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError
 
 ENDINGS = (".txt", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet")
 
 
 def found(file):
-    return unpacking.find(Recipe(), file, file.parent)
+    return archives.find(DatasetSource(), file, file.parent)
 
 
 READERS = {"data=FILE": files.read, "--from FILE": found}
@@ -84,7 +84,7 @@ def test_json_of_many_empty_lists(monkeypatch, name, text):
         files.read_text(name, json.dumps(["ab"] * 51))
 
 
-def test_json_nested_at_any_depth_is_read_or_told():
+def test_json_nested_at_any_depth_is_read_or_reported():
     for depth in (2, 100, 500, 900, 990, 2000, 100_000):
         with pytest.raises(UsageError) as error:
             files.read_text("p.json", '[{"prompt": ' + "[" * depth + "]" * depth + "}]")
@@ -120,15 +120,15 @@ def test_damaged_archives(tmp_path, compression):
     """Whichever byte of it was changed, it is read rightly or told."""
     text = "".join(f"prompt {i}\n" for i in range(50))
     sound = packed(tmp_path, compression, p__txt=text).read_bytes()
-    told = 0
+    message = 0
     for place in range(0, len(sound), 3):
         (tmp_path / "p.zip").write_bytes(sound[:place] + bytes([sound[place] ^ 0x55]) + sound[place + 1 :])
         try:
             assert found(tmp_path / "p.zip").text == text
         except UsageError as error:
-            told += 1
+            message += 1
             assert "\n" not in str(error)
-    assert told > len(sound) // 9
+    assert message > len(sound) // 9
 
 
 def test_archives_of_macs_and_of_too_many_files(tmp_path, monkeypatch):
@@ -136,7 +136,7 @@ def test_archives_of_macs_and_of_too_many_files(tmp_path, monkeypatch):
     file = packed(tmp_path, **{f"{i}__txt": "a" for i in range(50)})
     with pytest.raises(UsageError, match="holds 50 files with prompts; unpack it and name one"):
         found(file)
-    monkeypatch.setattr(unpacking, "MOST_DIRECTORY", 1000)
+    monkeypatch.setattr(archives, "MOST_DIRECTORY", 1000)
     with pytest.raises(UsageError, match="holds too many files to look through; unpack it"):
         found(file)
 

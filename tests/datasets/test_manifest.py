@@ -55,7 +55,7 @@ def changed(file, change):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda about, rows: rows[0].update(prompt="a car"), "was changed after it was prepared"),
         (lambda about, rows: rows.reverse(), "was changed after it was prepared"),
@@ -65,10 +65,10 @@ def changed(file, change):
         (lambda about, rows: about.pop("seeds"), "is not a whole manifest"),
     ],
 )
-def test_what_was_changed_is_refused(tmp_path, change, told):
+def test_what_was_changed_is_refused(tmp_path, change, message):
     file = saved(tmp_path)
     changed(file, change)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         Manifest.load(file)
 
 
@@ -144,7 +144,7 @@ def test_origins_that_are_none(tmp_path, origin):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b"[" * 100_000, "nested too deep|is not JSON"),
         (b"{", "is not JSON at line 1"),
@@ -154,10 +154,10 @@ def test_origins_that_are_none(tmp_path, origin):
         (b"null", "has format None"),
     ],
 )
-def test_metadata_that_are_no_object(tmp_path, text, told):
+def test_metadata_that_are_no_object(tmp_path, text, message):
     file = tmp_path / "mini.parquet"
     pq.write_table(pa.table({"prompt": ["a"]}).replace_schema_metadata({manifest.KEY: text}), file)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         Manifest.load(file)
 
 

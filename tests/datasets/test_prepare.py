@@ -118,8 +118,8 @@ def test_a_name_in_any_language(tmp_path, outputs, command):
 def test_a_shipped_name_for_a_set_elsewhere(tmp_path, outputs, command):
     (tmp_path / "own.txt").write_text("a\n")
     out = outputs / "elsewhere.parquet"
-    code, told, _ = command("data", "prepare", "emoji", "--from", str(tmp_path / "own.txt"), "--out", str(out))
-    assert code == 0 and f"data={out}" in told and out.is_file()
+    code, message, _ = command("data", "prepare", "emoji", "--from", str(tmp_path / "own.txt"), "--out", str(out))
+    assert code == 0 and f"data={out}" in message and out.is_file()
 
 
 def test_classes_of_ones_own(tmp_path, outputs, command, refused):
@@ -132,7 +132,7 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["cocoo"], "unknown data 'cocoo'; did you mean 'coco"),
         (["../up", "--from", "{json}"], "'../up' is no name for a data set"),
@@ -181,13 +181,13 @@ def test_classes_of_ones_own(tmp_path, outputs, command, refused):
         (["mini", "--from", "{json}", "steps=3"], "unexpected 'steps=3'"),
     ],
 )
-def test_mistakes_leave_nothing_behind(coco, outputs, refused, words, told):
+def test_mistakes_leave_nothing_behind(coco, outputs, refused, words, message):
     (coco / "broken.zip").write_bytes((coco / "captions.zip").read_bytes()[:400])
     (coco / "two.tsv").write_text("Prompt\tCategory\nbond\tAbstract\nelement\tAbstract\n")
     names = {"json": "captions.json", "zip": "captions.zip", "broken": "broken.zip", "tsv": "two.tsv"}
     places = {key: coco / name for key, name in names.items()}
     line = refused("data", "prepare", *(word.format(folder=coco, **places) for word in words))
-    assert re.search(told, line), line
+    assert re.search(message, line), line
     assert folder(outputs) == []
 
 
@@ -269,7 +269,7 @@ def test_without_a_connection_one_line_says_what_to_do(served, outputs, refused,
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"kind": "caption"}, "unknown kind of source 'caption'; did you mean 'captions'"),
         ({"choose": "balanced"}, "unknown rule for captions 'balanced'"),
@@ -278,7 +278,7 @@ def test_without_a_connection_one_line_says_what_to_do(served, outputs, refused,
         ({"md": "x"}, "unknown key 'source.md'; did you mean 'source.md5'"),
     ],
 )
-def test_cards_with_a_source_are_checked(served, outputs, refused, changes, told):
+def test_cards_with_a_source_are_checked(served, outputs, refused, changes, message):
     served[1](**changes)
     line = refused("data", "prepare", "far")
-    assert told in line and "far.yaml" in line
+    assert message in line and "far.yaml" in line

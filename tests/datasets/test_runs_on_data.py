@@ -36,10 +36,10 @@ def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, m
     assert code == 0, err
     record = Record.read(outputs / "records" / "tiny" / "two.json")
     assert record.full and (record.n_done, record.seeds) == (8, [4, 7])
-    assert len(list((outputs / "pictures" / str(record.pictures)).rglob("*.png"))) == 8
+    assert len(list((outputs / "images" / str(record.images)).rglob("*.png"))) == 8
     code, table, _ = command("table", "tiny")
     assert code == 0 and "2 steps" in table and "1 step" in table and table.strip() in out
-    # The pictures that are there, measured with an interval and without drawing: the record and the table follow.
+    # The images that are there, measured with an interval and without drawing: the record and the table follow.
     load = models.load
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("a pipeline was loaded"))
     code, out, err = command("score", "tiny", "data=mini", "bootstrap=50")
@@ -48,7 +48,7 @@ def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, m
     value, before = scored.metrics["emoji_text_score"], record.metrics["emoji_text_score"]
     assert value.per_seed == before.per_seed and before.interval is None and scored.full
     assert value.interval[0] < value.value < value.interval[1]
-    assert (scored.pictures, scored.macs, scored.seeds) == (record.pictures, record.macs, [4, 7])
+    assert (scored.images, scored.macs, scored.seeds) == (record.images, record.macs, [4, 7])
     code, scored_table, _ = command("table", "tiny")
     assert code == 0 and scored_table != table and scored_table.strip() in out
     assert command("score", "tiny", "data=mini")[0] == 0  # as before, for what follows
@@ -59,7 +59,7 @@ def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, m
         assert f"two: done already (run {record.run_id})" in err
     _, _, err = command("run", "tiny", "--rows", "two", "data=mini", "seeds=[4]")
     again = Record.read(outputs / "records" / "tiny" / "two.json")
-    assert "done already" not in err and (again.seeds, again.pictures) == ([4], record.pictures)
+    assert "done already" not in err and (again.seeds, again.images) == ([4], record.images)
 
 
 @pytest.mark.parametrize(
@@ -104,27 +104,27 @@ def test_a_card_names_column_and_seeds(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"prompts": "zoo/emoji/prompts.jsonl", "seeds": [1, 1]}, "seeds=[1, 1] must be a list of different"),
         ({"summary": "nothing"}, "must name either 'prompts' or a 'source'"),
         ({"prompts": "a.txt", "source": {"kind": "prompts", "file": "b.txt"}}, "must name either 'prompts' or a"),
     ],
 )
-def test_cards_that_say_too_little_or_too_much(tmp_path, monkeypatch, refused, outputs, keys, told):
+def test_cards_that_say_too_little_or_too_much(tmp_path, monkeypatch, refused, outputs, keys, message):
     own_card(tmp_path, monkeypatch, **keys)
-    assert told in refused("run", "demo", "data=own")
+    assert message in refused("run", "demo", "data=own")
 
 
 def test_home_folders_of_nobody(refused, outputs, tmp_path, monkeypatch):
-    told = "names a home folder that is not known here; write the path in full"
-    assert told in refused("run", "demo", "data=~nosuchuser/x.txt")
-    assert told in refused("data", "statistics", "~nosuchuser/x")
-    assert told in refused("data", "statistics", "emoji", "--images", "~nosuchuser/x")
+    message = "names a home folder that is not known here; write the path in full"
+    assert message in refused("run", "demo", "data=~nosuchuser/x.txt")
+    assert message in refused("data", "statistics", "~nosuchuser/x")
+    assert message in refused("data", "statistics", "emoji", "--images", "~nosuchuser/x")
     own_card(tmp_path, monkeypatch, prompts="~nosuchuser/x.txt")
-    assert told in refused("run", "demo", "data=own")
+    assert message in refused("run", "demo", "data=own")
     monkeypatch.setenv("POSTDIFF_OUTPUTS", "~nosuchuser/x")
-    assert told in refused("run", "demo", "data=emoji")
+    assert message in refused("run", "demo", "data=emoji")
 
 
 def test_files_that_are_not_there(refused, outputs):

@@ -1,4 +1,4 @@
-"""Lines with seeds of their own: from a column of a file to the numbers that a picture is drawn with, and to ids."""
+"""Lines with seeds of their own: from a column of a file to the numbers that an image is drawn with, and to ids."""
 
 import csv
 import json
@@ -113,7 +113,7 @@ def test_they_belong_to_every_identity(tiny, tmp_path):  # noqa: F811
     assert all(len({*together}) == 3 for together in zip(plain, *seeded, strict=True))
 
 
-def test_a_picture_is_that_of_the_pipeline_with_this_seed(coco_30k, tiny, outputs, command):  # noqa: F811
+def test_an_image_is_that_of_the_pipeline_with_this_seed(coco_30k, tiny, outputs, command):  # noqa: F811
     assert command("data", "prepare", "own", "--from", str(coco_30k), *COLUMN)[0] == 0
     code, _, err = command("run", "tiny", "--rows", "two", "data=own", "metrics=[]", "batch_size=1")
     assert code == 0, err
@@ -127,7 +127,7 @@ def test_a_picture_is_that_of_the_pipeline_with_this_seed(coco_30k, tiny, output
     for place, (prompt, seed) in enumerate([("a red heart", 41337), ("an owl, asleep", 63155)]):
         generator = torch.Generator("cpu").manual_seed(seed)
         expected = pipe(prompt, num_inference_steps=2, generator=generator, output_type="np", **size).images[0]
-        with Image.open(outputs / "pictures" / str(record.pictures) / "0" / f"{place:05d}.png") as opened:
+        with Image.open(outputs / "images" / str(record.images) / "0" / f"{place:05d}.png") as opened:
             kept = np.array(opened)
         assert np.array_equal(kept, (expected * 255).round().astype(np.uint8))
 
@@ -154,15 +154,15 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("value", "told"), VALUES)
-def test_seeds_that_are_none(value, told):
-    with pytest.raises(UsageError, match=re.escape(told)) as error:
+@pytest.mark.parametrize(("value", "message"), VALUES)
+def test_seeds_that_are_none(value, message):
+    with pytest.raises(UsageError, match=re.escape(message)) as error:
         lines = [{"prompt": "a", "s": 3}, {"prompt": "b", "s": value}]
         files.read_text("p.jsonl", "\n".join(map(json.dumps, lines)), seeds="s")
     assert "p.jsonl, line 2" in str(error.value) and len(str(error.value)) < 200
     if isinstance(value, str):
         for name, separator in {"p.csv": ",", "p.tsv": "\t"}.items():
-            with pytest.raises(UsageError, match=re.escape(told)):
+            with pytest.raises(UsageError, match=re.escape(message)):
                 files.read_text(name, f"prompt{separator}s\nb{separator}{value}\n", seeds="s")
 
 
@@ -172,7 +172,7 @@ def test_seeds_in_every_spelling():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["own", "--from", "{csv}", "--seed-column", "evaluation_sed"], "did you mean 'evaluation_seed'"),
         (["own", "--from", "{csv}", "--seed-column", "prompt"], "line 2: seed 'a red heart' is no whole number"),
@@ -188,10 +188,10 @@ def test_seeds_in_every_spelling():
         ),
     ],
 )
-def test_columns_of_seeds_that_cannot_be(coco, coco_30k, outputs, refused, words, told):
+def test_columns_of_seeds_that_cannot_be(coco, coco_30k, outputs, refused, words, message):
     (coco / "a.txt").write_text("a\nb\n")
     places = {"csv": coco_30k, "txt": coco / "a.txt", "json": coco / "captions.json"}
-    assert told in refused("data", "prepare", *(word.format(**places) for word in words))
+    assert message in refused("data", "prepare", *(word.format(**places) for word in words))
     assert not list(outputs.rglob("*.parquet"))
 
 
@@ -235,7 +235,8 @@ def test_files_as_they_are_published(name, count, seeds):
         ),
         (
             "mlperf.tsv",
-            "id\timage_id\tcaption\theight\twidth\tfile_name\tcoco_url\n70\t5\ta red heart\t6\t4\tC.jpg\thttp://x/C.jpg\n"
+            "id\timage_id\tcaption\theight\twidth\tfile_name\tcoco_url\n70\t5\ta red "
+            "heart\t6\t4\tC.jpg\thttp://x/C.jpg\n"
             "277\t6\tan owl\t6\t4\tD.jpg\thttp://x/D.jpg\n",
         ),
         ("coco.csv", "image_id,source,prompt,evaluation_seed\r\n07,coco,a red heart,1\r\n08,coco,an owl,2\r\n"),

@@ -44,7 +44,7 @@ def test_what_stands_beside_the_prompts(tmp_path):
         Line(*row) for row in zip("xyz", WORDS, columns["image"].to_pylist(), (2, 0, 1), (7, 7, 0), strict=True)
     ]
     assert files.read(saved(tmp_path, **columns), images=True, classes=3, seeds="own") == expected
-    # Pictures themselves, as others keep them under this name, are no file names.
+    # Images themselves, as others keep them under this name, are no file names.
     columns["image"] = pa.array([{"bytes": b"\0", "path": "1.png"}] * 3)
     assert [line.image for line in files.read(saved(tmp_path, **columns), images=True)] == [None] * 3
 
@@ -54,7 +54,7 @@ def not_utf_8():
 
 
 @pytest.mark.parametrize(
-    ("columns", "wanted", "told"),
+    ("columns", "wanted", "message"),
     [
         ({"prompt": pa.array([["a"], ["b"]])}, {}, r"column 'prompt' holds list<.*>, not text; write it anew"),
         ({"Caption": pa.array([b"a", b"b"])}, {}, "column 'Caption' holds binary, not text"),
@@ -77,8 +77,8 @@ def not_utf_8():
         ({"prompt": pa.array(["a"]), "n": pa.array([1])}, {"seeds": "s"}, "unknown column 's'; choose from: n, prompt"),
     ],
 )
-def test_columns_that_cannot_be_what_they_are_asked_for(tmp_path, columns, wanted, told):
-    with pytest.raises(UsageError, match=told):
+def test_columns_that_cannot_be_what_they_are_asked_for(tmp_path, columns, wanted, message):
+    with pytest.raises(UsageError, match=message):
         files.read(saved(tmp_path, **columns), **wanted)
 
 

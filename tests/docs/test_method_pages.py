@@ -34,20 +34,20 @@ def test_no_page_is_of_a_method_that_is_gone():
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_docstring_has_all_sections_and_tells_every_option(program, name):
+def test_the_docstring_has_all_sections_and_reports_every_option(program, name):
     docstrings = program("docstrings")
     cls = methods.find(name)
-    told = docstrings.sections(cls.__doc__)
-    assert all(told.get(section) for section in SECTIONS)
-    assert list(docstrings.about_options(told["Args"])) == [option.name for option in fields(cls)]
+    message = docstrings.sections(cls.__doc__)
+    assert all(message.get(section) for section in SECTIONS)
+    assert list(docstrings.about_options(message["Args"])) == [option.name for option in fields(cls)]
 
 
 def test_what_a_docstring_is_made_of(program):
     docstrings = program("docstrings")
-    told = docstrings.sections(
+    message = docstrings.sections(
         "One line.\n\n    More:\n    and more.\n\n    Works on:\n        U-Nets.\n\n        All.\n    "
     )
-    assert told == {"": "One line.", "More": "and more.", "Works on": "U-Nets.\n\nAll."}
+    assert message == {"": "One line.", "More": "and more.", "Works on": "U-Nets.\n\nAll."}
     assert docstrings.about_options("a: one\n    two: three\nb: four") == {"a": "one two: three", "b": "four"}
 
 

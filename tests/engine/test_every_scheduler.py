@@ -52,9 +52,9 @@ def stepped(scheduler, prediction, timestep, sample, before):
         return scheduler.step(prediction, before and before[1], timestep, back, sample)
     options = {"generator": torch.Generator().manual_seed(0)} if "generator" in known else {}
     moved = scheduler.step(prediction, timestep, sample, **options)
-    for told in ("pred_original_sample", "denoised"):
-        if getattr(moved, told, None) is not None:
-            return moved.prev_sample, getattr(moved, told)
+    for message in ("pred_original_sample", "denoised"):
+        if getattr(moved, message, None) is not None:
+            return moved.prev_sample, getattr(moved, message)
     return moved.prev_sample, None
 
 
@@ -82,7 +82,7 @@ def remembers_noise(scheduler):
 def test_x0_and_level_are_the_solvers_own_at_every_step(name, settings):
     scheduler = solver(name, **settings)
     scheduler.set_timesteps(STEPS)
-    told = noise_levels.ratios(scheduler, scheduler.timesteps)
+    message = noise_levels.ratios(scheduler, scheduler.timesteps)
     sample, before = drawn(2, 4, 6, 6, seed=0) * float(getattr(scheduler, "init_noise_sigma", 1.0)), None
     for index, timestep in enumerate(scheduler.timesteps):
         if hasattr(scheduler, "scale_model_input"):
@@ -93,7 +93,7 @@ def test_x0_and_level_are_the_solvers_own_at_every_step(name, settings):
         first = getattr(scheduler, "state_in_first_order", True)
         if first or name.endswith(("HeunDiscreteScheduler",)):
             torch.testing.assert_close((alpha, sigma), own_level(scheduler, index, timestep), check_dtype=False)
-        assert told[index] == pytest.approx(float(sigma / alpha), rel=1e-6)
+        assert message[index] == pytest.approx(float(sigma / alpha), rel=1e-6)
         moved, theirs = stepped(scheduler, prediction, timestep, sample, before)
         before = (timestep, theirs)
         if theirs is None and hasattr(scheduler, "model_outputs"):
@@ -143,12 +143,12 @@ def test_steps_that_share_a_timestep_have_levels_of_their_own(name, settings, st
     if start and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(start)
     run = scheduler.timesteps[start:]
-    told = noise_levels.ratios(scheduler, run)
-    assert all(level > following for level, following in itertools.pairwise(told))
+    message = noise_levels.ratios(scheduler, run)
+    assert all(level > following for level, following in itertools.pairwise(message))
     sample = drawn(1, 4, 2, 2, seed=0).float()
     for index, timestep in enumerate(run):
         alpha, sigma = noise_levels.level(scheduler, timestep)
-        assert float(sigma / alpha) == told[index]
+        assert float(sigma / alpha) == message[index]
         scheduler.scale_model_input(sample, timestep)
         sample = scheduler.step(sample, timestep, sample).prev_sample
 

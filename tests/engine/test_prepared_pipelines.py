@@ -19,21 +19,21 @@ WEIGHTY = (
 
 
 @pytest.fixture(scope="module")
-def told():
+def message():
     return prepared_table.read()
 
 
 @pytest.mark.parametrize(("name", "family"), CELLS)
-def test_methods_on_a_prepared_pipeline(told, name, family):
+def test_methods_on_a_prepared_pipeline(message, name, family):
     prepared_outcomes.bare(name, family)
     known = [preset for preset in WEIGHTY if prepared_outcomes.serves(family, preset)]
     preset = known[CELLS.index((name, family)) % len(known)]
     refused = prepared_outcomes.outcome(name, family, preset)
-    assert (refused is None) == (preset not in told[name, family]), f"{preset}: {refused}; write the table anew"
+    assert (refused is None) == (preset not in message[name, family]), f"{preset}: {refused}; write the table anew"
 
 
-def test_the_table_is_of_this_list(told):
-    assert list(told) == CELLS
+def test_the_table_is_of_this_list(message):
+    assert list(message) == CELLS
     assert prepared_table.titles() == [each.title for each in PREPARATIONS.values()]
 
 

@@ -127,8 +127,8 @@ def sd3_controlnet():
     pipe = StableDiffusion3ControlNetPipeline(**parts, controlnet=control)
 
     def arguments(ids):
-        picture = embed(ids, 3, 32, 32, salt=7).clamp(0, 1)
-        return {**one.arguments(ids), "control_image": picture, **FEW}
+        image = embed(ids, 3, 32, 32, salt=7).clamp(0, 1)
+        return {**one.arguments(ids), "control_image": image, **FEW}
 
     return Case(pipe, arguments), Family(network="transformer", controlnet="controlnet")
 
@@ -139,7 +139,7 @@ def test_a_row_of_data_serves_them(request, name):
     case.pipe.set_progress_bar_config(disable=True)
 
     def drawn(run, ids=None):
-        torch.manual_seed(0)  # a control picture is encoded without the run's generators
+        torch.manual_seed(0)  # a control image is encoded without the run's generators
         return case.call(run, ids)
 
     expected = drawn(case.pipe)
@@ -191,8 +191,8 @@ def test_further_outputs_of_a_network_reach_the_pipeline(method):
     assert {output[1:] for output in seen} == {("sound",)}
 
 
-@pytest.mark.parametrize(("family", "told"), [("solver", True), ("negated", False), ("other", True)])
-def test_predictions_that_a_pipeline_changes_before_its_solver(family, told):
+@pytest.mark.parametrize(("family", "message"), [("solver", True), ("negated", False), ("other", True)])
+def test_predictions_that_a_pipeline_changes_before_its_solver(family, message):
     """With one branch, x0 of the conditional branch is that of the guided prediction."""
     one = tiny.build("sd", smallest=True)
     row = replace(FAMILIES["StableDiffusionPipeline"], prediction=family)
@@ -200,7 +200,7 @@ def test_predictions_that_a_pipeline_changes_before_its_solver(family, told):
     handle = one.pipe.unet.register_forward_hook(lambda module, args, output: (-output[0],))  # as Z-Image does
     try:
         guided = one.call(draw[0], guidance_scale=1.0)
-        if told:
+        if message:
             with pytest.raises(UsageError, match="changes what its network predicts .*; use x0='guided'"):
                 one.call(draw[1], guidance_scale=1.0)
         else:
@@ -213,12 +213,12 @@ def test_layouts_that_are_not_known_are_refused_in_words():
     flux = modern.flux()
     flux.pipe.set_progress_bar_config(disable=True)
 
-    def longer(module, args, kwargs):  # a second picture's tokens behind the own ones
+    def longer(module, args, kwargs):  # a second image's tokens behind the own ones
         return args, {**kwargs, "hidden_states": torch.cat([kwargs["hidden_states"]] * 2, 1)}
 
     handle = flux.pipe.transformer.register_forward_pre_hook(longer, with_kwargs=True)
     try:
-        with pytest.raises(UsageError, match="packs its latents, or pictures with them, in a way"):
+        with pytest.raises(UsageError, match="packs its latents, or images with them, in a way"):
             flux.call(accelerate(flux.pipe, [MixedResolution(beta=0.5, switch=2)]))
     finally:
         handle.remove()
@@ -226,7 +226,7 @@ def test_layouts_that_are_not_known_are_refused_in_words():
     one = tiny.build("sd", smallest=True)
     handle = one.pipe.unet.register_forward_pre_hook(lambda module, args: (list(args[0]), *args[1:]))
     try:
-        with pytest.raises(UsageError, match="hands its network a list of pictures"):
+        with pytest.raises(UsageError, match="hands its network a list of images"):
             one.call(accelerate(one.pipe, [DeepCache(interval=2)]))
     finally:
         handle.remove()

@@ -148,7 +148,7 @@ def test_every_pass_is_accelerated_as_a_call_of_its_own(two_passes, stack):
     assert torch.equal(case.call(accelerate(case.pipe, STACKS[stack]())), second)
 
 
-def test_runs_of_a_call_are_told_apart(two_passes, watched):
+def test_runs_of_a_call_are_reported_apart(two_passes, watched):
     case, _ = two_passes
     case.call(accelerate(case.pipe, [Watch()]))
     assert len(watched) == 2
@@ -239,7 +239,7 @@ def test_a_second_pass_over_the_same_timesteps(small, stack):
     assert torch.equal(one.call(fast, latents=latents), second)
 
 
-def test_what_was_planned_for_a_step_that_never_comes_is_told():
+def test_what_was_planned_for_a_step_that_never_comes_is_reported():
     class Short(StableDiffusionPipeline):
         """Ends after half the steps and says so to nobody."""
 
@@ -444,11 +444,11 @@ def test_feature_maps_of_an_adapter_follow_the_size(stack):
 
 
 @pytest.mark.parametrize("late", [0, 3])
-@pytest.mark.parametrize("told", ["element", "expanded", "number", "scaled", "half"])
-def test_a_run_is_placed_by_what_its_first_call_is_told(late, told):
+@pytest.mark.parametrize("message", ["element", "expanded", "number", "scaled", "half"])
+def test_a_run_is_placed_by_what_its_first_call_is_reported(late, message):
     solver = FlowMatchEulerDiscreteScheduler(shift=3.0)
     solver.set_timesteps(10)
-    if told == "scaled":  # in other units the solver's own word decides, which pipelines that begin late give
+    if message == "scaled":  # in other units the solver's own word decides, which pipelines that begin late give
         solver.set_begin_index(late)
     first = solver.timesteps[late]
     given = {
@@ -457,11 +457,11 @@ def test_a_run_is_placed_by_what_its_first_call_is_told(late, told):
         "number": float(first),
         "scaled": first.repeat(4) / 1000,
         "half": first.repeat(4).bfloat16(),
-    }[told]
+    }[message]
     line = Timeline(solver, given, None)
     assert (line.start, line.steps) == (late, 10 - late)
     assert torch.equal(line.timesteps, solver.timesteps[late:])
-    if told != "scaled":
+    if message != "scaled":
         assert line.stands(given, 0) is True
         assert line.stands(solver.timesteps[late + 1], 0) is False
     assert Timeline(solver, given, 4).steps == 4
@@ -471,7 +471,9 @@ def test_a_run_is_placed_by_what_its_first_call_is_told(late, told):
 def test_where_a_run_begins_is_waited_for_with_methods_alone(monkeypatch):
     """Sana tells its network the time in units of its own, which only numbers show."""
     waited, places = [], Timeline._places
-    monkeypatch.setattr(Timeline, "_places", lambda self, told, wait: waited.append(wait) or places(self, told, wait))
+    monkeypatch.setattr(
+        Timeline, "_places", lambda self, message, wait: waited.append(wait) or places(self, message, wait)
+    )
     case = tiny.build("sana", smallest=True)
     case.call(accelerate(case.pipe))
     assert True not in waited

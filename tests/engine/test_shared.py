@@ -45,7 +45,7 @@ def _twin(pipe, **changes):
 
 @pytest.fixture(scope="module")
 def served():
-    """A pipeline with two that share its network, every stack's pictures, and the bare ones."""
+    """A pipeline with two that share its network, every stack's images, and the bare ones."""
     one = tiny.build("sd", smallest=True)
     bare = one.call(one.pipe)
     drawn = [one.call(accelerate(one.pipe, build_methods(stack))) for stack in STACKS]
@@ -180,9 +180,9 @@ def test_a_solver_that_remembers_serves_one_run_at_a_time(served):
 
     def within(pipe, index, timestep, tensors):
         if index == 2:
-            with pytest.raises(UsageError, match="EulerDiscreteScheduler is in the middle of another run") as told:
+            with pytest.raises(UsageError, match="EulerDiscreteScheduler is in the middle of another run") as message:
                 one.call(fast)
-            refused.append(told)
+            refused.append(message)
         return tensors
 
     assert torch.equal(one.call(fast, callback_on_step_end=within), expected)
@@ -190,7 +190,7 @@ def test_a_solver_that_remembers_serves_one_run_at_a_time(served):
     assert torch.equal(one.call(fast), expected)  # free again
 
 
-def test_other_timesteps_set_from_outside_are_told(served):
+def test_other_timesteps_set_from_outside_are_reported(served):
     """A shared scheduler: the bare pipeline then draws something else without a word."""
     one, _, _ = served
     fast = accelerate(one.pipe, build_methods(["deepcache"]))
@@ -270,7 +270,7 @@ class Interrupts:
 
 
 def interrupted(one, bare, stack, moments, hold):
-    """How many of the moments left something: in the network, in the solver, or in the bare pipeline's picture.
+    """How many of the moments left something: in the network, in the solver, or in the bare pipeline's image.
 
     Args:
         one: a case on the pipeline.

@@ -68,7 +68,7 @@ def test_two_drivers_used_in_turn_do_not_mix(case, baseline):
         assert torch.equal(euler.call(second), baseline("sd_euler"))
 
 
-def test_counts_tell_what_ran(case):
+def test_counts_report_what_ran(case):
     driver = accelerate(case("sd_heun").pipe)
     case("sd_heun").call(driver)
     assert driver.counts == {"network calls": 15, "network rows": 60}

@@ -33,7 +33,7 @@ def exact(device):
 
 @pytest.fixture
 def on(device):
-    """`on(name, dtype)`: a tiny pipeline on the device, and what it draws bare; tests leave it as it was."""
+    """`on(name, dtype)`: a tiny pipeline on the device, and what it generates bare; tests leave it as it was."""
     return functools.partial(placed, device=device)
 
 

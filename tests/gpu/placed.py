@@ -24,7 +24,7 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}
 
 @functools.cache
 def placed(name: str, dtype: torch.dtype, device: torch.device) -> tuple[Case, Tensor]:
-    """The smallest pipeline of that name, and what it draws bare for samples 0 and 1."""
+    """The smallest pipeline of that name, and what it generates bare for samples 0 and 1."""
     one = tiny.build(name, smallest=True)
     move(one, dtype, device)
     return one, one.call(one.pipe)

@@ -38,7 +38,7 @@ def preset_keeps_what_it_promises(one: Case, bare: Tensor, name: str) -> None:
     assert not torch.equal(first, bare), "the method did nothing"
     assert torch.equal(one.call(driver), first), "the second call is another one"
     assert torch.equal(one.call(accelerate(one.pipe, build_methods(given.identity))), bare)
-    assert torch.equal(one.call(one.pipe), bare), "the bare pipeline draws something else now"
+    assert torch.equal(one.call(one.pipe), bare), "the bare pipeline generates something else now"
     assert left(one.pipe) == before
 
 
@@ -62,7 +62,7 @@ def starts_from(one: Case, **changes: Any) -> Tensor:
 
 
 def cpu_generators_draw_what_they_draw_on_the_cpu(one: Case, twin: Case, device: torch.device) -> None:
-    """Initial latents, and what methods draw in mid-run."""
+    """Initial latents, and what methods generate in mid-run."""
     assert torch.equal(starts_from(one), starts_from(twin))
     drawn = []
     for place in (device, torch.device("cpu")):
@@ -74,7 +74,7 @@ def cpu_generators_draw_what_they_draw_on_the_cpu(one: Case, twin: Case, device:
 
 
 def generators_of_the_device_serve(one: Case, device: torch.device) -> None:
-    """Methods draw from them too, and each picture from its own."""
+    """Methods generate from them too, and each image from its own."""
     fast = accelerate(one.pipe, build_methods(["mixed_resolution"]))
 
     def drawn(ids: list[int]) -> Tensor:
@@ -89,13 +89,13 @@ def generators_of_the_device_serve(one: Case, device: torch.device) -> None:
 def none_at_all_follows_the_global_seed(one: Case, device: torch.device) -> None:
     """What methods draw beyond the pipeline's own noise is not taken from the global generator."""
     fast = accelerate(one.pipe, build_methods(["mixed_resolution"]))
-    states, pictures = [], []
+    states, images = [], []
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for run in (one.pipe, fast, fast):
             torch.manual_seed(5)
-            pictures.append(one.call(run, generator=None))
+            images.append(one.call(run, generator=None))
             states.append(torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state())
-    assert torch.equal(pictures[1], pictures[2]) and not torch.equal(pictures[0], pictures[1])
+    assert torch.equal(images[1], images[2]) and not torch.equal(images[0], images[1])
     assert all(torch.equal(state, states[0]) for state in states)
 
 
@@ -151,8 +151,8 @@ def threads_that_share_a_network(
     with ThreadPoolExecutor(len(stacks)) as pool:
         drawn = [each.result(120) for each in [pool.submit(draw, driver) for driver in drivers]]
     for found, wanted in zip(drawn, expected, strict=True):
-        for picture in found:  # kernels on several streams at once may be others
-            close(picture, wanted.cpu())
+        for image in found:  # kernels on several streams at once may be others
+            close(image, wanted.cpu())
 
 
 def _twin(pipe: Any) -> Any:

@@ -17,7 +17,7 @@ MODELS = {"cuda": ("sd15_512", "float16"), "cpu": ("emoji", "float32")}
 
 
 class Published:
-    """Rows of SD V1.5 at 512 pixels in float16, two pictures a call in four steps; they share one pipeline."""
+    """Rows of SD V1.5 at 512 pixels in float16, two images a call in four steps; they share one pipeline."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.pipelines = device, Pipelines()

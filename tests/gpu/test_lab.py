@@ -1,4 +1,4 @@
-"""On a GPU: a row of the demo from its command to records, pictures and times."""
+"""On a GPU: a row of the demo from its command to records, images and times."""
 
 import numpy as np
 import pytest
@@ -28,31 +28,31 @@ def test_placement_names_the_device(device):
 
 
 def drawn(folder, monkeypatch, *words):
-    """The row's record, that of its speed, and its pictures by place."""
+    """The row's record, that of its speed, and its images by place."""
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(folder))
     assert cli.main([*WORDS, *words]) == 0
     records = folder / "records" / "demo"
     record = Record.read(records / "postdiff.json")
-    own = folder / "pictures" / record.pictures
-    pictures = {file.relative_to(own): np.asarray(Image.open(file)) for file in sorted(own.rglob("[0-9]*.png"))}
-    return record, records / "postdiff.speed.json", pictures
+    own = folder / "images" / record.images
+    images = {file.relative_to(own): np.asarray(Image.open(file)) for file in sorted(own.rglob("[0-9]*.png"))}
+    return record, records / "postdiff.speed.json", images
 
 
 def test_a_row_of_the_demo(device, tmp_path, monkeypatch):
     by = "gpu" if device.type == "cuda" else "cpu"
     timed = ("bench.repeats=2", "bench.warmup=1")
-    record, speed, pictures = drawn(tmp_path / "one", monkeypatch, f"device={device.type}", *timed)
+    record, speed, images = drawn(tmp_path / "one", monkeypatch, f"device={device.type}", *timed)
     assert record.full and record.device == provenance.device_name(device.type)
-    assert len(pictures) == 2 and all(np.isfinite(metric.value) for metric in record.metrics.values())
+    assert len(images) == 2 and all(np.isfinite(metric.value) for metric in record.metrics.values())
     times = Record.read(speed).latency
     assert 0 < times["loop"]["median_s"] <= 1.05 * times["median_s"] and times["peak_memory_mb"] > 1
     again, _, same = drawn(tmp_path / "again", monkeypatch, f"trainer.accelerator={by}", "bench.repeats=0")
     assert again.run_id == record.run_id
-    assert all(np.array_equal(same[place], picture) for place, picture in pictures.items())
+    assert all(np.array_equal(same[place], image) for place, image in images.items())
     _, _, cpus = drawn(tmp_path / "cpu", monkeypatch, "device=cpu", "bench.repeats=0")
-    for place, picture in pictures.items():
-        away = np.abs(picture.astype(int) - cpus[place].astype(int)).max()
-        assert away <= GREYS, f"picture {place} is {away} grey levels from the CPU's"
+    for place, image in images.items():
+        away = np.abs(image.astype(int) - cpus[place].astype(int)).max()
+        assert away <= GREYS, f"image {place} is {away} grey levels from the CPU's"
 
 
 def test_times_of_whole_and_loop(on):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.gpu
 
 
 def within(one, methods, **options):
-    """What methods draw with options of the network and without."""
+    """What methods generate with options of the network and without."""
     fast, before = accelerate(one.pipe, build_methods(methods)), left(one.pipe)
     expected = one.call(fast)
     counts = dict(fast.counts)

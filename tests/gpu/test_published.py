@@ -1,4 +1,4 @@
-"""On a GPU: Stable Diffusion V1.5 at its real size, random weights, float16: pictures and memory."""
+"""On a GPU: Stable Diffusion V1.5 at its real size, random weights, float16: images and memory."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from postdiff import catalog
 from postdiff.cost.memory import peak_memory
 from tests.gpu.held_memory import left_by
 from tests.gpu.published import Published
-from tests.gpu.test_pictures import ONLY_TRANSFORMERS
+from tests.gpu.test_images import ONLY_TRANSFORMERS
 
 pytestmark = pytest.mark.gpu
 
@@ -72,11 +72,11 @@ def test_peak_memory_is_the_allocators(published, shown_on_cuda, name):
     sampler, device = published.sampler(name), published.device
     samples = sampler.plan.samples
     sampler.call(samples)
-    told = peak_memory(lambda: sampler.call(samples), str(device))
-    assert told > sum(weight.nbytes for weight in sampler.pipe.unet.parameters())
+    message = peak_memory(lambda: sampler.call(samples), str(device))
+    assert message > sum(weight.nbytes for weight in sampler.pipe.unet.parameters())
     shown_on_cuda("memory counters")
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     sampler.call(samples)
     torch.cuda.synchronize(device)
-    assert told == torch.cuda.max_memory_allocated(device)
+    assert message == torch.cuda.max_memory_allocated(device)

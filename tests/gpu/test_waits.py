@@ -9,7 +9,7 @@ import torch
 from postdiff import accelerate
 from postdiff.presets import build_methods
 from tests.gpu.placed import HALF
-from tests.gpu.test_pictures import PRESETS
+from tests.gpu.test_images import PRESETS
 from tests.gpu.waits import waits
 from tests.support.tiny import FAMILY_CASES, FEW_STEPS
 

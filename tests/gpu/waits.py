@@ -11,7 +11,7 @@ import torch
 
 __all__ = ["waits"]
 
-TOLD = "called a synchronizing CUDA operation"
+REPORTED = "called a synchronizing CUDA operation"
 
 
 def waits(call: Callable[[], object]) -> Counter[str]:
@@ -24,5 +24,5 @@ def waits(call: Callable[[], object]) -> Counter[str]:
             call()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    seen = [each for each in caught if TOLD in str(each.message)]
+    seen = [each for each in caught if REPORTED in str(each.message)]
     return Counter(f"{'/'.join(Path(each.filename).parts[-3:])}:{each.lineno}" for each in seen)

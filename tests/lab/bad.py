@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 RUN = ("run", "tiny", "--rows", "plain")
-# No reference pictures, no features, no timing.
+# No reference images, no features, no timing.
 FEW = ("count=1", "seeds=[0]", "metrics=[]", "bench.repeats=0")
 
 
@@ -22,7 +22,7 @@ class Bad:
     """
 
     words: tuple[str, ...]
-    told: tuple[str, ...]
+    message: tuple[str, ...]
     files: dict[str, Any] = field(default_factory=dict)
 
 

@@ -8,7 +8,7 @@ VALUES = {
     # values
     "unknown key": Bad(run("stps=3"), ("command line", "unknown key 'stps'", "did you mean 'steps'")),
     "unknown key of trainer": Bad(run("trainer.devcies=2"), ("'trainer.devcies'", "'trainer.devices'")),
-    "unknown key of mirror": Bad(run("mirror.projct=x"), ("'mirror.projct'", "'mirror.project'")),
+    "unknown key of logger": Bad(run("logger.projct=x"), ("'logger.projct'", "'logger.project'")),
     "no value": Bad(run("steps="), ("steps", "Value 'None'", "give another value")),
     "options no mapping": Bad(
         run("scheduler.options=[1]"), ("command line", "scheduler.options: Value '[1]'", "give another value")
@@ -21,7 +21,7 @@ VALUES = {
     "steps negative": Bad(run("steps=-4"), ("steps=-4", "too small", "at least 1")),
     "steps a fraction": Bad(run("steps=2.5"), ("steps: Value '2.5'", "Integer", "give another value")),
     "height 0": Bad(run("height=0"), ("height=0", "too small", "at least 1")),
-    "height beyond pictures": Bad(run("height=80000000"), ("height=80000000", "too large", "at most 16384")),
+    "height beyond images": Bad(run("height=80000000"), ("height=80000000", "too large", "at most 16384")),
     "width negative": Bad(run("width=-8"), ("width=-8", "too small", "at least 1")),
     "batch 0": Bad(run("batch_size=0"), ("batch_size=0", "too small", "at least 1")),
     "guidance NaN": Bad(run("guidance_scale=.nan"), ("guidance_scale: Value 'nan'", "finite", "give another value")),
@@ -47,10 +47,10 @@ VALUES = {
     "attention of a GPU": Bad(
         run("network.attention=cudnn", "device=cpu"), ("network.attention=cudnn", "NVIDIA GPUs", "use math")
     ),
-    "slices of one picture": Bad(
+    "slices of one image": Bad(
         run("network.vae_slicing=true", "batch_size=1"), ("network.vae_slicing=true", "batch_size=1", "2 or more")
     ),
-    "slices of one timed picture": Bad(
+    "slices of one timed image": Bad(
         run("network.vae_slicing=true", "bench.repeats=1"), ("bench.batch_size=1", "or bench.repeats=0")
     ),
     "compilation that is timed": Bad(
@@ -89,7 +89,7 @@ VALUES = {
     ),
     # random weights
     "weights": Bad(run("weights=randon"), ("unknown weights 'randon'", "did you mean 'random'")),
-    "weights: pictures of random ones": Bad(
+    "weights: images of random ones": Bad(
         run("weights=random"), ("row 'plain'", "weights=random", "speed alone", "'postdiff bench tiny'")
     ),
     "weights: no structure": Bad(
@@ -125,14 +125,14 @@ COMMANDS = {
     "launch: an unknown resource of SLURM": Bad(
         ("launch", "tiny", "slurm.gpuz=1"), ("SLURM resource 'gpuz'", "did you mean 'gpus'")
     ),
-    "export without pictures": Bad(
-        ("export", "tiny", "--rows", "plain"), ("6 of 6 pictures of row 'plain' are missing", "postdiff run tiny")
+    "export without images": Bad(
+        ("export", "tiny", "--rows", "plain"), ("6 of 6 images of row 'plain' are missing", "postdiff run tiny")
     ),
     "export of two rows": Bad(
         ("export", "tiny"), ("an export is of one row", "choose with --rows one of plain, cached")
     ),
-    "score without pictures": Bad(
-        ("score", "tiny", "--rows", "plain"), ("row 'plain'", "there are no pictures in", "postdiff run tiny")
+    "score without images": Bad(
+        ("score", "tiny", "--rows", "plain"), ("row 'plain'", "there are no images in", "postdiff run tiny")
     ),
     "prepare: unknown": Bad(("data", "prepare", "drawbnech"), ("unknown data 'drawbnech'", "'drawbench'")),
     "prepare: name leads out": Bad(
@@ -187,16 +187,16 @@ COMMANDS = {
         {"captions.json": '{"images": [], "annotations": ' + "[" * 100_000},
     ),
     "statistics: an empty folder": Bad(
-        ("data", "statistics", "HERE/own"), ("own", "holds 0 pictures", "need at least 2"), {"own/a.txt": "a"}
+        ("data", "statistics", "HERE/own"), ("own", "holds 0 images", "need at least 2"), {"own/a.txt": "a"}
     ),
     "statistics: unknown": Bad(("data", "statistics", "drawbnech"), ("unknown data 'drawbnech'", "'drawbench'")),
     "statistics: mode": Bad(("data", "statistics", "tiny", "--mode", "claen"), ("unknown mode 'claen'", "'clean'")),
     "statistics: device": Bad(
-        ("data", "statistics", "tiny_pictures", "--device", "gpu"),
+        ("data", "statistics", "tiny_images", "--device", "gpu"),
         ("unknown device 'gpu'", "use auto, cpu, cuda or cuda:N"),
     ),
     "statistics: device without a number": Bad(
-        ("data", "statistics", "tiny_pictures", "--device", "cuda:x"), ("unknown device 'cuda:x'", "cuda:N")
+        ("data", "statistics", "tiny_images", "--device", "cuda:x"), ("unknown device 'cuda:x'", "cuda:N")
     ),
     "statistics: crop": Bad(("data", "statistics", "tiny", "--crop", "0"), ("--crop 0", "too small", "at least 1")),
 }

@@ -32,7 +32,7 @@ def experiments() -> Iterator[Mistake]:
         },
         "bomb beside rows": f"{ANCHORS}{rows}  plain: {{}}\n",
         "bomb in the summary": f"summary: {BOMB}\n{rows}  plain: {{}}\n",
-        "bomb in the base": f"base: {{model: tiny, data: tiny, mirror: {{tags: {BOMB}}}}}\nrows: {{plain: {{}}}}\n",
+        "bomb in the base": f"base: {{model: tiny, data: tiny, logger: {{tags: {BOMB}}}}}\nrows: {{plain: {{}}}}\n",
         "bomb of merges": "a: &a {x: 1}\n"
         + "".join(f"b{n}: &b{n} {{<<: [{', '.join([f'*b{n - 1}' if n else '*a'] * 30)}]}}\n" for n in range(8)),
         "itself": f"{rows}  plain: &a\n    methods: [*a]\n",
@@ -154,11 +154,11 @@ WORDS = (
     *(
         "model=${oc.env:HOME}",
         "data=${oc.env:HOME}",
-        "mirror.project=${oc.env:WANDB_API_KEY}",
+        "logger.project=${oc.env:WANDB_API_KEY}",
         "model='???'",
         "data='???'",
     ),
-    *("mirror.tags=[{}]", "mirror.tags=x", "mirror.tags=[[x]]", "mirror.tags=[${oc.env:HOME}]", "slurm.gpus=1"),
+    *("logger.tags=[{}]", "logger.tags=x", "logger.tags=[[x]]", "logger.tags=[${oc.env:HOME}]", "slurm.gpus=1"),
     *(f"model={'x' * 100_000}", f"methods=[{'x' * 9000}]", f"model=/{'x' * 300}/y", f"data=/{'x' * 5000}.txt"),
 )
 LAUNCH = (

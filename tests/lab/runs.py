@@ -15,7 +15,7 @@ import yaml
 from postdiff.lab.files import folders
 from postdiff.lab.records.record import Record
 
-# 24 pictures in batches of which none is full of one seed.
+# 24 images in batches of which none is full of one seed.
 WORDS = ["count=4", "seeds=[0,1,2,3,4,5]", "bench.repeats=0", "batch_size=5", "reference_steps=5"]
 
 
@@ -30,7 +30,7 @@ def but_for_times(found: Record) -> dict:
 
 
 def hashes(outputs: Path, row: str) -> list[tuple[str, str, str]]:
-    """Seed, index and pixel hash of each picture, as the row's CSV lists them."""
+    """Seed, index and pixel hash of each image, as the row's CSV lists them."""
     with (outputs / "records" / "tiny" / f"{row}.csv").open(newline="") as stream:
         return [(line["seed"], line["index"], line["sha256"]) for line in csv.DictReader(stream)]
 
@@ -53,7 +53,7 @@ def contents(outputs: Path) -> dict[str, object]:
 
 
 def states(folder: Path, pattern: str = "*.png") -> dict[Path, int]:
-    """When each picture below a folder was written, in nanoseconds."""
+    """When each image below a folder was written, in nanoseconds."""
     files = [file for file in folder.rglob(pattern) if not file.name.startswith(".")]
     return {file: file.stat().st_mtime_ns for file in files}
 

@@ -26,7 +26,7 @@ WARM = 700.0  # megabytes of a process that has imported everything and done not
 
 
 @dataclass
-class Told:
+class Message:
     """What came of a mistake.
 
     Attributes:
@@ -71,7 +71,7 @@ class Told:
         return found
 
 
-def make(one: Mistake, tiny: Path, root: Path) -> Told:
+def make(one: Mistake, tiny: Path, root: Path) -> Message:
     """Make a mistake in a fresh folder below `root`, which is removed again.
 
     Args:
@@ -104,7 +104,7 @@ def make(one: Mistake, tiny: Path, root: Path) -> Told:
     seconds = time.monotonic() - began
     out, err = fork.communicate(0.0) if fork.returncode is not None else _killed(fork, log)
     left = sorted(str(file) for file in _files(here) - before)
-    return Told(fork.returncode, out, err, seconds, megabytes, megabytes - own, left)
+    return Message(fork.returncode, out, err, seconds, megabytes, megabytes - own, left)
 
 
 def written(root: Path, files: Mapping[str, Any]) -> None:
@@ -161,15 +161,15 @@ def main() -> None:
         _warm(root / "tiny", root)
         worst, slowest, largest = 0, 0.0, 0.0
         for one in found:
-            told = make(one, root / "tiny", root)
-            slowest, largest = max(slowest, told.seconds), max(largest, told.megabytes)
-            if told.faults:
+            message = make(one, root / "tiny", root)
+            slowest, largest = max(slowest, message.seconds), max(largest, message.megabytes)
+            if message.faults:
                 worst += 1
-                print(f"## {one.kind[:150]} -> {', '.join(told.faults)} {told.left[:2]}")
-                print(f"    {told.seconds:.1f} s, {told.megabytes:.0f} MB")
-                print("   ", " | ".join(told.err.strip().splitlines()[-3:])[-700:], flush=True)
+                print(f"## {one.kind[:150]} -> {', '.join(message.faults)} {message.left[:2]}")
+                print(f"    {message.seconds:.1f} s, {message.megabytes:.0f} MB")
+                print("   ", " | ".join(message.err.strip().splitlines()[-3:])[-700:], flush=True)
             elif os.environ.get("ALL"):
-                print(f"   {one.kind[:100]} ({told.seconds:.1f} s): {told.err.strip()}")
+                print(f"   {one.kind[:100]} ({message.seconds:.1f} s): {message.err.strip()}")
     print(f"{len(found)} mistakes, {worst} not told well; slowest {slowest:.1f} s, largest {largest:.0f} MB")
 
 

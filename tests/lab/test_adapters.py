@@ -69,7 +69,7 @@ def _save_custom_diffusion(pipe, root):
         )
     pipe.unet.set_attn_processor(made)
     pipe.unet.save_attn_procs(root, weight_name=CUSTOM, safe_serialization=True)
-    torch.save(whole.picture(pipe), root / "custom_diffusion.pt")
+    torch.save(whole.image(pipe), root / "custom_diffusion.pt")
 
 
 ADAPTERS = {
@@ -102,7 +102,7 @@ def card(folder, tmp_path, monkeypatch):
     return write
 
 
-def picture(run, prompt="a <new1> apple"):
+def image(run, prompt="a <new1> apple"):
     arguments = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "pt", "height": 32, "width": 32}
     return run(prompt, generator=torch.Generator().manual_seed(7), **arguments).images[0]
 
@@ -112,11 +112,11 @@ def loaded(card):
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_an_adapter_changes_the_picture_and_the_checkpoint(card, kind):
+def test_an_adapter_changes_the_image_and_the_checkpoint(card, kind):
     plain, with_it = card(), None
-    bare, name = picture(loaded(plain)), models.checkpoint(plain)
+    bare, name = image(loaded(plain)), models.checkpoint(plain)
     with_it = card(**ADAPTERS[kind])
-    assert not torch.allclose(picture(loaded(with_it)), bare, atol=1e-3)
+    assert not torch.allclose(image(loaded(with_it)), bare, atol=1e-3)
     assert models.checkpoint(with_it).startswith(name + "+")
 
 
@@ -124,15 +124,15 @@ def test_an_adapter_changes_the_picture_and_the_checkpoint(card, kind):
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_stand_on_adapters(card, kind, method):
     pipe = loaded(card(**ADAPTERS[kind]))
-    bare = picture(pipe)
+    bare = image(pipe)
     before, (real, identity) = snapshot(pipe), METHODS[method]
-    assert torch.equal(picture(accelerate(pipe, presets.build_methods([{method: identity}]))), bare)
+    assert torch.equal(image(accelerate(pipe, presets.build_methods([{method: identity}]))), bare)
     fast = accelerate(pipe, presets.build_methods([{method: real}]))
-    changed = picture(fast)
+    changed = image(fast)
     assert torch.isfinite(changed).all() and not torch.equal(changed, bare), "the method did nothing"
-    assert torch.equal(picture(fast), changed)
+    assert torch.equal(image(fast), changed)
     assert snapshot(pipe) == before
-    assert torch.equal(picture(pipe), bare), "the pipeline was changed"
+    assert torch.equal(image(pipe), bare), "the pipeline was changed"
 
 
 def test_all_adapters_at_once(card):
@@ -142,19 +142,19 @@ def test_all_adapters_at_once(card):
         r"\w{16}\+\w{16}\+embeddings=\w{16}=<new1>\+custom_diffusion=\w{16}\+lora=\w{16}\*0\.8",
         models.checkpoint(everything),
     )
-    seen = {tuple(picture(loaded(card(**change))).flatten().tolist()) for change in ADAPTERS.values()}
-    assert tuple(picture(loaded(everything)).flatten().tolist()) not in seen
+    seen = {tuple(image(loaded(card(**change))).flatten().tolist()) for change in ADAPTERS.values()}
+    assert tuple(image(loaded(everything)).flatten().tolist()) not in seen
 
 
 def test_dreambooth_is_a_folder_or_a_network(card, folder):
-    by_network = picture(loaded(card(network={"folder": "dreambooth/unet"})))
-    by_folder = picture(loaded(models.card(str(folder / "dreambooth"))))
+    by_network = image(loaded(card(network={"folder": "dreambooth/unet"})))
+    by_folder = image(loaded(models.card(str(folder / "dreambooth"))))
     assert torch.allclose(by_network, by_folder, atol=1e-6)
 
 
 def test_a_loras_scale(card):
-    none, half, whole_scale = (picture(loaded(card(lora={"folder": ".", "scale": scale}))) for scale in (0.0, 0.5, 1.0))
-    assert torch.allclose(none, picture(loaded(card())), atol=1e-5)
+    none, half, whole_scale = (image(loaded(card(lora={"folder": ".", "scale": scale}))) for scale in (0.0, 0.5, 1.0))
+    assert torch.allclose(none, image(loaded(card())), atol=1e-5)
     assert not torch.allclose(half, whole_scale, atol=1e-3)
     names = {models.checkpoint(card(lora={"folder": ".", "scale": scale})) for scale in (0.0, 0.5, 1.0)}
     assert len(names) == 3, "another scale is another checkpoint"
@@ -163,7 +163,7 @@ def test_a_loras_scale(card):
 def test_custom_diffusion_is_what_was_trained(card, folder):
     pipe = loaded(card(custom_diffusion={"folder": "."}))
     expected = torch.load(folder / "custom_diffusion.pt")
-    assert torch.allclose(whole.picture(pipe), expected, atol=1e-6)
+    assert torch.allclose(whole.image(pipe), expected, atol=1e-6)
 
 
 def test_a_learnt_word_is_one_token(card):
@@ -172,7 +172,7 @@ def test_a_learnt_word_is_one_token(card):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         (
             {"lora": {"folder": ".", "weight_name": "no.safetensors"}},
@@ -184,13 +184,13 @@ def test_a_learnt_word_is_one_token(card):
         ({"custom_diffusion": {"folder": ".", "weight_name": "a.bin"}}, "not in safetensors format"),
     ],
 )
-def test_files_are_checked_before_anything_is_loaded(card, keys, told):
-    with pytest.raises(UsageError, match=told):
+def test_files_are_checked_before_anything_is_loaded(card, keys, message):
+    with pytest.raises(UsageError, match=message):
         models.checkpoint(card(**keys))
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"lora": {"scale": 0.5}}, "give 'lora' either 'folder' or 'hub'"),
         ({"lora": {"folder": ".", "hub": "a/b"}}, "give 'lora' either 'folder' or 'hub', not both"),
@@ -200,21 +200,21 @@ def test_files_are_checked_before_anything_is_loaded(card, keys, told):
         ({"controlnet": {"folder": "."}, "pipeline": None}, "name its class under 'pipeline'"),
     ],
 )
-def test_cards_that_contradict_themselves(card, keys, told):
-    with pytest.raises(UsageError, match=re.escape(told)):
+def test_cards_that_contradict_themselves(card, keys, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         card(**keys)
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"lora": {"folder": ".", "weight_name": WORD}}, "lora .* does not fit StableDiffusionPipeline"),
         ({"custom_diffusion": {"folder": ".", "weight_name": LORA}}, "is no weight of Custom Diffusion"),
         ({"embeddings": [{"folder": ".", "weight_name": LORA}]}, "embeddings .* does not fit"),
     ],
 )
-def test_files_of_another_kind(card, keys, told):
-    with pytest.raises(UsageError, match=told):
+def test_files_of_another_kind(card, keys, message):
+    with pytest.raises(UsageError, match=message):
         loaded(card(**keys))
 
 

@@ -80,23 +80,23 @@ def ends_well(here, outputs, command):
     return end
 
 
-def assert_told(line: str, told: tuple[str, ...]) -> None:
+def assert_reported(line: str, message: tuple[str, ...]) -> None:
     """All parts stand in the line, in that order."""
-    assert re.search(".*".join(map(re.escape, told)), line), line
+    assert re.search(".*".join(map(re.escape, message)), line), line
 
 
 @pytest.mark.parametrize("name", EARLY)
-def test_told_before_anything_is_loaded(name, here, ends_well, monkeypatch):
+def test_reported_before_anything_is_loaded(name, here, ends_well, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
     monkeypatch.setattr(run_module.row, "measure", lambda *_: pytest.fail("the run began before the mistake was told"))
     monkeypatch.setattr(
         distributed, "launch", lambda *_: pytest.fail("processes were started before the mistake was told")
     )
     written(here, EARLY[name].files)
-    assert_told(ends_well(*EARLY[name].words), EARLY[name].told)
+    assert_reported(ends_well(*EARLY[name].words), EARLY[name].message)
 
 
-# Told when the model is there, before a picture is kept.
+# Told when the model is there, before an image is kept.
 LATE = {
     "height": (run("height=30"), ("row 'plain'", "refuses", "divisible by 8")),
     "a million steps": (run("steps=1000000"), ("row 'plain'", "steps=1000000", "use at most that")),
@@ -133,16 +133,18 @@ LATE = {
 
 
 @pytest.mark.parametrize("name", LATE)
-def test_told_before_a_picture_is_kept(name, ends_well, monkeypatch):
-    monkeypatch.setattr(Sampler, "__call__", lambda *_: pytest.fail("pictures were drawn before the mistake was told"))
-    assert_told(ends_well(*LATE[name][0]), LATE[name][1])
+def test_reported_before_an_image_is_kept(name, ends_well, monkeypatch):
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda *_: pytest.fail("images were generated before the mistake was told")
+    )
+    assert_reported(ends_well(*LATE[name][0]), LATE[name][1])
 
 
-def test_a_picture_larger_than_memory(here, ends_well, monkeypatch):
+def test_an_image_larger_than_memory(here, ends_well, monkeypatch):
     """More than any machine can address, so that nothing is taken before it is refused."""
     monkeypatch.setattr(Sampler, "call", lambda *_: torch.empty(2**58))
-    told = ("memory is full", "can't allocate memory", "use a smaller batch_size or picture")
-    assert_told(ends_well(*run()), told)
+    message = ("memory is full", "can't allocate memory", "use a smaller batch_size or image")
+    assert_reported(ends_well(*run()), message)
 
 
 def cut(file: Path, length: int) -> None:
@@ -154,7 +156,7 @@ def cut(file: Path, length: int) -> None:
 def test_weights_cut_short(tiny, here, ends_well, part, length):
     shutil.copytree(tiny / "model", here / "m")
     cut(here / "m" / f"{part}.safetensors", length)
-    assert_told(ends_well(*run("model=HERE/m")), (f"{here}/m cannot be loaded", "again"))
+    assert_reported(ends_well(*run("model=HERE/m")), (f"{here}/m cannot be loaded", "again"))
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "preprocessor_config.json", "config.json", "tokenizer.json"])
@@ -162,11 +164,11 @@ def test_a_damaged_dual_encoder(tiny, here, ends_well, name):
     shutil.copytree(tiny / "model", here / "m")
     cut(here / "m" / "dual_encoder" / name, 20)
     line = ends_well(*run("model=HERE/m", "metrics=[emoji_text_score]"))
-    assert_told(line, ("dual encoder", "cannot be read", "save_pretrained"))
+    assert_reported(line, ("dual encoder", "cannot be read", "save_pretrained"))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda file: cut(file, 30), ("mine.safetensors", "cannot be read", "again")),
         (lambda file: file.unlink(), ("mine.safetensors", "missing", "name another file")),
@@ -185,28 +187,28 @@ def test_a_damaged_dual_encoder(tiny, here, ends_well, name):
         ),
     ],
 )
-def test_statistics_that_do_not_fit(tiny, here, ends_well, change, told):
+def test_statistics_that_do_not_fit(tiny, here, ends_well, change, message):
     shutil.copy(tiny / "statistics.safetensors", here / "mine.safetensors")
     change(here / "mine.safetensors")
     card = {"prompts": str(tiny / "prompts.jsonl"), "reference_statistics": "HERE/mine.safetensors"}
     written(here, data(card))
     line = ends_well(*run("count=3", "data=mine", "metrics=[emoji_frechet_distance]"))
-    assert_told(line, told)
+    assert_reported(line, message)
 
 
 @pytest.mark.parametrize("length", [0, 20, 200])
-def test_a_damaged_picture_to_start_from(tiny, here, ends_well, length):
-    """The first bytes of a picture cut at 200 are sound, so that one is told when it is read."""
-    tiny_folder.save_pictures(here / "pictures", 5)
-    cut(here / "pictures" / "0.png", length)
+def test_a_damaged_image_to_start_from(tiny, here, ends_well, length):
+    """The first bytes of an image cut at 200 are sound, so that one is told when it is read."""
+    tiny_folder.save_images(here / "images", 5)
+    cut(here / "images" / "0.png", length)
     card = {"folder": str(tiny / "model"), "pipeline": "StableDiffusionImg2ImgPipeline", "height": 32, "width": 32}
-    written(here, model(card) | data({"prompts": str(tiny / "prompts.jsonl"), "images": "HERE/pictures"}))
+    written(here, model(card) | data({"prompts": str(tiny / "prompts.jsonl"), "images": "HERE/images"}))
     line = ends_well(*run("model=mine", "data=mine"))
-    assert_told(line, ("pictures/0.png", "cannot be read", "put it right"))
+    assert_reported(line, ("images/0.png", "cannot be read", "put it right"))
 
 
 @pytest.mark.parametrize(
-    ("package", "metrics", "told"),
+    ("package", "metrics", "message"),
     [
         (
             "open_clip",
@@ -216,18 +218,18 @@ def test_a_damaged_picture_to_start_from(tiny, here, ends_well, length):
         ("cleanfid", "[inception_score]", ("needs cleanfid", "not installed", 'pip install "postdiff[lab]"')),
     ],
 )
-def test_a_metric_whose_package_is_missing(ends_well, monkeypatch, package, metrics, told):
+def test_a_metric_whose_package_is_missing(ends_well, monkeypatch, package, metrics, message):
     for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delitem(sys.modules, "postdiff.metrics.extractors", raising=False)
     monkeypatch.delattr("postdiff.metrics.extractors", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
-    assert_told(ends_well(*run("count=2", f"metrics={metrics}")), told)
+    assert_reported(ends_well(*run("count=2", f"metrics={metrics}")), message)
 
 
 def test_a_reference_made_with_another_network(tiny, here, ends_well, command, monkeypatch):
-    tiny_folder.save_pictures(here / "real", 3)
+    tiny_folder.save_images(here / "real", 3)
     for seed, name in enumerate(("one", "two")):
         networks.save(networks.Small, here / f"{name}.pt", seed)
     monkeypatch.setenv("POSTDIFF_INCEPTION", str(here / "one.pt"))
@@ -236,9 +238,9 @@ def test_a_reference_made_with_another_network(tiny, here, ends_well, command, m
     file = re.search(r"statistics: (\S+),", out)[1]
     monkeypatch.setenv("POSTDIFF_INCEPTION", str(here / "two.pt"))
     line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {file}}}}}]"))
-    assert_told(line, ("metric fid_clean", "was made with checkpoint", "make it again"))
+    assert_reported(line, ("metric fid_clean", "was made with checkpoint", "make it again"))
     line = ends_well(*run("count=2", f"metrics=[{{fid_clean: {{reference: {here / 'real'}}}}}]"))
-    assert_told(line, ("metric fid_clean", "there are no reference statistics", "postdiff data statistics"))
+    assert_reported(line, ("metric fid_clean", "there are no reference statistics", "postdiff data statistics"))
 
 
 SMALL = ("bench.repeats=0", "metrics=[emoji_text_score]", "count=2", "seeds=[0]")
@@ -246,8 +248,8 @@ SMALL = ("bench.repeats=0", "metrics=[emoji_text_score]", "count=2", "seeds=[0]"
 
 @pytest.fixture(scope="module")
 def drawn(tiny_root, tmp_path_factory):
-    """An outputs folder with the pictures of one row."""
-    root = tmp_path_factory.mktemp("drawn") / "outputs"
+    """An outputs folder with the images of one row."""
+    root = tmp_path_factory.mktemp("generated") / "outputs"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("POSTDIFF_OUTPUTS", str(root))
         patch.setenv("POSTDIFF_PATH", str(tiny_root))
@@ -257,7 +259,7 @@ def drawn(tiny_root, tmp_path_factory):
 
 @pytest.fixture
 def stored(drawn, outputs, here, capsys):
-    """The same in this test's outputs; gives the file of the row's second picture."""
+    """The same in this test's outputs; gives the file of the row's second image."""
     capsys.readouterr()
     shutil.copytree(drawn, outputs)
     [plan] = plan_rows(load_experiment("tiny", from_words(SMALL)).select(["plain"]))
@@ -266,49 +268,51 @@ def stored(drawn, outputs, here, capsys):
 
 @pytest.mark.parametrize("length", [0, 30, 500])
 @pytest.mark.parametrize("command_name", ["score", "export"])
-def test_a_damaged_picture_among_those_stored(stored, ends_well, command_name, length):
+def test_a_damaged_image_among_those_stored(stored, ends_well, command_name, length):
     cut(stored, length)
     line = ends_well(command_name, "tiny", "--rows", "plain", *SMALL)
-    assert_told(line, (str(stored), "cannot be read", "remove it and run the row again"))
+    assert_reported(line, (str(stored), "cannot be read", "remove it and run the row again"))
 
 
-def test_a_missing_picture_is_not_exported(stored, ends_well):
+def test_a_missing_image_is_not_exported(stored, ends_well):
     stored.unlink()
     line = ends_well("export", "tiny", "--rows", "plain", *SMALL)
-    assert_told(line, ("1 of 2 pictures of row 'plain' are missing", "make them with 'postdiff run tiny"))
+    assert_reported(line, ("1 of 2 images of row 'plain' are missing", "make them with 'postdiff run tiny"))
 
 
-def test_scores_that_need_pictures_that_are_not_there(stored, ends_well):
+def test_scores_that_need_images_that_are_not_there(stored, ends_well):
     line = ends_well("score", "tiny", "--rows", "plain", *instead(SMALL, ["metrics=[paired_psnr]"]))
-    assert_told(line, ("row 'plain'", "a run of 6 steps, which has no pictures", "name other metrics"))
+    assert_reported(line, ("row 'plain'", "a run of 6 steps, which has no images", "name other metrics"))
 
 
-@pytest.mark.parametrize(("out", "told"), [("x.zip", "must end in .npz"), ("folder.npz", "is a folder; name a file")])
-def test_an_export_that_has_no_place(stored, here, ends_well, out, told):
+@pytest.mark.parametrize(
+    ("out", "message"), [("x.zip", "must end in .npz"), ("folder.npz", "is a folder; name a file")]
+)
+def test_an_export_that_has_no_place(stored, here, ends_well, out, message):
     (here / "folder.npz").mkdir()
-    assert_told(ends_well("export", "tiny", "--rows", "plain", *SMALL, "--out", f"HERE/{out}"), (out, told))
+    assert_reported(ends_well("export", "tiny", "--rows", "plain", *SMALL, "--out", f"HERE/{out}"), (out, message))
 
 
-@pytest.mark.parametrize("words", [run(), ("bench", "tiny"), ("data", "statistics", "tiny_pictures")])
+@pytest.mark.parametrize("words", [run(), ("bench", "tiny"), ("data", "statistics", "tiny_images")])
 def test_an_outputs_folder_that_is_a_file(words, here, ends_well, monkeypatch):
     (here / "file").write_text("mine")
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(here / "file"))
-    assert_told(ends_well(*words), (f"{here}/file", "cannot be written", "set POSTDIFF_OUTPUTS"))
+    assert_reported(ends_well(*words), (f"{here}/file", "cannot be written", "set POSTDIFF_OUTPUTS"))
 
 
 def test_a_folder_inside_outputs_that_is_a_file(ends_well, outputs):
     (outputs).mkdir()
-    (outputs / "pictures").write_text("mine")
-    assert_told(ends_well(*run()), ("directory", str(outputs / "pictures"), "free or change the folder"))
+    (outputs / "images").write_text("mine")
+    assert_reported(ends_well(*run()), ("directory", str(outputs / "images"), "free or change the folder"))
 
 
 def test_a_folder_of_extras_that_is_not_there(tiny, ends_well, monkeypatch):
     monkeypatch.setenv("POSTDIFF_PATH", "/no/such")
-    assert_told(ends_well(*run()), ("POSTDIFF_PATH", "'/no/such', which is not a folder", "unset the variable"))
+    assert_reported(ends_well(*run()), ("POSTDIFF_PATH", "'/no/such', which is not a folder", "unset the variable"))
 
 
 def test_a_locked_folder_is_waited_for_and_left_alone(here, outputs, command, monkeypatch):
-    """Nobody says for how long: Ctrl-C ends the waiting, and the pictures are the other process's."""
+    """Nobody says for how long: Ctrl-C ends the waiting, and the images are the other process's."""
     [plan] = plan_rows(load_experiment("tiny", from_words(FEW)).select(["plain"]))
     place = outputs / "locks" / images_of(plan).folder.name
     place.mkdir(parents=True)

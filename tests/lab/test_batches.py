@@ -1,4 +1,6 @@
-"""Which pictures are drawn together is a matter of the plan alone: whatever is missing, the bits come out the same."""
+"""Which images are generated together is a matter of the plan alone: whatever is missing, the bits come out the
+same.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from tests.lab import runs
 
 pytestmark = pytest.mark.slow
 
-# Of 10 pictures in batches of 4, one batch holds pictures of both seeds, and the last one is not full.
+# Of 10 images in batches of 4, one batch holds images of both seeds, and the last one is not full.
 SETTINGS = {"count": 5, "seeds": "[0,1]", "batch_size": 4, "bench.repeats": 0, "steps": 3, "reference_steps": 2}
 
 
@@ -31,7 +33,7 @@ PLAN = [keys(batch) for batch in samples_.batches(samples_.pairs([str(number) fo
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The batches that each row draws, in order."""
+    """The batches that each row generates, in order."""
     found: dict[str, list] = {}
     call = Sampler.__call__
 
@@ -48,7 +50,7 @@ def whole(tiny, outputs, command, drawn):
     """`whole(*more)` runs the row again, and checks that what is there is what an uninterrupted run leaves."""
     code, _, err = command(*words())
     assert code == 0 and drawn == {"reference": PLAN, "cached": PLAN}, err
-    record, pictures = runs.record(outputs, "cached"), runs.hashes(outputs, "cached")
+    record, images = runs.record(outputs, "cached"), runs.hashes(outputs, "cached")
     expected = runs.contents(outputs)
 
     def again(*more):
@@ -56,7 +58,7 @@ def whole(tiny, outputs, command, drawn):
         code, _, err = command(*words(), *more)
         assert code == 0, err
         assert runs.but_for_times(runs.record(outputs, "cached")) == runs.but_for_times(record)
-        assert runs.hashes(outputs, "cached") == pictures and runs.contents(outputs) == expected
+        assert runs.hashes(outputs, "cached") == images and runs.contents(outputs) == expected
         return err
 
     again.record = record
@@ -64,25 +66,25 @@ def whole(tiny, outputs, command, drawn):
 
 
 def test_what_is_missing_is_drawn_in_its_batch(whole, outputs, drawn):
-    """A record that is there hides nothing: pictures are looked at before a row is called done."""
+    """A record that is there hides nothing: images are looked at before a row is called done."""
     assert "done already" in whole() and not drawn
-    own, reference = (outputs / "pictures" / name for name in (whole.record.pictures, whole.record.references))
+    own, reference = (outputs / "images" / name for name in (whole.record.images, whole.record.references))
     files = {folder: sorted(folder.rglob("[0-9]*.png")) for folder in (own, reference)}
-    states = runs.states(outputs / "pictures", "*.png")
+    states = runs.states(outputs / "images", "*.png")
     first, last = files[own][0], files[own][-1]
     first.unlink()
     last.write_bytes(last.read_bytes()[:99])
-    told = whole()
-    assert drawn == {"cached": [PLAN[0], PLAN[-1]]} and "is made anew" in told and "done already" not in told
+    message = whole()
+    assert drawn == {"cached": [PLAN[0], PLAN[-1]]} and "is made anew" in message and "done already" not in message
     files[reference][0].unlink()
-    assert "of 10 pictures are missing or damaged" in whole()
+    assert "of 10 images are missing or damaged" in whole()
     assert drawn == {"reference": PLAN[:1]}
     kept = {file: state for file, state in states.items() if file not in (first, last, files[reference][0])}
-    after = runs.states(outputs / "pictures", "*.png")
-    assert {file: after[file] for file in kept} == kept, "whole pictures were written again"
+    after = runs.states(outputs / "images", "*.png")
+    assert {file: after[file] for file in kept} == kept, "whole images were written again"
     for file in files[own]:
         file.unlink()
-    assert "10 of 10 pictures are missing or damaged" in whole() and drawn == {"cached": PLAN}
+    assert "10 of 10 images are missing or damaged" in whole() and drawn == {"cached": PLAN}
 
 
 def test_parts_are_of_whole_batches(whole, outputs, drawn, command):
@@ -97,28 +99,30 @@ def test_parts_are_of_whole_batches(whole, outputs, drawn, command):
     assert drawn == {"reference": [PLAN[1]], "cached": [PLAN[1]]}
 
 
-def test_another_batch_size_has_pictures_of_its_own(whole, outputs, drawn, command):
-    states = runs.states(outputs / "pictures", "*.png")
+def test_another_batch_size_has_images_of_its_own(whole, outputs, drawn, command):
+    states = runs.states(outputs / "images", "*.png")
     drawn.clear()
     assert command(*words(batch_size=5))[0] == 0
     assert [len(batch) for batch in drawn["cached"]] == [5, 5] and "reference" in drawn
     other = runs.record(outputs, "cached")
-    assert other.pictures != whole.record.pictures and other.references != whole.record.references
-    after = runs.states(outputs / "pictures", "*.png")
+    assert other.images != whole.record.images and other.references != whole.record.references
+    after = runs.states(outputs / "images", "*.png")
     assert states == {file: after[file] for file in states}
-    for name in (other.pictures, other.references):
-        shutil.rmtree(outputs / "pictures" / name)
+    for name in (other.images, other.references):
+        shutil.rmtree(outputs / "images" / name)
     whole()
-    assert not drawn, "the pictures of batches of four were drawn again"
+    assert not drawn, "the images of batches of four were generated again"
 
 
-def test_more_pictures_keep_those_of_unchanged_batches(tiny, outputs, command, drawn, tmp_path, monkeypatch):
-    """What was drawn in the last, shorter batch of a shorter run is drawn again in its new batch, and so told."""
+def test_more_images_keep_those_of_unchanged_batches(tiny, outputs, command, drawn, tmp_path, monkeypatch):
+    """What was generated in the last, shorter batch of a shorter run is generated again in its new batch, and so
+    told.
+    """
     assert command(*words(count=3, seeds="[0]"))[0] == 0
     drawn.clear()
     code, _, err = command(*words(seeds="[0]"))
-    told = [line for line in err.splitlines() if "was drawn in another batch" in line]
-    assert code == 0 and len(told) == 2 and all("it is made anew and 2 more" in line for line in told), err
+    message = [line for line in err.splitlines() if "was generated in another batch" in line]
+    assert code == 0 and len(message) == 2 and all("it is made anew and 2 more" in line for line in message), err
     grown = runs.contents(outputs)
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path / "undisturbed"))
     assert command(*words(seeds="[0]"))[0] == 0
@@ -132,7 +136,7 @@ def test_more_pictures_keep_those_of_unchanged_batches(tiny, outputs, command, d
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("parts", [1, 2, 3, 7])
 def test_parts_and_devices_deal_out_the_same_batches(frames, parts):
-    samples = samples_.samples([data_cards.Entry(str(number)) for number in range(5)], [3, 1], frames)
+    samples = samples_.samples([data_cards.Prompt(str(number)) for number in range(5)], [3, 1], frames)
     plan = samples_.batches(samples, 2)
     assert [sample for batch in plan for sample in batch] == samples
     assert {len(batch) for batch in plan} == {2 * frames} and all(batch[0].frame == 0 for batch in plan)

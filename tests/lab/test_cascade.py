@@ -91,7 +91,7 @@ def test_methods_belong_to_a_stage(pipes):
 
 
 def test_each_pair_of_stages_hands_on_in_the_range_of_the_next():
-    """Pictures of pixel stages are in [-1, 1], all others' in [0, 1]; from latents to pixels and on to latents."""
+    """Images of pixel stages are in [-1, 1], all others' in [0, 1]; from latents to pixels and on to latents."""
     first, second, third = (tiny.build(name).pipe for name in ("sd", "if_stage_2", "upscale_x4"))
     first.register_modules(tokenizer=texts.clip_tokenizer(), text_encoder=texts.clip_text())
     second.register_modules(tokenizer=texts.t5_tokenizer(), text_encoder=texts.t5())
@@ -120,7 +120,7 @@ def test_each_pair_of_stages_hands_on_in_the_range_of_the_next():
 
 
 def test_stages_of_different_precision(pipes):
-    """Text and pictures are handed on in the precision of the next stage."""
+    """Text and images are handed on in the precision of the next stage."""
     pipes["larger"].to(torch.float64)
     result = drawn(cascade(pipes))
     assert result.dtype == torch.float32 and torch.isfinite(result).all()
@@ -152,10 +152,13 @@ def test_mistakes_name_the_stage(pipes, case):
         drawn(Cascade([first, second], pipes))
 
 
-def test_a_stage_that_fails_without_methods_as_well_is_told(pipes):
+def test_a_stage_that_fails_without_methods_as_well_is_reported(pipes):
     pipes["larger"].unet.conv_in = torch.nn.Conv2d(1, 8, 3)
-    told = r"stage 'larger': IFSuperResolutionPipeline cannot draw with its model \(RuntimeError: .*without methods"
-    with pytest.raises(UsageError, match=told):
+    message = (
+        r"stage 'larger': IFSuperResolutionPipeline cannot generate with its model \(RuntimeError: "
+        r".*without methods"
+    )
+    with pytest.raises(UsageError, match=message):
         drawn(cascade(pipes, larger=[DeepCache()]))
 
 
@@ -170,9 +173,9 @@ def test_a_fault_of_a_method_in_a_stage_is_not_the_models(pipes, tmp_path, monke
         drawn(cascade(pipes, larger=[Mine()]))
 
 
-def test_a_text_encoder_that_fails_is_told(pipes):
+def test_a_text_encoder_that_fails_is_reported(pipes):
     encoder = pipes["base"].text_encoder
     encoder.shared = encoder.encoder.embed_tokens = torch.nn.Embedding(2, 32)
-    told = r"stage 'base': IFPipeline cannot draw with its model \(IndexError: .*files"
-    with pytest.raises(UsageError, match=told):
+    message = r"stage 'base': IFPipeline cannot generate with its model \(IndexError: .*files"
+    with pytest.raises(UsageError, match=message):
         drawn(cascade(pipes))

@@ -61,7 +61,7 @@ def plan(row="plain", **changes):
 
 
 def drawn(*changes):
-    """Pictures of row `plain` with each of the changes, from the same pipelines."""
+    """Images of row `plain` with each of the changes, from the same pipelines."""
     pipelines = Pipelines()
     plans = [plan(**change) for change in changes]
     return [pipelines.sampler(one).call(one.samples).images for one in plans]
@@ -100,7 +100,7 @@ def test_every_step_a_key_is_the_baseline_bit_for_bit(three):
     assert plain.shape == (2, 3, 32, 32) and 0 <= plain.min() < plain.max() <= 1
 
 
-def test_a_picture_does_not_depend_on_its_batch_or_on_the_global_generator(three):
+def test_an_image_does_not_depend_on_its_batch_or_on_the_global_generator(three):
     sampler = Pipelines().sampler(plan("propagated", count=3))
     samples = sampler.plan.samples
     torch.manual_seed(1)
@@ -134,7 +134,7 @@ def test_ids_hold_the_stages(three):
 
 
 def test_a_cascade_that_ends_in_pixels(three, tmp_path, monkeypatch):
-    """Two stages, and the last one's pictures are in [-1, 1]: what is kept is in 0 to 255 all the same."""
+    """Two stages, and the last one's images are in [-1, 1]: what is kept is in 0 to 255 all the same."""
     card = yaml.safe_load((three / "configs" / "models" / "three.yaml").read_text())
     card["stages"].pop("x4")
     file = tmp_path / "mine" / "configs" / "models" / "two.yaml"
@@ -162,7 +162,7 @@ def test_on_another_model_the_stages_are_left_out_and_the_record_says_so(three, 
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["stages.x5.steps=2"], "unknown stage of model 'three' 'x5'; did you mean 'x4'"),
         (["stages.x4.setps=2"], "unknown key 'stages.x4.setps'; did you mean 'stages.x4.steps'"),
@@ -180,16 +180,16 @@ def test_on_another_model_the_stages_are_left_out_and_the_record_says_so(three, 
         (["strength=0.5"], "strength=0.5 is for image-to-image, and IFPipeline is none"),
         (["step_scores=true"], "step_scores=true"),
         (["model=tiny", "stages.x4.steps=2"], "stages are for a cascade, and model 'tiny' is one pipeline"),
-        (["data=tiny_pictures"], "has pictures, and IFPipeline takes none"),
+        (["data=tiny_images"], "has images, and IFPipeline takes none"),
     ],
 )
-def test_mistakes_in_a_row(three, outputs, refused, words, told):
-    assert re.search(told, refused("run", "three", "--rows", "plain", *words))
+def test_mistakes_in_a_row(three, outputs, refused, words, message):
+    assert re.search(message, refused("run", "three", "--rows", "plain", *words))
     assert not list(outputs.rglob("*.png")) and not list(outputs.rglob("*.json"))
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda card: card["stages"]["x4"].pop("folder"), "stage 'x4': give either 'folder' or 'hub', not both"),
         (lambda card: card["stages"]["x4"].update(folder="nowhere"), "stage 'x4': .* is not a diffusers pipeline"),
@@ -208,9 +208,9 @@ def test_mistakes_in_a_row(three, outputs, refused, words, told):
                 [card["stages"].pop(name) for name in ("base", "larger")]
                 and card["stages"].update(x4={**card["stages"]["x4"], "steps": None}, again=card["stages"]["x4"])
             ),
-            "stage 'x4': .* goes on from a picture, and the first stage has none",
+            "stage 'x4': .* goes on from an image, and the first stage has none",
         ),
-        (lambda card: card["stages"].update(x4=card["stages"]["base"]), "stage 'x4': .* takes no picture to go on"),
+        (lambda card: card["stages"].update(x4=card["stages"]["base"]), "stage 'x4': .* takes no image to go on"),
         (
             lambda card: card["stages"]["x4"].update(hub="a/b", folder=None),
             "stage 'x4': name the class of a pipeline from the hub",
@@ -218,14 +218,14 @@ def test_mistakes_in_a_row(three, outputs, refused, words, told):
         (lambda card: card.update(stages={"base": 1}), "stages.base has keys of its own"),
     ],
 )
-def test_mistakes_in_a_card(three, outputs, refused, tmp_path, monkeypatch, change, told):
+def test_mistakes_in_a_card(three, outputs, refused, tmp_path, monkeypatch, change, message):
     card = yaml.safe_load((three / "configs" / "models" / "three.yaml").read_text())
     change(card)
     file = tmp_path / "mine" / "configs" / "models" / "broken.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(yaml.safe_dump(json.loads(json.dumps(copy.deepcopy(card))), sort_keys=False))
     monkeypatch.setenv("POSTDIFF_PATH", ":".join([*map(str, plugins.roots()), str(tmp_path / "mine")]))
-    assert re.search(told, refused("run", "three", "--rows", "plain", "model=broken"))
+    assert re.search(message, refused("run", "three", "--rows", "plain", "model=broken"))
 
 
 @pytest.fixture

@@ -115,15 +115,17 @@ def test_the_same_call_compiles_nothing_twice(small, monkeypatch):
     assert 0 < first == len(graphs)
 
 
-def test_what_cannot_be_compiled_is_told_in_one_line(small, monkeypatch):
+def test_what_cannot_be_compiled_is_reported_in_one_line(small, monkeypatch):
     one, expected = small("pixart_alpha")
 
     def backend(graph, inputs):
         raise FileNotFoundError("no g++")
 
     monkeypatch.setattr(compiled_blocks, "BACKEND", backend)
-    told = pytest.raises(UsageError, match="cannot compile the blocks of PixArtTransformer2DModel.*no g\\+\\+.*install")
-    with told as found, held(one.pipe, fast := accelerate(one.pipe)):
+    message = pytest.raises(
+        UsageError, match="cannot compile the blocks of PixArtTransformer2DModel.*no g\\+\\+.*install"
+    )
+    with message as found, held(one.pipe, fast := accelerate(one.pipe)):
         one.call(fast, **FEW)
     assert "\n" not in str(found.value)
     assert torch.equal(one.call(one.pipe), expected)

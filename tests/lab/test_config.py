@@ -33,7 +33,7 @@ def test_a_scheduler_may_be_named_in_short():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["stesp=3"], "did you mean 'steps'"),
         (["bench.repeat=3"], "did you mean 'bench.repeats'"),
@@ -58,10 +58,10 @@ def test_a_scheduler_may_be_named_in_short():
         (["bench=1", "bench.repeats=2"], "goes below"),
     ],
 )
-def test_mistakes_are_told(words, told):
+def test_mistakes_are_reported(words, message):
     with pytest.raises(UsageError) as error:
         resolve([("line", from_words(words))])
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", catalog.names("experiments"))
@@ -85,14 +85,14 @@ def test_the_run_id_is_of_what_is_run(tiny):
     changed = _ids(steps=5)
     assert changed[0] != base[0] and changed[1] != base[1] and changed[2] == base[2]
     fewer = _ids(count=2)
-    assert fewer[0] != base[0] and fewer[1:] == base[1:], "a picture does not depend on how many others are made"
+    assert fewer[0] != base[0] and fewer[1:] == base[1:], "an image does not depend on how many others are made"
     for change in ({"guidance_scale": 2.0}, {"scheduler": "ddim"}, {"dtype": "bfloat16"}):
         assert all(new != old for new, old in zip(_ids(**change), base, strict=True)), change
     more = _ids(reference_steps=9)
     assert more[0] != base[0] and more[1] == base[1] and more[2] != base[2]
 
 
-def test_a_row_equal_to_the_reference_shares_its_pictures(tiny):
+def test_a_row_equal_to_the_reference_shares_its_images(tiny):
     [one] = plan.plan_rows(experiment.load("tiny", {"steps": 6}).select(["plain"]))
     assert one.images_id == one.references_id == one.reference().images_id
 
@@ -108,7 +108,7 @@ def test_the_digest_ignores_the_order_of_keys():
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("rows: {a: {lable: x}}", "did you mean 'label'"),
         ("rows: {a: {steps: x}}", "row 'a'"),
@@ -121,11 +121,11 @@ def test_the_digest_ignores_the_order_of_keys():
         ("3", "mapping"),
     ],
 )
-def test_mistakes_in_an_experiment_file_are_told(content, told, tmp_path, monkeypatch):
+def test_mistakes_in_an_experiment_file_are_reported(content, message, tmp_path, monkeypatch):
     file = tmp_path / "configs" / "experiments" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(content)
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
     with pytest.raises(UsageError) as error:
         experiment.load("mine")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)

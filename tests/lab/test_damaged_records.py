@@ -144,17 +144,17 @@ def test_another_rows_damaged_record_does_not_hide_this_one(tiny, outputs):
 
 
 def test_damages_are_mended_by_the_next_run(tiny, outputs, command, refused):
-    """Record, figures and list come back as they were; nothing that is whole is drawn again."""
+    """Record, values and list come back as they were; nothing that is whole is generated again."""
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0", "steps=2", "reference_steps=3")
     command(*words)
     place = outputs / "records" / "tiny"
     expected = runs.but_for_times(runs.record(outputs, "plain"))
-    figures, states = (place / "plain.csv").read_bytes(), runs.states(outputs / "pictures")
-    listed = outputs / "pictures" / expected["pictures"] / "manifest.csv"
+    values, states = (place / "plain.csv").read_bytes(), runs.states(outputs / "images")
+    listed = outputs / "images" / expected["images"] / "manifest.csv"
     lines = listed.read_bytes()
     damages = (
         lambda: (place / "plain.json").write_text(DEEP),
-        lambda: (place / "plain.csv").write_bytes(figures[:-9]),
+        lambda: (place / "plain.csv").write_bytes(values[:-9]),
         lambda: listed.unlink(),
         lambda: listed.write_bytes(b"index,prompt,seed,sha256,file\r\nx,y,z,0,..\r\n1,2\r\n\xff"),
         lambda: listed.write_bytes(b"".join(lines.splitlines(keepends=True)[:2])),
@@ -164,8 +164,8 @@ def test_damages_are_mended_by_the_next_run(tiny, outputs, command, refused):
         code, _, err = command(*words)
         assert code == 0, err
         assert runs.but_for_times(runs.record(outputs, "plain")) == expected
-        assert (place / "plain.csv").read_bytes() == figures and listed.read_bytes() == lines
-        assert runs.states(outputs / "pictures") == states
+        assert (place / "plain.csv").read_bytes() == values and listed.read_bytes() == lines
+        assert runs.states(outputs / "images") == states
     assert "done already" in command(*words)[2]
     (place / "plain.csv").unlink()
     (place / "plain.csv").mkdir()

@@ -1,4 +1,4 @@
-"""Several processes share the pictures of a run: the same pictures and numbers as of one, and one end for all."""
+"""Several processes share the images of a run: the same images and numbers as of one, and one end for all."""
 
 import signal
 import time
@@ -38,7 +38,7 @@ def test_two_devices_are_one(tiny, outputs, tmp_path, monkeypatch, command, laun
     assert two.full and two.device == f"2 x {one.device}" and two.run_id == one.run_id
     assert runs.hashes(outputs, "plain") == runs.hashes(tmp_path / "one", "plain")
     frechet, alone = (found.metrics.pop("emoji_frechet_distance") for found in (two, one))
-    assert two.metrics == one.metrics, "means over pictures differ in bits"
+    assert two.metrics == one.metrics, "means over images differ in bits"
     assert frechet.value == pytest.approx(alone.value, rel=1e-9) and frechet.identity == alone.identity
     assert (two.macs, two.counts) == (one.macs, one.counts)
 
@@ -53,10 +53,10 @@ def test_a_device_that_dies_ends_all(extended, outputs, tmp_path, place):
     began = time.monotonic()
     process = Fork(["run", "tiny", "--rows", "plain", "methods=[dying]", *FEW, *SEVERAL], folder=tmp_path)
     _, err = process.communicate()
-    told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
+    message = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
     if place == 1:
-        assert process.returncode == 2 and len(told) == 1, err
-        assert "device 2 of 2 ended with code -9; finished pictures are kept" in told[0]
+        assert process.returncode == 2 and len(message) == 1, err
+        assert "device 2 of 2 ended with code -9; finished images are kept" in message[0]
     else:
         assert process.returncode == -9
     assert time.monotonic() - began < 250
@@ -67,14 +67,14 @@ def test_a_device_that_dies_ends_all(extended, outputs, tmp_path, place):
     assert not list((outputs / "records").rglob("*.json"))
 
 
-def test_a_mistake_that_one_device_meets_is_told_once(extended, outputs, tmp_path):
+def test_a_mistake_that_one_device_meets_is_reported_once(extended, outputs, tmp_path):
     body = "if os.environ.get('LOCAL_RANK') == '1' and len(output) > 1:\n    output = output * float('nan')"
     runs.add_method(extended, "poison", body)
     process = Fork(["run", "tiny", "--rows", "plain", "methods=[poison]", *FEW, *SEVERAL], folder=tmp_path)
     _, err = process.communicate()
-    told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
-    assert process.returncode == 2 and len(told) == 1 and "Traceback" not in err, err
-    assert "device 2 of 2: row 'plain': picture 1 ('an apple', seed 1) holds NaN or infinity from step 0 on" in told[0]
+    message = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
+    assert process.returncode == 2 and len(message) == 1 and "Traceback" not in err, err
+    assert "device 2 of 2: row 'plain': image 1 ('an apple', seed 1) holds NaN or infinity from step 0 on" in message[0]
 
 
 def test_nothing_is_made_or_measured_twice():
@@ -91,11 +91,11 @@ def test_nothing_is_made_or_measured_twice():
             assert joined == [sample for sample in samples if sample.seed == seed], "order is not kept"
     missing = samples[4]
     left = PromptDataModule(samples, 3, wanted=lambda sample: sample == missing).predict_dataloader()
-    assert [missing in batch for batch in left] == [True], "batches without a wanted picture are left out"
+    assert [missing in batch for batch in left] == [True], "batches without a wanted image are left out"
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["trainer.devices=0"], "trainer.devices=0 is too small"),
         (["trainer.accelerator=tpu"], "unknown trainer.accelerator 'tpu'"),
@@ -105,8 +105,8 @@ def test_nothing_is_made_or_measured_twice():
         (["store=jpg"], "unknown store 'jpg'"),
     ],
 )
-def test_mistakes(tiny, refused, words, told):
-    assert told in refused("run", "tiny", *words)
+def test_mistakes(tiny, refused, words, message):
+    assert message in refused("run", "tiny", *words)
 
 
 def test_more_gpus_than_there_are(tiny, refused, monkeypatch):

@@ -17,7 +17,7 @@ from tests.support import whole
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["run", "dmeo"], "did you mean 'demo'"),
         (["run", "tiny", "--rows", "plane"], "did you mean 'plain'"),
@@ -55,7 +55,7 @@ from tests.support import whole
         (["run", "tiny", "model=emojis"], "did you mean 'emoji'"),
         (["run", "tiny", "model=/no/such/folder"], "not a folder"),
         (["run", "tiny", "data=tin"], "did you mean 'tiny'"),
-        (["run", "tiny", "count=1"], "at least two pictures"),
+        (["run", "tiny", "count=1"], "at least two images"),
         (["run", "tiny", "count=6"], "has 5 prompts"),
         (["run", "tiny", "device=cuda:99"], "device=auto"),
         (["run", "tiny", "scheduler.name=ddim", "scheduler.options.clip_smaple=false"], "did you mean 'clip_sample'"),
@@ -74,9 +74,9 @@ from tests.support import whole
         ([], "COMMAND"),
     ],
 )
-def test_mistakes_end_in_one_line(tiny, refused, words, told, monkeypatch):
+def test_mistakes_end_in_one_line(tiny, refused, words, message, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
-    assert told in refused(*words)
+    assert message in refused(*words)
 
 
 CLASSES = ["data=tiny_classes"]
@@ -94,7 +94,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def small(refused, folders):
-    """`small("methods=[tome]")` gives the one line of a run of one row and few pictures; {pixart} is a folder."""
+    """`small("methods=[tome]")` gives the one line of a run of one row and few images; {pixart} is a folder."""
 
     def run(*words):
         given = [word.format_map(folders) if word.startswith("model=") else word for word in words]
@@ -105,7 +105,7 @@ def small(refused, folders):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["methods=[tgate,cfg_cutoff]"], "TGATE and CFGCutoff both act on 'guidance'"),
         (["methods=[tgate,cross_attention_cache]"], "TGATE and CrossAttentionCache both act on"),
@@ -128,14 +128,16 @@ def small(refused, folders):
         (["scheduler.options.beta_start=abc"], "beta_start=abc does not fit this model"),
     ],
 )
-def test_what_does_not_fit_the_model(tiny, small, words, told, monkeypatch):
-    """Told before the reference pictures are drawn, which may take an hour."""
-    monkeypatch.setattr(Sampler, "__call__", lambda *_: pytest.fail("pictures were drawn before the mistake was told"))
-    assert told in small(*words)
+def test_what_does_not_fit_the_model(tiny, small, words, message, monkeypatch):
+    """Told before the reference images are generated, which may take an hour."""
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda *_: pytest.fail("images were generated before the mistake was told")
+    )
+    assert message in small(*words)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["methods=[{mixed_resolution: {switch: 9}}]"], "switch=9 is outside this run of 4 steps"),
         (["methods=[{mixed_resolution: {switch: 1.0}}]"], "switch=1.0 leaves no step at full size in 4 steps"),
@@ -150,23 +152,23 @@ def test_what_does_not_fit_the_model(tiny, small, words, told, monkeypatch):
         (["height=30"], "divisible by 8"),
     ],
 )
-def test_what_does_not_fit_the_run(tiny, small, words, told):
-    assert told.lower() in small(*words).lower()
+def test_what_does_not_fit_the_run(tiny, small, words, message):
+    assert message.lower() in small(*words).lower()
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (json.dumps({"schema": SCHEMA + 1}), f"this PostDiff reads {SCHEMA}; run the row again"),
         (json.dumps({"schema": SCHEMA}), "is not a whole record: it lacks kind; remove it"),
         ("{", "is not a record: it is not JSON; remove it"),
     ],
 )
-def test_records_that_cannot_be_read(tiny, outputs, refused, text, told):
+def test_records_that_cannot_be_read(tiny, outputs, refused, text, message):
     file = fresh_path("tiny", "plain")
     file.parent.mkdir(parents=True)
     file.write_text(text)
-    assert told in refused("table", "tiny")
+    assert message in refused("table", "tiny")
 
 
 def test_a_folder_without_a_pipeline(tiny, refused, tmp_path):

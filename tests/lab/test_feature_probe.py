@@ -45,8 +45,8 @@ def stored(case, modules):
     with ExitStack() as stack:
         for name in modules:
             stack.enter_context(intercept(network.get_submodule(name), "forward", keeping(name)))
-        pictures = case.call(case.pipe)
-    return found, pictures
+        images = case.call(case.pipe)
+    return found, images
 
 
 def oracle(name, outputs):
@@ -78,7 +78,7 @@ def test_statistics_are_those_of_whole_features(name):
     case, probe = build(name), FeatureProbe()
     watched = case.call(accelerate(case.pipe, [probe]))
     found, plain = stored(case, [block.name for block in probe.blocks])
-    assert torch.equal(watched, plain), "watching changed the picture"
+    assert torch.equal(watched, plain), "watching changed the image"
     for block in probe.blocks:
         for measure, expected in oracle(name, found[block.name]).items():
             torch.testing.assert_close(
@@ -249,7 +249,7 @@ def test_the_program_writes_one_record_and_reads_it_again(program, tiny, outputs
     assert record.found["blocks"]["E1"]["change"]["mean"][0] is None, "the first step has none before it"
     assert len(record.found["distance"]) == 6 and "keys: [0" in printed.out and "2 key steps of 6" in printed.out
     json.loads(file.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
-    monkeypatch.setattr(program, "observe", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(program, "observe", lambda *_: pytest.fail("generated again"))
     assert program.main(words) == 0
     assert capsys.readouterr().out == printed.out
 
@@ -279,7 +279,7 @@ def test_the_program_on_a_transformer_of_classes(program, outputs, tmp_path, mon
         (["--keys", "many"], "--keys many: write numbers, for instance --keys 9,5"),
     ],
 )
-def test_mistakes_are_told_in_one_line(program, tiny, outputs, capsys, words, message):
+def test_mistakes_are_reported_in_one_line(program, tiny, outputs, capsys, words, message):
     assert program.main(["model=tiny", "data=tiny", *words]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("postdiff")]
     assert message in line

@@ -1,4 +1,4 @@
-"""What an identity covers: all that decides what a model draws, wherever it comes from, and nothing else."""
+"""What an identity covers: all that decides what a model generates, wherever it comes from, and nothing else."""
 
 import json
 import shutil
@@ -42,7 +42,7 @@ DECIDING = (
     "tokenizer/chat_template.jinja",
 )
 IDLE = (
-    *("README.md", "LICENSE", ".gitattributes", "picture.png", "notes.txt", "all-in-one.safetensors", "weights.ckpt"),
+    *("README.md", "LICENSE", ".gitattributes", "image.png", "notes.txt", "all-in-one.safetensors", "weights.ckpt"),
     *("unet/README.md", "unet/LICENSE.txt", "unet/.gitattributes", "unet/example.png", "unet/__pycache__/unet.py"),
     *("unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors", "unet/decoy.safetensors"),
     *("text_encoder/pytorch_model.bin", "text_encoder/pytorch_model.bin.index.json", "text_encoder/tf_model.h5"),
@@ -206,7 +206,7 @@ def test_networks_of_metrics(tiny, folder, monkeypatch, file):
 
 
 def test_the_class_that_a_card_names_counts(tiny, folder):
-    """The same weights draw other pictures in another pipeline."""
+    """The same weights draw other images in another pipeline."""
 
     def ids(**keys):
         file = tiny / "configs" / "models" / "mine.yaml"
@@ -238,7 +238,7 @@ def test_a_row_is_drawn_anew_after_each_change(tiny, outputs, folder, command):
         assert code == 0 and "done already" not in err, (file, err)
         found = runs.record(outputs, "plain")
         [[*_, pixels]] = runs.hashes(outputs, "plain")
-        drawn.add((found.run_id, found.pictures, found.checkpoint, pixels))
+        drawn.add((found.run_id, found.images, found.checkpoint, pixels))
     assert all(len(set(kind)) == 1 + len(CHANGES) for kind in zip(*drawn, strict=True))
     _, _, err = command("run", "tiny", f"model={folder}", "height=32", "width=32", *WORDS)
     assert "done already" in err

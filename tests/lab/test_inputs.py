@@ -1,4 +1,4 @@
-"""Pictures and classes of data cards: read, checked, cut to size, turned into conditions; and mistakes in them."""
+"""Images and classes of data cards: read, checked, cut to size, turned into conditions; and mistakes in them."""
 
 import json
 import sys
@@ -22,10 +22,10 @@ from tests.support import whole
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of three pictures."""
-    tiny_folder.save_pictures(tmp_path / "pictures", 3)
-    return tmp_path / "pictures"
+def images(tmp_path):
+    """A folder of three images."""
+    tiny_folder.save_images(tmp_path / "images", 3)
+    return tmp_path / "images"
 
 
 def card(tmp_path, lines, **keys):
@@ -34,12 +34,12 @@ def card(tmp_path, lines, **keys):
     return data_cards.DataCard(prompts=str(file), **keys)
 
 
-def test_pictures_belong_to_lines_in_order_or_by_name(tmp_path, pictures):
+def test_images_belong_to_lines_in_order_or_by_name(tmp_path, images):
     lines = [{"prompt": "a"}, {"prompt": "b"}]
-    in_order = data_cards.read(card(tmp_path, lines, images=str(pictures)))
-    assert [entry.picture.name for entry in in_order] == ["0.png", "1.png"]
+    in_order = data_cards.read(card(tmp_path, lines, images=str(images)))
+    assert [entry.image.name for entry in in_order] == ["0.png", "1.png"]
     named = [{"prompt": "a", "image": "2.png"}, {"prompt": "b", "image": "0.png"}]
-    assert [entry.picture.name for entry in data_cards.read(card(tmp_path, named, images=str(pictures)))] == [
+    assert [entry.image.name for entry in data_cards.read(card(tmp_path, named, images=str(images)))] == [
         "2.png",
         "0.png",
     ]
@@ -60,54 +60,54 @@ def test_classes_are_line_numbers_or_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "keys", "told"),
+    ("lines", "keys", "message"),
     [
-        ([{"prompt": "a"}] * 4, {"images": "pictures"}, "holds 3 pictures for 4 prompts"),
+        ([{"prompt": "a"}] * 4, {"images": "images"}, "holds 3 images for 4 prompts"),
         ([{"prompt": "a"}], {"images": "nowhere"}, "image folder .* is missing"),
-        ([{"prompt": "a", "image": "7.png"}], {"images": "pictures"}, r"7\.png, which .* names, is missing"),
+        ([{"prompt": "a", "image": "7.png"}], {"images": "images"}, r"7\.png, which .* names, is missing"),
         (
             [{"prompt": "a", "image": "0.png"}, {"prompt": "b"}],
-            {"images": "pictures"},
+            {"images": "images"},
             "1 of 2 lines have a key 'image'",
         ),
-        ([{"prompt": "a", "image": "no.png"}], {"images": "pictures"}, r"picture .*no\.png cannot be read"),
+        ([{"prompt": "a", "image": "no.png"}], {"images": "images"}, r"image .*no\.png cannot be read"),
         ([{"prompt": "a"}], {"classes": 2}, "has 1 lines for classes=2"),
         ([{"prompt": "a", "class": 2}], {"classes": 2}, "class 2 is none of 0 to 1"),
         ([{"prompt": "a", "class": "x"}], {"classes": 2}, "class 'x' is none of 0 to 1"),
         ([{"prompt": "a", "class": 0}, {"prompt": "b"}], {"classes": 2}, "1 of 2 lines have a key 'class'"),
     ],
 )
-def test_mistakes_in_a_data_card(tmp_path, pictures, lines, keys, told):
-    (pictures / "no.png").write_text("no picture")
-    if "4 prompts" in told:
-        (pictures / "no.png").unlink()
+def test_mistakes_in_a_data_card(tmp_path, images, lines, keys, message):
+    (images / "no.png").write_text("no image")
+    if "4 prompts" in message:
+        (images / "no.png").unlink()
     if "images" in keys:
         keys = {"images": str(tmp_path / keys["images"])}
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=message) as error:
         data_cards.read(card(tmp_path, lines, **keys))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({"condition": "cany"}, "unknown condition 'cany'; did you mean 'canny'"),
         ({"condition": {"name": "canny", "options": {"hihg": 3}}}, "did you mean 'high'"),
         ({"condition": {"name": "none", "options": {"low": 3}}}, "condition 'none' has no options"),
-        ({"condition": "canny", "images": None}, "condition 'canny' has no pictures"),
+        ({"condition": "canny", "images": None}, "condition 'canny' has no images"),
         ({"condition": "scribble"}, "needs the package controlnet_aux"),
         ({"classes": 0}, "classes=0 is too small"),
     ],
 )
-def test_cards_are_checked_when_named(tmp_path, monkeypatch, keys, told):
+def test_cards_are_checked_when_named(tmp_path, monkeypatch, keys, message):
     file = tmp_path / "configs" / "data" / "mine.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text(yaml.safe_dump({"prompts": "zoo/emoji/prompts.jsonl", "images": "pictures", **keys}))
+    file.write_text(yaml.safe_dump({"prompts": "zoo/emoji/prompts.jsonl", "images": "images", **keys}))
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "controlnet_aux", None)
     with pytest.raises(UsageError) as error:
         data_cards.card("mine")
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["canny", "scribble_xdog"])
@@ -117,22 +117,22 @@ def test_a_condition_without_opencv(monkeypatch, name):
         conditions.build(ConditionConfig(name))
 
 
-def test_pictures_are_cut_to_the_middle_and_made_opaque(tmp_path):
+def test_images_are_cut_to_the_middle_and_made_opaque(tmp_path):
     wide = np.zeros((10, 30, 4), dtype=np.uint8)
     wide[:, 10:20] = (200, 10, 10, 255)
     Image.fromarray(wide).save(tmp_path / "wide.png")
     fitted = np.array(conditions.prepared(tmp_path / "wide.png", (20, 20), ConditionConfig()))
     assert fitted.shape == (20, 20, 3) and (fitted[:, 5:15] == (200, 10, 10)).all()
-    whole_picture = np.array(conditions.prepared(tmp_path / "wide.png", (10, 30), ConditionConfig()))
-    assert (whole_picture[:, 0] == 255).all(), "what is transparent is white"
+    whole_image = np.array(conditions.prepared(tmp_path / "wide.png", (10, 30), ConditionConfig()))
+    assert (whole_image[:, 0] == 255).all(), "what is transparent is white"
 
 
-def test_canny_is_opencvs(pictures):
-    found = np.array(conditions.prepared(pictures / "1.png", (40, 48), ConditionConfig("canny")))
-    expected = cv2.Canny(np.array(Image.open(pictures / "1.png")), 100, 200)
+def test_canny_is_opencvs(images):
+    found = np.array(conditions.prepared(images / "1.png", (40, 48), ConditionConfig("canny")))
+    expected = cv2.Canny(np.array(Image.open(images / "1.png")), 100, 200)
     assert (found == expected[..., None]).all() and 0 < (expected > 0).mean() < 0.5
     looser = ConditionConfig("canny", {"low": 10, "high": 30})
-    assert np.array(conditions.prepared(pictures / "1.png", (40, 48), looser)).mean() > found.mean()
+    assert np.array(conditions.prepared(images / "1.png", (40, 48), looser)).mean() > found.mean()
 
 
 def test_strokes_are_where_it_is_darker(tmp_path):
@@ -143,7 +143,7 @@ def test_strokes_are_where_it_is_darker(tmp_path):
     assert (found[31, 12:52] == 255).all() and (found[:20] == 0).all() and set(np.unique(found)) == {0, 255}
 
 
-def test_scribbles_come_from_controlnet_aux(pictures, monkeypatch):
+def test_scribbles_come_from_controlnet_aux(images, monkeypatch):
     """Its network is not at hand here: what is asked of it, and what becomes of its answer."""
     asked = {}
 
@@ -153,36 +153,36 @@ def test_scribbles_come_from_controlnet_aux(pictures, monkeypatch):
             asked["repository"] = repository
             return cls()
 
-        def __call__(self, picture, **options):
+        def __call__(self, image, **options):
             asked.update(options)
             return Image.new("L", (64, 64), 255)
 
     monkeypatch.setitem(sys.modules, "controlnet_aux", SimpleNamespace(HEDdetector=Detector))
     conditions._hed.cache_clear()
-    found = conditions.prepared(pictures / "2.png", (40, 48), ConditionConfig("scribble"))
+    found = conditions.prepared(images / "2.png", (40, 48), ConditionConfig("scribble"))
     conditions._hed.cache_clear()
     assert found.size == (48, 40) and found.mode == "RGB"
     resolution = {"detect_resolution": 40, "image_resolution": 40}
     assert asked == {"repository": "lllyasviel/Annotators", "scribble": True, **resolution}
 
 
-def test_a_broken_picture_is_named_when_it_is_drawn_on(pictures):
-    file = pictures / "0.png"
+def test_a_broken_image_is_named_when_it_is_drawn_on(images):
+    file = images / "0.png"
     file.write_bytes(file.read_bytes()[:200])
     conditions.refuse_unreadable(file)  # the first bytes are sound
-    with pytest.raises(UsageError, match=r"picture .*0\.png cannot be read"):
+    with pytest.raises(UsageError, match=r"image .*0\.png cannot be read"):
         conditions.prepared(file, (32, 32), ConditionConfig())
 
 
-def test_a_condition_that_fails(pictures, monkeypatch):
+def test_a_condition_that_fails(images, monkeypatch):
     monkeypatch.setattr(conditions.Canny, "__call__", lambda self, image: 1 / 0)
     with pytest.raises(UsageError, match=r"condition 'canny' fails on .*1\.png: division by zero; see to its options"):
-        conditions.prepared(pictures / "1.png", (32, 32), ConditionConfig("canny"))
+        conditions.prepared(images / "1.png", (32, 32), ConditionConfig("canny"))
 
 
 def test_a_subclass_takes_what_the_class_takes_that_it_passes_on_to():
     class Logged(StableDiffusionPipeline):
-        def __call__(self, *args, steps_told=None, **kwargs):
+        def __call__(self, *args, steps_reported=None, **kwargs):
             return super().__call__(*args, **kwargs)
 
     class Deeper(Logged):
@@ -194,7 +194,7 @@ def test_a_subclass_takes_what_the_class_takes_that_it_passes_on_to():
             raise NotImplementedError
 
     parent = signature_of(StableDiffusionPipeline)
-    for child, extra, steps in ((Logged, {"steps_told"}, parent.default_steps), (Deeper, {"steps_told"}, 7)):
+    for child, extra, steps in ((Logged, {"steps_reported"}, parent.default_steps), (Deeper, {"steps_reported"}, 7)):
         found = signature_of(child)
         assert found.accepted == parent.accepted | extra and found.name == child.__name__
         assert (found.default_steps, found.prompts, found.image) == (steps, True, False)
@@ -236,33 +236,33 @@ def kinds(tiny, models_of, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (
             ["model=tiny_control"],
-            "StableDiffusionControlNetPipeline needs a picture for each prompt, and data 'tiny' has",
+            "StableDiffusionControlNetPipeline needs an image for each prompt, and data 'tiny' has",
         ),
-        (["model=tiny_start"], "StableDiffusionImg2ImgPipeline needs a picture"),
-        (["model=tiny_mask", "data=tiny_pictures"], "needs a mask, which no data card has"),
-        (["data=tiny_canny"], "data 'tiny_canny' has pictures, and StableDiffusionPipeline takes none"),
+        (["model=tiny_start"], "StableDiffusionImg2ImgPipeline needs an image"),
+        (["model=tiny_mask", "data=tiny_images"], "needs a mask, which no data card has"),
+        (["data=tiny_canny"], "data 'tiny_canny' has images, and StableDiffusionPipeline takes none"),
         (["model=tiny_dit"], "DiTPipeline takes no prompt but a class, and data 'tiny' has prompts; use data=imagenet"),
         (["data=tiny_classes"], "data 'tiny_classes' has classes, and StableDiffusionPipeline takes prompts"),
         (["strength=0.5"], "strength=0.5 is for image-to-image"),
-        (["model=tiny_start", "data=tiny_pictures", "strength=0"], "strength=0 is too small; use one above 0"),
-        (["frames=4"], "frames=4 is for videos, and StableDiffusionPipeline makes single pictures"),
+        (["model=tiny_start", "data=tiny_images", "strength=0"], "strength=0 is too small; use one above 0"),
+        (["frames=4"], "frames=4 is for videos, and StableDiffusionPipeline makes single images"),
         (["model=tiny_video", "frames=0"], "frames=0 is too small"),
-        (["model=tiny_video", "step_scores=true"], "step_scores=true is for pictures"),
+        (["model=tiny_video", "step_scores=true"], "step_scores=true is for images"),
     ],
 )
-def test_model_and_data_must_fit(kinds, refused, words, told, monkeypatch):
+def test_model_and_data_must_fit(kinds, refused, words, message, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("weights were loaded before the mistake was told"))
-    assert told in refused("run", "tiny", "--rows", "plain", "metrics=[paired_psnr]", *words)
+    assert message in refused("run", "tiny", "--rows", "plain", "metrics=[paired_psnr]", *words)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        (["model=tiny_dit", "data=tiny_classes", "height=64"], "draws at its own size, 32 x 32"),
+        (["model=tiny_dit", "data=tiny_classes", "height=64"], "generates at its own size, 32 x 32"),
         (["model=tiny_dit", "data=tiny_classes", "methods=[deepcache]"], "DeepCache needs a U-Net"),
         (
             ["model=tiny_video", "frames=2", "methods=[{encoder_propagation: {split: 2}}]"],
@@ -271,8 +271,8 @@ def test_model_and_data_must_fit(kinds, refused, words, told, monkeypatch):
         (["model=tiny_video", "frames=2", "methods=[{deepcache: {branch: 9}}]"], "branch"),
     ],
 )
-def test_what_only_the_loaded_model_tells(kinds, refused, words, told):
+def test_what_only_the_loaded_model_reports(kinds, refused, words, message):
     named = {word.partition("=")[0] for word in words}
     usual = [word for word in ("height=32", "width=32", "bench.repeats=0") if word.partition("=")[0] not in named]
     words = [*usual, *words]
-    assert told in refused("run", "tiny", "--rows", "plain", "metrics=[paired_psnr]", "steps=2", *words)
+    assert message in refused("run", "tiny", "--rows", "plain", "metrics=[paired_psnr]", "steps=2", *words)

@@ -10,7 +10,7 @@ from tests.lab import kills, runs
 
 pytestmark = pytest.mark.slow
 
-# Two batches, of which one holds pictures of both seeds.
+# Two batches, of which one holds images of both seeds.
 RUN = ["run", "tiny", "--rows", "plain", "count=3", "seeds=[0,1]", "batch_size=4", "steps=2", "reference_steps=3"]
 RUN += ["bench.repeats=0", "metrics=[paired_psnr,emoji_text_score]"]
 # A few of some 70 writes of each command; all of them were tried once.

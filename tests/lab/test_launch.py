@@ -28,14 +28,14 @@ def test_rows_run_as_jobs_and_the_table_follows(tiny, outputs, command, local):
     assert code == 0 and ": job " not in out and "Cached" in out, "a finished row was launched again"
 
 
-def test_a_job_that_fails_is_told_with_its_reason(tiny, outputs, command, local):
+def test_a_job_that_fails_is_reported_with_its_reason(tiny, outputs, command, local):
     code, _, err = command("launch", "tiny", "--wait", "--rows", "plain", "height=33", *ROWS)
-    told = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
-    assert code == 2 and len(told) == 1 and "1 of 1 jobs failed, first plain: row 'plain'" in told[0], err
-    assert "divisible by 8" in told[0]
+    message = [line for line in err.splitlines() if line.startswith("postdiff: error:")]
+    assert code == 2 and len(message) == 1 and "1 of 1 jobs failed, first plain: row 'plain'" in message[0], err
+    assert "divisible by 8" in message[0]
 
 
-def test_a_dry_run_only_tells(tiny, outputs, command):
+def test_a_dry_run_only_reports(tiny, outputs, command):
     words = ("--dry-run", "--shards", "2", "slurm.gpus=2", "steps=3", "methods=[]")
     code, out, _ = command("launch", "tiny", *words)
     assert code == 0 and not outputs.exists()
@@ -79,17 +79,17 @@ def test_slurm_is_asked_for_what_the_rows_need(tiny, outputs, command, slurm):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["--shards", "0"], "--shards 0 is too small"),
         (["slurm.partition=gpu"], "there is no SLURM here"),
         (["stps=3"], "did you mean 'steps'"),
     ],
 )
-def test_mistakes(tiny, outputs, refused, words, told, monkeypatch):
+def test_mistakes(tiny, outputs, refused, words, message, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert told in refused("launch", "tiny", *words)
+    assert message in refused("launch", "tiny", *words)
 
 
 def test_an_unknown_resource(tiny, outputs, refused, slurm):

@@ -27,11 +27,11 @@ def test_what_the_dead_leave_goes_and_what_the_living_write_stays(tmp_path):
             (tmp_path / "deep").mkdir(exist_ok=True)
             (tmp_path / "deep" / name).write_text("half")
         os.utime(tmp_path / "deep" / names[4], (0, 0))
-        assert folders.sweep(tmp_path) == 2
+        assert folders.remove_stale_files(tmp_path) == 2
         left = {file.name for file in (tmp_path / "deep").iterdir()}
         assert left == {living, names[2], names[3]}, "of this machine alive, of another one not a day old, my own"
         process.communicate(b"\n")
-    assert folders.sweep(tmp_path) == 1
+    assert folders.remove_stale_files(tmp_path) == 1
 
 
 def test_a_clock_that_is_wrong_does_not_make_files_old(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_a_clock_that_is_wrong_does_not_make_files_old(tmp_path, monkeypatch):
     (tmp_path / runs.left_over(".npz", 1, ELSEWHERE)).write_text("being written elsewhere")
     for days in (-400, 2, 400):
         monkeypatch.setattr(time, "time", lambda days=days: 1.8e9 + 86400 * days)
-        assert folders.sweep(tmp_path) == 0
+        assert folders.remove_stale_files(tmp_path) == 0
 
 
 def test_a_container_of_the_same_host_name_is_another_machine(tmp_path, monkeypatch):
@@ -52,7 +52,7 @@ def test_a_container_of_the_same_host_name_is_another_machine(tmp_path, monkeypa
     folders._machine.cache_clear()
     assert own.split("-")[1] != theirs.split("-")[1]
     (tmp_path / theirs.replace(f"-{os.getpid()}-", "-999999999-")).write_text("being written there")
-    assert folders.sweep(tmp_path) == 0
+    assert folders.remove_stale_files(tmp_path) == 0
 
 
 HIDDEN = (
@@ -66,7 +66,7 @@ HIDDEN = (
 def test_hidden_files_of_others_stay(tmp_path, name):
     (tmp_path / name).write_text("mine")
     os.utime(tmp_path / name, (0, 0))
-    assert folders.sweep(tmp_path) == 0 and (tmp_path / name).exists()
+    assert folders.remove_stale_files(tmp_path) == 0 and (tmp_path / name).exists()
 
 
 def test_links_are_not_followed(tmp_path):
@@ -75,7 +75,7 @@ def test_links_are_not_followed(tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "linked").symlink_to(tmp_path / "mine")
     (tmp_path / "outputs" / runs.left_over()).symlink_to(tmp_path / "mine")
-    assert folders.sweep(tmp_path / "outputs") == 1 and len(list((tmp_path / "mine").iterdir())) == 1
+    assert folders.remove_stale_files(tmp_path / "outputs") == 1 and len(list((tmp_path / "mine").iterdir())) == 1
 
 
 def test_a_folder_goes_at_once_or_stays(tmp_path):
@@ -86,7 +86,7 @@ def test_a_folder_goes_at_once_or_stays(tmp_path):
     folders.discard(folder)
     assert not list(tmp_path.iterdir())
     (tmp_path / runs.left_over() / "0").mkdir(parents=True)  # as a killed process leaves it
-    assert folders.sweep(tmp_path, deep=False) == 1 and not list(tmp_path.iterdir())
+    assert folders.remove_stale_files(tmp_path, deep=False) == 1 and not list(tmp_path.iterdir())
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.png").write_text("")
     folder.symlink_to(tmp_path / "mine")
@@ -99,7 +99,7 @@ def test_permissions_are_those_of_the_umask(tmp_path):
     for mask, mode in ((0o022, 0o644), (0o077, 0o600), (0o002, 0o664)):
         before = os.umask(mask)
         try:
-            with folders.whole_file(tmp_path / "a.txt") as temporary:
+            with folders.atomic_write(tmp_path / "a.txt") as temporary:
                 temporary.write_text("a")
         finally:
             os.umask(before)
@@ -112,7 +112,7 @@ def test_every_folder_of_outputs_is_swept(tiny, outputs, command, tmp_path):
     prepare = ("data", "prepare", "mine", "--from", str(tiny / "prompts.jsonl"))
     assert command("run", "tiny", *words)[0] == command(*prepare)[0] == command("export", "tiny", *words)[0] == 0
     places = [folder for folder in outputs.rglob("*") if folder.is_dir()]
-    assert {"pictures", "records", "grids", "exports", "data", "locks"} <= {folder.name for folder in places}
+    assert {"images", "records", "grids", "exports", "data", "locks"} <= {folder.name for folder in places}
     for folder in places:
         (folder / runs.left_over(".npz")).write_text("half")
     _, _, err = command("run", "tiny", *words)
@@ -143,10 +143,10 @@ def test_a_strange_signature_is_another_process(tmp_path, text):
         os.mkfifo(holder)
     else:
         holder.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert locks._told(holder) == "another process"
+    assert locks._message(holder) == "another process"
 
 
-def test_a_file_system_without_locks_is_told_of_once(outputs, monkeypatch, capsys):
+def test_a_file_system_without_locks_is_reported_of_once(outputs, monkeypatch, capsys):
     def missing(*_):
         raise OSError(38, "Function not implemented")
 
@@ -159,7 +159,7 @@ def test_a_file_system_without_locks_is_told_of_once(outputs, monkeypatch, capsy
     assert err.count("\n") == 1 and "has no locks, so files stand in for them" in err
 
 
-def test_a_lock_that_is_held_for_long_is_told_of(outputs, monkeypatch, capsys):
+def test_a_lock_that_is_held_for_long_is_reported_of(outputs, monkeypatch, capsys):
     monkeypatch.setattr(locks, "SILENT", 0.1)
     begun = Event()
 

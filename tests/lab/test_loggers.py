@@ -44,8 +44,8 @@ def fresh_server(monkeypatch):
 
 
 def test_an_offline_run_holds_all_that_the_record_says(tiny, outputs, command):
-    words = ("run", "tiny", "--rows", "cached", "bench.repeats=1", "wandb=offline", "mirror.tags=[mine]", "count=2")
-    code, _, err = command(*words, "mirror.pictures=3", "step_scores=true")
+    words = ("run", "tiny", "--rows", "cached", "bench.repeats=1", "wandb=offline", "logger.tags=[mine]", "count=2")
+    code, _, err = command(*words, "logger.images=3", "step_scores=true")
     assert code == 0 and "warning" not in err, err
     [found] = offline_runs()
     made, timed = record(outputs, "cached"), record(outputs, "cached", ".speed")
@@ -66,22 +66,22 @@ def test_an_offline_run_holds_all_that_the_record_says(tiny, outputs, command):
     assert found.curves == {f"curves/{metric}/{seed}": pytest.approx(curve) for seed, curve in by_seed.items()}
 
 
-def test_the_table_holds_pictures_with_prompts_seeds_and_their_own_figures(tiny, outputs, command):
-    assert command(*FAST, "wandb=offline", "mirror.pictures=4")[0] == 0
+def test_the_table_holds_images_with_prompts_seeds_and_their_own_figures(tiny, outputs, command):
+    assert command(*FAST, "wandb=offline", "logger.images=4")[0] == 0
     [found] = offline_runs()
     [(key, rows)] = found.tables.items()
-    assert key == "pictures" and len(rows) == 4
+    assert key == "images" and len(rows) == 4
     with (outputs / "records" / "tiny" / "plain.csv").open() as stream:
-        figures = {(row["seed"], row["index"]): row for row in csv.DictReader(stream)}
+        values = {(row["seed"], row["index"]): row for row in csv.DictReader(stream)}
     one = prepared()
     for row, sample in zip(rows, one.samples, strict=False):
         assert (row["prompt"], row["seed"], row["index"]) == (sample.prompt, sample.seed, sample.index)
-        own = figures[str(row["seed"]), str(row["index"])]
+        own = values[str(row["seed"]), str(row["index"])]
         assert row["paired_psnr"] == pytest.approx(float(own["paired_psnr"]))
-        with Image.open(row["picture"]) as sent:
+        with Image.open(row["image"]) as sent:
             drawn = images_of(one).read([sample])[0].permute(1, 2, 0).numpy()
             assert np.array_equal(np.array(sent.convert("RGB")), drawn)
-        assert outputs in Path(row["picture"]).parents, "W&B keeps its files somewhere else"
+        assert outputs in Path(row["image"]).parents, "W&B keeps its files somewhere else"
 
 
 @pytest.fixture
@@ -124,8 +124,8 @@ def test_a_file_that_does_not_come_to_its_end_is_one_warning(tiny, outputs, comm
     assert "no exit record" in found.unfinished
 
 
-def test_no_pictures_are_sent_if_none_are_wanted(tiny, outputs, command):
-    assert command(*FAST, "wandb=offline", "mirror.pictures=0")[0] == 0
+def test_no_images_are_sent_if_none_are_wanted(tiny, outputs, command):
+    assert command(*FAST, "wandb=offline", "logger.images=0")[0] == 0
     assert offline_runs()[0].tables == {}
 
 
@@ -149,7 +149,7 @@ def test_a_row_that_is_done_is_logged_when_it_is_asked_for(tiny, outputs, comman
     assert code == 0 and "done already" in err
     [found] = offline_runs()
     assert found.summary["paired_psnr"] == pytest.approx(record(outputs).metrics["paired_psnr"].value)
-    assert found.summary["latency/repeats"] == 1 and len(found.tables["pictures"]) == 4
+    assert found.summary["latency/repeats"] == 1 and len(found.tables["images"]) == 4
 
 
 def test_parts_are_logged_when_the_last_is_there(tiny, outputs, command):
@@ -163,7 +163,7 @@ def test_only_the_first_device_logs(tiny, outputs, monkeypatch):
     monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
     one = prepared(wandb="offline", tensorboard=True)
     assert log.start(one) is None
-    log.again(one, images_of(one))
+    log.relog(one, images_of(one))
     assert not outputs.exists()
 
 
@@ -230,15 +230,15 @@ def test_what_a_lost_server_did_not_take_is_kept_offline(tiny, outputs, command,
     assert code == 0 and "(Timed out)" in line and "wandb sync" in line
     [found] = offline_runs()
     assert found.summary["paired_psnr"] == pytest.approx(record(outputs).metrics["paired_psnr"].value)
-    assert len(found.tables["pictures"]) == 6
+    assert len(found.tables["images"]) == 6
 
 
-def test_a_missing_package_is_told_before_anything_is_drawn(tiny, outputs, refused, monkeypatch):
+def test_a_missing_package_is_reported_before_anything_is_drawn(tiny, outputs, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    assert "pip install" in refused(*FAST, "wandb=online") and not (outputs / "pictures").exists()
+    assert "pip install" in refused(*FAST, "wandb=online") and not (outputs / "images").exists()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     line = refused(*FAST, "tensorboard=true")
-    assert "tensorboard=false" in line and not (outputs / "pictures").exists()
+    assert "tensorboard=false" in line and not (outputs / "images").exists()
 
 
 OFFLINE_THEN_ONLINE = """
@@ -261,7 +261,7 @@ print("offline", code, asked, flush=True)
 sys.stdin.readline()
 socket.socket.connect = connect
 began = time.monotonic()
-print("online", cli.main([*words, "steps=5", "wandb=online", "mirror.timeout=3"]), time.monotonic() - began, flush=True)
+print("online", cli.main([*words, "steps=5", "wandb=online", "logger.timeout=3"]), time.monotonic() - began, flush=True)
 """
 
 
@@ -311,7 +311,7 @@ def test_offline_sends_nothing_and_online_without_a_network_ends_soon(tiny, outp
     assert online[1] == "2" and float(online[2]) < 60 and knocks, "W&B's own patience is 90 seconds"
     errors = [line for line in err.splitlines() if line.startswith("postdiff: error")]
     assert len(errors) == 1 and "W&B did not start" in errors[0] and "wandb=offline" in errors[0], err
-    assert "Traceback" not in err and len(list((outputs / "pictures").iterdir())) == 2, "it drew before it asked"
+    assert "Traceback" not in err and len(list((outputs / "images").iterdir())) == 2, "it generated before it asked"
 
 
 def events(outputs, row):
@@ -323,7 +323,7 @@ def events(outputs, row):
 
 
 def test_tensorboard_reads_it_back(tiny, outputs, command):
-    words = ("run", "tiny", "--rows", "cached", "bench.repeats=1", "tensorboard=true", "mirror.pictures=3")
+    words = ("run", "tiny", "--rows", "cached", "bench.repeats=1", "tensorboard=true", "logger.images=3")
     code, _, err = command(*words)
     assert code == 0 and "warning" not in err, err
     found, made = events(outputs, "cached"), record(outputs, "cached")
@@ -334,11 +334,11 @@ def test_tensorboard_reads_it_back(tiny, outputs, command):
     assert found.Scalars("latency/median_s")[-1].value == pytest.approx(timed.latency["median_s"], rel=1e-5)
     images = found.Tags()["images"]
     assert len(images) == 3 and all("seed 0" in name for name in images)
-    [picture] = found.Images(images[0])
-    assert (picture.width, picture.height) == (32, 32)
+    [image] = found.Images(images[0])
+    assert (image.width, image.height) == (32, 32)
     [text] = found.Tensors("config/text_summary")
     assert f"run_id: {made.run_id}" in text.tensor_proto.string_val[0].decode()
-    [table] = found.Tensors("pictures/text_summary")
+    [table] = found.Tensors("images/text_summary")
     assert table.tensor_proto.string_val[0].decode().count("\n") == 5
     assert command(*words, "--fresh")[0] == 0, "the second run stumbled over the first"
     assert len(list((outputs / "tensorboard" / "tiny" / "cached").iterdir())) == 1
@@ -370,8 +370,8 @@ def test_a_logger_of_ones_own(extended, outputs, command, refused, tmp_path):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=1", "count=2", "metrics=[paired_psnr]")
     code, out, err = command("list", "loggers")
     assert code == 0 and "lines        One line of JSON a record." in out and "tensorboard" in out, err
-    assert "did you mean 'lines'" in refused(*words, "mirror.names=[line]") and not (outputs / "pictures").exists()
-    code, _, err = command(*words, "mirror.names=[lines]")
+    assert "did you mean 'lines'" in refused(*words, "logger.names=[line]") and not (outputs / "images").exists()
+    code, _, err = command(*words, "logger.names=[lines]")
     assert code == 0 and "warning" not in err, err
     made, timed = (json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
     assert made["paired_psnr"] == pytest.approx(record(outputs).metrics["paired_psnr"].value)
@@ -383,36 +383,36 @@ def test_a_logger_of_ones_own_that_fails_stops_nothing(extended, outputs, comman
     (extended / "loggers").mkdir()
     (extended / "loggers" / "lines.py").write_text(OWN)  # FILE is no name
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0", "count=2", "metrics=[paired_psnr]")
-    code, _, err = command(*words, "mirror.names=[lines]")
+    code, _, err = command(*words, "logger.names=[lines]")
     [line] = [line for line in err.splitlines() if "warning" in line]
-    assert code == 0 and "row 'plain' is not mirrored whole (name 'FILE' is not defined)" in line
+    assert code == 0 and "row 'plain' is not logged whole (name 'FILE' is not defined)" in line
     (extended / "loggers" / "broken.py").write_text("1 / 0")
-    told = refused(*words, "mirror.names=[broken]", "steps=3")
-    assert "logger 'broken' cannot be imported" in told and "line 1: ZeroDivisionError" in told
+    message = refused(*words, "logger.names=[broken]", "steps=3")
+    assert "logger 'broken' cannot be imported" in message and "line 1: ZeroDivisionError" in message
 
 
 def test_tags_are_no_longer_than_wandb_takes(tiny):
-    one = prepared(mirror={"tags": ["t" * 99, "", "tiny"]})
+    one = prepared(logger={"tags": ["t" * 99, "", "tiny"]})
     assert content.tags(one) == ["tiny", "t" * 64]
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
-        ("mirror.pictures=-1", "use at least 0"),
-        ("mirror.timeout=0", "use one above 0"),
-        ("mirror.project=[a]", "mirror.project"),
-        ("mirror.pictrues=3", "did you mean 'mirror.pictures'"),
+        ("logger.images=-1", "use at least 0"),
+        ("logger.timeout=0", "use one above 0"),
+        ("logger.project=[a]", "logger.project"),
+        ("logger.imgaes=3", "did you mean 'logger.images'"),
         ("tensorboard=often", "tensorboard"),
     ],
 )
-def test_mistakes_are_told(tiny, refused, words, told):
-    assert told in refused("run", "tiny", words)
+def test_mistakes_are_reported(tiny, refused, words, message):
+    assert message in refused("run", "tiny", words)
 
 
 def test_loggers_change_no_identity(tiny):
-    plain, told = prepared(), prepared(wandb="offline", tensorboard=True, mirror={"tags": ["a"], "pictures": 1})
+    plain, message = prepared(), prepared(wandb="offline", tensorboard=True, logger={"tags": ["a"], "images": 1})
     for name in ("run_id", "speed_id", "images_id", "references_id", "content_id"):
-        assert getattr(plain, name) == getattr(told, name)
-    assert content.run_name(plain) == content.run_name(told) == content.run_name(prepared(batch_size=1))
+        assert getattr(plain, name) == getattr(message, name)
+    assert content.run_name(plain) == content.run_name(message) == content.run_name(prepared(batch_size=1))
     assert content.run_name(plain) != content.run_name(prepared(seeds=[0]))

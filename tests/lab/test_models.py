@@ -37,7 +37,7 @@ OTHER = "0123456789abcdef0123456789abcdef01234567"
 def published(tmp_path_factory):
     """`published(name)`: a tiny twin of the card's model as it would be on the hub, in the variants that it has.
 
-    It has the attributes folder, network (folder of the replacement, or None) and expected, a picture of the twin.
+    It has the attributes folder, network (folder of the replacement, or None) and expected, an image of the twin.
     """
     made = {}
 
@@ -52,7 +52,7 @@ def published(tmp_path_factory):
                 network = tmp_path_factory.mktemp(f"{name}_network")
                 pipe.unet = whole.sdxl_lcm_network()
                 pipe.unet.save_pretrained(network, variant=card.network.variant)
-            made[name] = SimpleNamespace(folder=folder, network=network, expected=whole.picture(pipe))
+            made[name] = SimpleNamespace(folder=folder, network=network, expected=whole.image(pipe))
         return made[name]
 
     return publish
@@ -127,7 +127,7 @@ def test_from_the_hub_without_network(downloaded, name):
     twin, card = downloaded(name), models.card(name)
     pipe = models.load(card, "float32", "cpu")
     assert type(pipe).__name__ == card.pipeline
-    assert same(whole.picture(pipe), twin.expected)
+    assert same(whole.image(pipe), twin.expected)
 
 
 @pytest.mark.parametrize("name", TWINS)
@@ -135,7 +135,7 @@ def test_from_a_folder(published, private, name):
     twin, shipped = published(name), models.card(name)
     network = {} if twin.network is None else {"folder": str(twin.network), "variant": shipped.network.variant}
     card = private("mine", pipeline=shipped.pipeline, folder=str(twin.folder), variant=shipped.variant, network=network)
-    assert same(whole.picture(models.load(card, "float32", "cpu")), twin.expected)
+    assert same(whole.image(models.load(card, "float32", "cpu")), twin.expected)
     assert models.checkpoint(card).count("+") == len(network) // 2
 
 
@@ -143,19 +143,19 @@ def test_from_a_folder(published, private, name):
 def test_methods_on_latent_consistency_models(downloaded, name):
     downloaded(name)
     pipe = models.load(models.card(name), "float32", "cpu")
-    bare = whole.picture(pipe, num_inference_steps=4)
+    bare = whole.image(pipe, num_inference_steps=4)
     fast = accelerate(pipe, [MixedResolution(beta=0.5, switch=0.5), DeepCache(interval=2, branch=1)])
-    assert not torch.equal(whole.picture(fast, num_inference_steps=4), bare)
+    assert not torch.equal(whole.image(fast, num_inference_steps=4), bare)
     # One branch at any guidance scale, and a cheap step after each full one.
     assert fast.counts["network calls"] == fast.counts["network rows"] == 4
     assert fast.counts["deepcache hits"] == fast.counts["deepcache misses"] > 0
-    assert torch.equal(whole.picture(pipe, num_inference_steps=4), bare), "the pipeline was changed"
+    assert torch.equal(whole.image(pipe, num_inference_steps=4), bare), "the pipeline was changed"
 
 
 def test_guidance_reaches_latent_consistency_models(downloaded):
     downloaded("sdxl_lcm")
     pipe = models.load(models.card("sdxl_lcm"), "float32", "cpu")
-    assert not torch.equal(whole.picture(pipe, guidance_scale=8.0), whole.picture(pipe, guidance_scale=2.0))
+    assert not torch.equal(whole.image(pipe, guidance_scale=8.0), whole.image(pipe, guidance_scale=2.0))
 
 
 def test_a_run_records_both_sources(tiny, outputs, downloaded, command):
@@ -174,7 +174,7 @@ def test_a_branch_is_recorded_as_its_commit(cache, private, published):
     hub_cache.put(cache, "some/model", OTHER, published("sd15_512").folder)
     card = private("mine", hub="some/model", variant="fp16")
     assert models.checkpoint(card) == f"some/model@{OTHER}:fp16"
-    assert same(whole.picture(models.load(card, "float32", "cpu")), published("sd15_512").expected)
+    assert same(whole.image(models.load(card, "float32", "cpu")), published("sd15_512").expected)
 
 
 def test_a_branch_that_moves_on_is_another_checkpoint(cache, private):
@@ -206,9 +206,9 @@ def test_other_weights_are_another_checkpoint(private, published):
 def test_not_on_this_machine(cache):
     card = models.card("sd15_512")
     assert models.checkpoint(card) == f"{card.hub}@{card.revision}:fp16"
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as message:
         models.load(card, "float32", "cpu")
-    line = str(told.value)
+    line = str(message.value)
     assert f"{card.hub}@{card.revision} is missing" in line and str(cache) in line, "what was tried"
     assert "run once without HF_HUB_OFFLINE" in line and "model=/path/to/folder" in line, "how to get it"
 
@@ -231,7 +231,7 @@ def test_a_cache_without_a_list_of_files(downloaded, cache):
     """As earlier hub clients leave it; what is missing is found out when it is loaded."""
     twin = downloaded("sd15_512")
     shutil.rmtree(next(cache.rglob("trees")))
-    assert same(whole.picture(models.load(models.card("sd15_512"), "float32", "cpu")), twin.expected)
+    assert same(whole.image(models.load(models.card("sd15_512"), "float32", "cpu")), twin.expected)
     next(cache.rglob("snapshots/*/vae/*.safetensors")).unlink()
     with pytest.raises(UsageError, match=r"cannot be loaded .*; fetch it again with a connection"):
         models.load(models.card("sd15_512"), "float32", "cpu")
@@ -251,7 +251,7 @@ def test_a_hub_that_does_not_answer(cache, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("keys", "told"),
+    ("keys", "message"),
     [
         ({}, "either 'folder' or 'hub'"),
         ({"folder": "a", "hub": "b/c"}, "not both"),
@@ -262,8 +262,8 @@ def test_a_hub_that_does_not_answer(cache, monkeypatch):
         ({"hub": "b/c", "network": {"hub": "d/e", "folder": "f"}}, "give 'network' either 'folder' or 'hub', not both"),
     ],
 )
-def test_cards_that_contradict_themselves(private, keys, told):
-    with pytest.raises(UsageError, match=re.escape(told)):
+def test_cards_that_contradict_themselves(private, keys, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
         private("mine", **keys)
 
 

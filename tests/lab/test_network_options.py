@@ -1,4 +1,4 @@
-"""`network:` of a row: every option acts, changes pictures by rounding at most, and is gone after the call."""
+"""`network:` of a row: every option acts, changes images by rounding at most, and is gone after the call."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def kernels(monkeypatch):
     ],
     ids=str,
 )
-def test_same_pictures_same_hits_nothing_left(small, values):
+def test_same_images_same_hits_nothing_left(small, values):
     one, _ = small("sd")
     fast = accelerate(one.pipe, presets.build_methods(["postdiff"]))
     settings = {"output_type": "pt", "num_inference_steps": 4}
@@ -124,26 +124,26 @@ def test_eager_attention_never_asks_torch_for_a_kernel(small, kernels):
     assert not kernels
 
 
-def test_a_kernel_that_cannot_be_had_is_told_in_one_line(small):
+def test_a_kernel_that_cannot_be_had_is_reported_in_one_line(small):
     one, _ = small("sd")
     before = snapshot(one.pipe)
-    told = pytest.raises(
+    message = pytest.raises(
         UsageError, match="attention=efficient cannot serve UNet2DConditionModel.*float32 on cpu.*math"
     )
-    with told, options(one.pipe, attention="efficient").around(one.pipe):
+    with message, options(one.pipe, attention="efficient").around(one.pipe):
         one.call(one.pipe, num_inference_steps=1)
     assert snapshot(one.pipe) == before
 
 
 @pytest.mark.parametrize(
-    ("name", "values", "told"),
+    ("name", "values", "message"),
     [
         ("flux", {"attention": "eager"}, "FluxTransformer2DModel computes attention with FluxAttnProcessor.*use math"),
         ("deepfloyd_if", {"vae_tiling": True}, "vae_tiling=true: IFPipeline has no VAE; leave it out"),
     ],
 )
-def test_what_cannot_act_is_refused_before_a_call(small, name, values, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_act_is_refused_before_a_call(small, name, values, message):
+    with pytest.raises(UsageError, match=message):
         options(small(name)[0].pipe, **values)
 
 
@@ -180,8 +180,10 @@ def test_slices_and_tiles_are_decoded_one_by_one(small):
     with options(one.pipe, vae_tiling=True).around():
         large = decoded(one.pipe, lambda: one.call(one.pipe, [0], **settings, height=64, width=64))
     assert large > 4
-    told = pytest.raises(UsageError, match="vae_tiling=true did nothing: .* single tile of 32 pixels to AutoencoderKL")
-    with told, options(one.pipe, vae_tiling=True).around():
+    message = pytest.raises(
+        UsageError, match="vae_tiling=true did nothing: .* single tile of 32 pixels to AutoencoderKL"
+    )
+    with message, options(one.pipe, vae_tiling=True).around():
         one.call(one.pipe, **settings)
     assert not one.pipe.vae.use_tiling and not one.pipe.vae.use_slicing
 

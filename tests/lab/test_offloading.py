@@ -1,4 +1,4 @@
-"""`network.offload`: weights wait elsewhere; pictures and their identities stay, times are told apart."""
+"""`network.offload`: weights wait elsewhere; images and their identities stay, times are told apart."""
 
 import importlib.util
 
@@ -19,7 +19,7 @@ from tests.support import preparations
 from tests.support import tiny as pipelines
 
 MODES = ("model", "sequential", "group")
-PICTURES = {"output_type": "pt", "num_inference_steps": 4}
+IMAGES = {"output_type": "pt", "num_inference_steps": 4}
 
 
 def placed(mode):
@@ -45,7 +45,7 @@ def hooks(network):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_pictures_stay_bit_for_bit(smallest, mode):
+def test_images_stay_bit_for_bit(smallest, mode):
     one, two = smallest("sd")[0], placed(mode)
     networks = {"model": "CpuOffload", "sequential": "AlignDevicesHook", "group": "GroupOffloadingHook"}
     before = hooks(two.pipe.unet)
@@ -54,8 +54,8 @@ def test_pictures_stay_bit_for_bit(smallest, mode):
     for stack in ([], ["postdiff"], ["mixed_resolution_pixels"]):
         plain, waiting = (accelerate(each.pipe, presets.build_methods(stack)) for each in (one, two))
         with NetworkOptions(two.pipe, NetworkConfig(offload=mode)).around(waiting):
-            found = two.call(waiting, **PICTURES)
-        assert torch.equal(found, one.call(plain, **PICTURES))
+            found = two.call(waiting, **IMAGES)
+        assert torch.equal(found, one.call(plain, **IMAGES))
         assert waiting.counts == plain.counts
     assert hooks(two.pipe.unet) == before
     if mode == "sequential":
@@ -124,15 +124,15 @@ def test_a_pipeline_is_never_on_the_gpu_as_a_whole(tiny, gpu, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "message"),
     [
         ({"offload": "sequential", "channels_last": True}, "channels_last=true would be lost.*offload=sequential"),
         ({"offload": "group", "compile": True}, "offload=group moves the weights of single layers.*use offload=model"),
         ({"offload": "disk"}, "unknown network.offload 'disk'; choose from: group, model, none, sequential"),
     ],
 )
-def test_what_it_cannot_go_with_is_refused(tiny, gpu, network, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_it_cannot_go_with_is_refused(tiny, gpu, network, message):
+    with pytest.raises(UsageError, match=message):
         jobs_of({"row": {"network": network, "bench": {"warmup": 1}}})
 
 

@@ -1,4 +1,4 @@
-"""Pictures belong to the code that drew them: a stack's own modules and the driver, and not other methods' files."""
+"""Images belong to the code that generated them: a stack's own modules and the driver, and not other methods' files."""
 
 import shutil
 
@@ -17,7 +17,7 @@ COMMENTED = '"""Another docstring."""\n\n# A comment.\n'
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A copy of the code that draws, whose files may be edited."""
+    """A copy of the code that generates, whose files may be edited."""
     for part in ("engine", "methods"):
         shutil.copytree(code_hash.PACKAGE / part, tmp_path / "postdiff" / part)
     monkeypatch.setattr(code_hash, "PACKAGE", tmp_path / "postdiff")
@@ -58,7 +58,7 @@ def test_comments_docstrings_and_layout_decide_nothing(package, before):
 
 
 @pytest.mark.parametrize("name", ["deepcache", "tome", "mixed_resolution", "taylor_seer"])
-def test_an_edited_method_orphans_its_own_pictures_alone(package, before, name):
+def test_an_edited_method_orphans_its_own_images_alone(package, before, name):
     with (package / "methods" / f"{name}.py").open("a") as stream:
         stream.write("\nNEW = 1\n")
     assert differing(before, hashes(*before)) == {name}
@@ -89,7 +89,7 @@ def test_a_new_method_orphans_nothing(package, before):
     assert not differing(before, hashes(*before))
 
 
-def test_a_row_finds_its_pictures_beside_new_methods(extended, outputs, command):
+def test_a_row_finds_its_images_beside_new_methods(extended, outputs, command):
     command("run", "tiny", *ROW)
     runs.add_method(extended, "nudge", "output = output * 1.5")
     forget()

@@ -26,7 +26,7 @@ def own(extended):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (mistake_files.HEAD + "\nraise ValueError('broken')\n", "line 12: ValueError: broken; mend it"),
         ("import sys\nsys.exit(0)\n", "line 2: SystemExit: 0; mend it"),
@@ -37,24 +37,24 @@ def own(extended):
         (mistake_files.HEAD.replace("= 1", ""), "needs the option 'size'"),
     ],
 )
-def test_what_cannot_be_imported_or_built(own, refused, text, told):
+def test_what_cannot_be_imported_or_built(own, refused, text, message):
     file = own("zz_mine", text)
     line = refused(*run("methods=[{zz_mine: {}}]"))
-    assert told in line and (str(file) in line or "needs the option" in line)
+    assert message in line and (str(file) in line or "needs the option" in line)
 
 
 @pytest.mark.parametrize(
-    ("body", "told"),
+    ("body", "message"),
     [
         ("raise KeyError('x')", "line 13: KeyError: 'x'"),
         ("sys.exit(3)", "line 13: NameError"),
         ("return None", "zz_mine.py"),
     ],
 )
-def test_what_fails_when_it_runs(own, refused, body, told):
+def test_what_fails_when_it_runs(own, refused, body, message):
     own("zz_mine", mistake_files.HEAD + mistake_files.DENOISE.format(body))
     line = refused(*run("methods=[{zz_mine: {}}]"))
-    assert "code of your own" in line and told in line and "--debug shows the traceback" in line
+    assert "code of your own" in line and message in line and "--debug shows the traceback" in line
 
 
 def test_one_that_ends_the_process(own, refused):

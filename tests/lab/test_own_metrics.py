@@ -101,22 +101,22 @@ def test_its_code_and_options_are_part_of_the_records_identity(own, extended):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("raise ValueError('broken')\n", "metric 'bright' cannot be imported, "),
         ("def (\n", "line 1: SyntaxError"),
         ("A = 1\n", "must define exactly one subclass of BaseMetric; it defines 0"),
         (BODY.replace('    title = "Bright"\n', ""), "Bright says no title; write title = ... in it"),
         (BODY.replace("    higher_is_better = True\n", ""), "Bright says no higher_is_better"),
-        (BODY.replace("title = ", "needs, title = ('picture',), "), "needs 'picture', which no row has"),
+        (BODY.replace("title = ", "needs, title = ('image',), "), "needs 'image', which no row has"),
         (BODY.replace("super().__init__()", "super().__init__(1)"), "metric 'bright' cannot be built, "),
         (BODY.replace("    @dataclass\n", ""), "has Options that are no dataclass; write @dataclass above them"),
     ],
 )
-def test_what_is_broken_is_told_in_one_line(own, refused, text, told):
+def test_what_is_broken_is_reported_in_one_line(own, refused, text, message):
     file = own("bright", text)
     line = refused("run", "tiny", *FEW, "metrics=[bright]")
-    assert told in line and (str(file) in line or "says no" in line or "metric 'bright'" in line)
+    assert message in line and (str(file) in line or "says no" in line or "metric 'bright'" in line)
 
 
 def test_one_that_fails_while_it_measures(own, refused):

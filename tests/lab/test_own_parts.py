@@ -81,16 +81,16 @@ def test_it_is_listed_and_a_broken_one_is_left_out(own, command, kind):
 
 @pytest.mark.parametrize("kind", SOUND)
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [("\nraise ValueError('broken')\n", "line 2: ValueError: broken; mend it"), ("", "must define exactly one")],
 )
-def test_a_broken_one_is_left_out(own, command, kind, text, told):
+def test_a_broken_one_is_left_out(own, command, kind, text, message):
     file = own(kind, text)
     code, out, err = command("list", kind, "--format", "json")
     names = {entry["name"] for entry in json.loads(out)}
     assert code == 0 and "mine" not in names and len(names) > 3
     [line] = err.splitlines()
-    assert line.startswith("postdiff: left out: ") and str(file) in line and told in line
+    assert line.startswith("postdiff: left out: ") and str(file) in line and message in line
 
 
 def test_a_scheduler_takes_over_the_models_settings_and_its_code_counts(own):
@@ -121,10 +121,10 @@ def test_a_condition_is_checked_and_made(own, extended, tmp_path):
     assert (np.array(found) == 7).all()
     file = extended / "configs" / "data" / "set.yaml"
     file.parent.mkdir(parents=True)
-    for options, told in (({"level": 256}, "level=256 is too large"), ({"levl": 1}, "did you mean 'level'")):
+    for options, message in (({"level": 256}, "level=256 is too large"), ({"levl": 1}, "did you mean 'level'")):
         card = {"prompts": "x", "images": "y", "condition": {"name": "mine", "options": options}}
         file.write_text(yaml.safe_dump(card))
-        with pytest.raises(UsageError, match=f"set.yaml: condition 'mine': .*{told}"):
+        with pytest.raises(UsageError, match=f"set.yaml: condition 'mine': .*{message}"):
             data_cards.shipped_card("set")
 
 

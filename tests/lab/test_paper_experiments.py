@@ -1,4 +1,4 @@
-"""Every experiment of the papers runs on the shipped model: all rows are prepared, some are drawn and measured."""
+"""Every experiment of the papers runs on the shipped model: all rows are prepared, some are generated and measured."""
 
 import functools
 
@@ -14,7 +14,7 @@ SHIPPED = ["model=emoji", "data=emoji"]
 FEW = ["count=2", "seeds=[0]", "steps=4", "reference_steps=5", "bench.repeats=0", "metrics=null"]
 # Key sets are for a number of steps, so these run at full length, and one row must do.
 LONG = ["count=1", "seeds=[0]", "reference_steps=1", "bench.repeats=0", "metrics=[paired_psnr,emoji_text_score]"]
-# The row that is drawn of it has no keys, and 250 steps take a minute.
+# The row that is generated of it has no keys, and 250 steps take a minute.
 SHORTER = {"faster_diffusion/table_3": ["steps=20"]}
 SMALL = {"postdiff": FEW, "faster_diffusion": LONG}
 NAMES = [name for name in catalog.names("experiments") if name.partition("/")[0] in SMALL]
@@ -56,4 +56,4 @@ def test_runs_and_prints_its_table(name, outputs, command):
     labels = {row.name: row.label for row in _own(name)}
     assert all(labels[row] in out for row in some)
     assert "Text score" in out and "MACs" in out
-    assert "reported" not in out, "figures of another model stand beside ours"
+    assert "reported" not in out, "values of another model stand beside ours"

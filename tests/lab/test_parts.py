@@ -35,7 +35,7 @@ def test_a_samples_noise_is_its_own():
 
     assert torch.equal(noise(4, "a", 1), noise(4, "another prompt", 1))
     assert len({tuple(noise(index, "a", seed).tolist()) for index in range(5) for seed in range(5)}) == 25
-    # Pictures on disk and published figures rest on this number.
+    # Images on disk and published figures rest on this number.
     assert samples_.generator(Sample(4, "a", 1)).initial_seed() == 20594608899518939
 
 
@@ -81,13 +81,13 @@ def test_shipped_model_cards(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(None, "missing"), ("{}", "key 'prompt'"), ("3", "key 'prompt'"), ("{", "JSON")]
+    ("text", "message"), [(None, "missing"), ("{}", "key 'prompt'"), ("3", "key 'prompt'"), ("{", "JSON")]
 )
-def test_prompt_files_are_checked(tmp_path, text, told):
+def test_prompt_files_are_checked(tmp_path, text, message):
     file = tmp_path / "prompts.jsonl"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         data_cards.read_prompts(data_cards.DataCard(prompts=str(file)))
 
 
@@ -128,14 +128,14 @@ def test_a_solver_that_clips_by_itself_does_not_clip_latents(name):
     assert schedulers.build(clipped, name, {}).config.clip_sample, "made for pixels"
 
 
-def test_pictures_are_kept_exactly(tmp_path):
-    folder = ImageFolder(tmp_path / "pictures")
+def test_images_are_kept_exactly(tmp_path):
+    folder = ImageFolder(tmp_path / "images")
     samples = samples_.pairs(["a", "b"], [0])
     images = torch.randint(256, (2, 3, 8, 10), dtype=torch.uint8)
     assert not folder.has(samples[0])
     folder.write(samples, images)
     assert torch.equal(folder.read(samples), images)
-    folder.file(samples[1]).write_bytes(b"not a picture")
+    folder.file(samples[1]).write_bytes(b"not an image")
     with pytest.raises(UsageError, match="cannot be read"):
         folder.read(samples)
 
@@ -150,7 +150,7 @@ def test_the_grid_has_prompts_across_and_rows_down(tmp_path):
         rows.append((label, folder))
     grid.draw(rows, samples, tmp_path / "grid.png")
     with Image.open(tmp_path / "grid.png") as sheet:
-        assert sheet.width > 2 * 128 and sheet.height > 2 * 128, "small pictures are doubled"
+        assert sheet.width > 2 * 128 and sheet.height > 2 * 128, "small images are doubled"
         column = [sheet.getpixel((sheet.width - 60, y))[0] for y in range(sheet.height)]
         pixels = sheet.convert("L").crop((0, 0, sheet.width - 2 * 134, sheet.height)).getextrema()
     assert column.count(200) == 128 and column.count(90) == 128 and column.index(200) < column.index(90)
@@ -159,11 +159,11 @@ def test_the_grid_has_prompts_across_and_rows_down(tmp_path):
 
 def test_a_file_is_whole_or_absent(tmp_path):
     file = tmp_path / "folder" / "file.txt"
-    with pytest.raises(KeyboardInterrupt), folders.whole_file(file) as temporary:
+    with pytest.raises(KeyboardInterrupt), folders.atomic_write(file) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert not list(file.parent.iterdir())
-    with folders.whole_file(file) as temporary:
+    with folders.atomic_write(file) as temporary:
         temporary.write_text("whole")
     assert file.read_text() == "whole" and file.stat().st_mode & 0o044
 

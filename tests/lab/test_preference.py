@@ -53,20 +53,20 @@ def test_other_weights_are_another_run(tiny, monkeypatch, weights):
     assert run_id() != own
 
 
-def test_missing_weights_are_told_before_anything_is_drawn(tiny, refused, monkeypatch, tmp_path):
+def test_missing_weights_are_reported_before_anything_is_drawn(tiny, refused, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded before the mistake was told"))
     monkeypatch.delenv("POSTDIFF_PICKSCORE", raising=False)
-    told = refused("run", "tiny", *FEW, "metrics=[pick_score]")
+    message = refused("run", "tiny", *FEW, "metrics=[pick_score]")
     assert (
-        "yuvalkirstain/PickScore_v1@main is missing or incomplete in" in told
-        and "set POSTDIFF_PICKSCORE to a folder" in told
+        "yuvalkirstain/PickScore_v1@main is missing or incomplete in" in message
+        and "set POSTDIFF_PICKSCORE to a folder" in message
     )
     monkeypatch.setenv("POSTDIFF_PICKSCORE", "/no/such/folder")
     assert "POSTDIFF_PICKSCORE=/no/such/folder is no folder" in refused("run", "tiny", *FEW, "metrics=[pick_score]")
 
 
-def test_a_bench_tells_the_peak_memory(tiny, outputs, command):
+def test_a_bench_reports_the_peak_memory(tiny, outputs, command):
     code, out, err = command("bench", "tiny", "bench.repeats=1")
     assert code == 0, err
     assert "Memory (MB)" in out and "memory: the peak of one call" in out

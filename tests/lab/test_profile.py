@@ -43,13 +43,13 @@ def test_command_writes_chart_and_cells(tiny, outputs, command):
 
 
 def test_figures_by_group(rows):
-    figures = json.loads(profile.render(rows, "json"))
+    values = json.loads(profile.render(rows, "json"))
     for name in ("plain", "cached"):
-        whole, *places = [row for row in figures if row["row"] == name]
+        whole, *places = [row for row in values if row["row"] == name]
         assert whole["place"] == WHOLE
         for key in ("seconds", "macs_g", "time_share", "macs_share"):
             assert sum(row[key] for row in places) == pytest.approx(whole[key])
-    by_place = {(row["row"], row["place"]): row for row in figures}
+    by_place = {(row["row"], row["place"]): row for row in values}
     first, other = by_place["plain", "resnets"], by_place["cached", "resnets"]
     assert other["macs_saving"] == pytest.approx(first["macs_g"] / other["macs_g"])
     assert other["macs_saving"] > 1
@@ -59,7 +59,7 @@ def test_figures_by_group(rows):
     assert by_place["cached", "driver"]["macs_saving"] is None
 
 
-def test_figures_are_of_one_picture(rows):
+def test_figures_are_of_one_image(rows):
     assert [one.batch_size for one in rows] == [2, 2]
     [whole] = [row for row in json.loads(profile.render(rows[:1], "json")) if row["place"] == WHOLE]
     assert whole["macs_g"] == pytest.approx(sum(rows[0].macs.values()) / 2e9)
@@ -69,7 +69,7 @@ def test_figures_are_of_one_picture(rows):
 def test_every_format(rows, style):
     table = profile.render(rows, style)
     assert "Plain" in table
-    assert "median of 2 calls with 2 pictures each" in table
+    assert "median of 2 calls with 2 images each" in table
 
 
 @pytest.mark.parametrize(

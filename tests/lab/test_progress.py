@@ -22,13 +22,13 @@ def clock(monkeypatch):
     return now
 
 
-def picture_bar(monkeypatch, device="1/1", total=100):
+def image_bar(monkeypatch, device="1/1", total=100):
     monkeypatch.setattr(distributed, "share", lambda: Shard.parse(device))
     return progress.ImageBar("Row", total).__enter__()
 
 
-def made(one, pictures, new=None):
-    one.update(pictures, pictures if new is None else new)
+def made(one, images, new=None):
+    one.update(images, images if new is None else new)
 
 
 def test_every_title_says_which_row_it_is(capsys):
@@ -51,7 +51,7 @@ def test_a_single_row_is_not_numbered(capsys):
     assert capsys.readouterr().err.startswith("DeepCache:")
 
 
-def test_after_a_row_the_time_to_come_is_told(capsys, clock):
+def test_after_a_row_the_time_to_come_is_reported(capsys, clock):
     rows = progress.Rows(4)
     for seconds in (60, 120):
         with rows.row():
@@ -76,26 +76,26 @@ def test_no_estimate_for_what_takes_no_time_or_fails(capsys, clock):
         assert shown.desc.startswith("next"), "the failed row's number stuck"
 
 
-def test_pictures_that_were_there_do_not_count_as_fast(clock, monkeypatch):
-    one = picture_bar(monkeypatch)
+def test_images_that_were_there_do_not_count_as_fast(clock, monkeypatch):
+    one = image_bar(monkeypatch)
     made(one, 50, new=0)
     clock[0] += 10
     made(one, 10)
     assert one.bar.n == 60
-    told = one.bar.format_dict
-    assert (told["n"] - told["initial"]) / told["elapsed"] == pytest.approx(1.0)
+    message = one.bar.format_dict
+    assert (message["n"] - message["initial"]) / message["elapsed"] == pytest.approx(1.0)
     assert "[00:10, 00:40 left,  1.00img/s]" in str(one.bar)
     one.__exit__(None, None, None)
 
 
 def test_the_first_device_counts_for_all(monkeypatch, capsys):
-    one = picture_bar(monkeypatch, "1/4", total=30)
+    one = image_bar(monkeypatch, "1/4", total=30)
     made(one, 4)
     assert one.bar.n == 16
     made(one, 4)
     assert one.bar.n == 30, "more than there are"
     one.__exit__(None, None, None)
-    other = picture_bar(monkeypatch, "2/4")
+    other = image_bar(monkeypatch, "2/4")
     made(other, 4)
     other.__exit__(None, None, None)
     assert other.bar is None
@@ -103,14 +103,14 @@ def test_the_first_device_counts_for_all(monkeypatch, capsys):
 
 
 def test_what_the_last_batches_of_other_devices_made_is_counted_at_the_end(monkeypatch, capsys):
-    one = picture_bar(monkeypatch, "1/2", total=5)
+    one = image_bar(monkeypatch, "1/2", total=5)
     made(one, 2)
     one.__exit__(None, None, None)
     assert "| 5/5 [" in capsys.readouterr().err
 
 
 def test_a_broken_off_run_does_not_look_whole(monkeypatch, capsys):
-    one = picture_bar(monkeypatch, total=5)
+    one = image_bar(monkeypatch, total=5)
     made(one, 2)
     one.__exit__(ValueError, ValueError(), None)
     assert "| 2/5 [" in capsys.readouterr().err.splitlines()[-1]
@@ -144,7 +144,7 @@ def test_bars_that_are_switched_off(monkeypatch, capsys, clock):
     off = functools.partial(progress.tqdm, disable=True)
     off.format_interval = progress.tqdm.format_interval
     monkeypatch.setattr(progress, "tqdm", off)
-    one = picture_bar(monkeypatch, total=5)
+    one = image_bar(monkeypatch, total=5)
     made(one, 2, new=0)
     made(one, 3)
     one.__exit__(None, None, None)
@@ -155,4 +155,4 @@ def test_no_stderr_at_all(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     with progress.bar("Row", 3, "img") as shown:
         shown.update(3)
-    progress.tell("nothing")
+    progress.report("nothing")

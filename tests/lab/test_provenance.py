@@ -25,7 +25,7 @@ def asked(monkeypatch):
     return seen
 
 
-def test_clocks_and_power_as_the_tool_tells_them(asked):
+def test_clocks_and_power_as_the_tool_reports_them(asked):
     asked.answer = "535.12, 1980, [N/A], 3201, 700.00, 120.5\n"
     assert provenance.nvidia_smi("cuda:1") == {
         "driver": "535.12",

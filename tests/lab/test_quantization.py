@@ -67,7 +67,7 @@ def test_a_network_from_elsewhere_is_quantised_too(card, tiny):
     assert quantised(pipe.unet) == quantised(loaded(card({"method": "torchao_int8"})).unet)
 
 
-def test_pictures_are_those_of_the_rounded_weights(card):
+def test_images_are_those_of_the_rounded_weights(card):
     card({"method": "torchao_int8"})
     plain, fewer = jobs_of("tiny", "fewer")
     pipes = sampling.Pipelines()
@@ -94,7 +94,7 @@ def test_methods_act_on_quantised_networks(card):
     assert runs[-1].counts["deepcache hits"]
 
 
-def test_fewer_bits_are_other_pictures_and_the_same_work(card, command, outputs):
+def test_fewer_bits_are_other_images_and_the_same_work(card, command, outputs):
     plain = models.checkpoint(models.card("tiny"))
     card({"method": "torchao_int8"})
     assert models.checkpoint(models.card("fewer")) == f"{plain}+quantization=torchao_int8"
@@ -102,8 +102,8 @@ def test_fewer_bits_are_other_pictures_and_the_same_work(card, command, outputs)
     for name in ("run_id", "speed_id", "images_id", "content_id", "references_id"):
         assert getattr(one, name) != getattr(other, name)
     card({"method": "torchao_int8", "networks": ["unet", "text_encoder"], "options": {"group_size": 32}})
-    told = models.checkpoint(models.card("fewer"))
-    assert told == plain + '+quantization=torchao_int8(text_encoder,unet){"group_size": 32}'
+    message = models.checkpoint(models.card("fewer"))
+    assert message == plain + '+quantization=torchao_int8(text_encoder,unet){"group_size": 32}'
 
 
 def test_macs_are_those_of_the_plain_network(card):
@@ -164,7 +164,7 @@ def test_a_gguf_file_takes_the_place_of_the_denoiser(flux, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"weight_name": "flux.bin"}, "flux.bin is no .gguf; other formats can run code"),
         ({"weight_name": None}, "None is no .gguf"),
@@ -180,9 +180,9 @@ def test_a_gguf_file_takes_the_place_of_the_denoiser(flux, tmp_path):
         ({"method": "int8"}, "unknown quantization.method 'int8'; did you mean 'torchao_int8'"),
     ],
 )
-def test_a_card_that_leads_elsewhere_is_refused(flux, tmp_path, changes, told):
+def test_a_card_that_leads_elsewhere_is_refused(flux, tmp_path, changes, message):
     (tmp_path / "pickle.gguf").write_bytes(pickle.dumps({}))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         models.checkpoint(flux[1](**changes))
 
 
@@ -195,14 +195,14 @@ def test_a_gguf_file_of_another_model_is_refused(flux, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("found", "told"),
+    ("found", "message"),
     [
         ({"method": "torchao_int8", "networks": ["tokenizer"]}, "unknown network to quantise 'tokenizer'"),
         ({"method": "torchao_int8", "options": {"bits": 3}}, "torchao_int8 does not take options={'bits': 3}"),
     ],
 )
-def test_what_the_library_does_not_take_is_told_in_one_line(card, found, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_the_library_does_not_take_is_reported_in_one_line(card, found, message):
+    with pytest.raises(UsageError, match=message):
         loaded(card(found))
 
 

@@ -171,7 +171,7 @@ def test_identities_of_trained_rows_do_not_know_of_weights():
 
 
 @pytest.mark.parametrize("words", [("run",), ("score",), ("launch", "--dry-run"), ("export", "--rows", "steps_20")])
-def test_pictures_are_refused_before_anything_is_made(words, outputs, refused):
+def test_images_are_refused_before_anything_is_made(words, outputs, refused):
     line = refused(words[0], "demo", *words[1:], "weights=random")
     assert line.startswith("row 'steps_20': weights=random is for speed alone") and "postdiff bench demo" in line
     assert not outputs.exists()
@@ -183,7 +183,7 @@ def test_macs_are_the_same(command):
 
 
 @pytest.mark.parametrize(
-    ("card", "told"),
+    ("card", "message"),
     [
         (cards.ModelCard(folder="x"), "names none; give its card one, or use weights=trained"),
         (models.card("deepfloyd_if"), "is a cascade, which weights=random cannot build"),
@@ -192,8 +192,8 @@ def test_macs_are_the_same(command):
         (cards.ModelCard(structure="emojy"), "unknown structure 'emojy'; did you mean 'emoji'"),
     ],
 )
-def test_cards_that_do_not_say_what_to_build(card, told):
-    with pytest.raises(ValueError, match=told):
+def test_cards_that_do_not_say_what_to_build(card, message):
+    with pytest.raises(ValueError, match=message):
         random_weights.identity(card, "mine")
 
 

@@ -29,7 +29,7 @@ def read(outputs, row, kind=""):
 
 @pytest.fixture
 def counted(monkeypatch):
-    """How many pictures each row drew."""
+    """How many images each row generated."""
     drawn = {}
     call = Sampler.__call__
 
@@ -41,7 +41,7 @@ def counted(monkeypatch):
     return drawn
 
 
-def test_a_run_leaves_records_pictures_and_a_table(tiny, outputs, command, counted):
+def test_a_run_leaves_records_images_and_a_table(tiny, outputs, command, counted):
     code, out, _ = command("run", "tiny")
     assert code == 0
     assert counted == {"reference": 6, "plain": 6, "cached": 6}
@@ -57,10 +57,10 @@ def test_a_run_leaves_records_pictures_and_a_table(tiny, outputs, command, count
     times = [read(outputs, row, ".speed") for row in ("plain", "cached")]
     assert times[0].latency["session"] == times[1].latency["session"] and times[0].latency["repeats"] == 2
     with (outputs / "records" / "tiny" / "cached.csv").open() as stream:
-        pictures = list(csv.DictReader(stream))
-    assert len(pictures) == 6 and {picture["seed"] for picture in pictures} == {"0", "1"}
-    assert len({picture["sha256"] for picture in pictures}) == 6
-    mean = sum(float(picture["paired_psnr"]) for picture in pictures) / 6
+        images = list(csv.DictReader(stream))
+    assert len(images) == 6 and {image["seed"] for image in images} == {"0", "1"}
+    assert len({image["sha256"] for image in images}) == 6
+    mean = sum(float(image["paired_psnr"]) for image in images) / 6
     assert mean == pytest.approx(cached.metrics["paired_psnr"].value)
 
 
@@ -76,12 +76,12 @@ def test_the_second_run_does_nothing_and_fresh_does_all(tiny, outputs, command, 
     assert counted == {"plain": 6}, "other settings are another run, with the same references"
 
 
-def test_rows_of_equal_settings_share_their_pictures(tiny, outputs, command, counted):
+def test_rows_of_equal_settings_share_their_images(tiny, outputs, command, counted):
     command("run", "tiny", "bench.repeats=0", "--rows", "plain")
     counted.clear()
     code, _, _ = command("run", "tiny", "bench.repeats=0", "methods=[]", "--rows", "cached")
-    assert code == 0 and counted == {}, "a row with the settings of another drew its pictures again"
-    assert read(outputs, "cached").pictures == read(outputs, "plain").pictures
+    assert code == 0 and counted == {}, "a row with the settings of another generated its images again"
+    assert read(outputs, "cached").images == read(outputs, "plain").images
 
 
 def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch):
@@ -99,7 +99,7 @@ def test_an_interrupted_run_goes_on(tiny, outputs, command, counted, monkeypatch
     monkeypatch.setattr(stored.ImageFolder, "write", write)
     assert counted["cached"] == 2
     code, _, err = command("run", "tiny", "bench.repeats=0")
-    assert code == 0 and counted["cached"] == 6, "the two finished pictures were made again"
+    assert code == 0 and counted["cached"] == 6, "the two finished images were made again"
     assert read(outputs, "cached").full
 
 
@@ -107,7 +107,7 @@ def test_parts_add_up(tiny, outputs, command, counted):
     words = ("run", "tiny", "--rows", "plain", "bench.repeats=0")
     code, out, err = command(*words, "--shard", "1/2")
     part = read(outputs, "plain")
-    # Parts are of whole batches: two of two pictures here, one of two there.
+    # Parts are of whole batches: two of two images here, one of two there.
     assert code == 0 and not part.full and part.n_done == 4 and "2 of 6" in err and "partial" in out
     command(*words, "--shard", "2/2")
     both = read(outputs, "plain")
@@ -133,7 +133,7 @@ def test_numbers_do_not_depend_on_the_batch(tiny, outputs, command, batch_size):
     two = read(outputs, "cached").metrics
     command("run", "tiny", "--rows", "cached", "bench.repeats=0", f"batch_size={batch_size}", "--fresh")
     for name, value in read(outputs, "cached").metrics.items():
-        # The references are drawn in these batches too, which moves a distance that is nearly 0 in its third digit.
+        # The references are generated in these batches too, which moves a distance that is nearly 0 in its third digit.
         assert value.value == pytest.approx(two[name].value, rel=1e-3, abs=1e-7), name
 
 
@@ -145,7 +145,7 @@ def test_no_methods_and_as_many_steps_is_the_reference_itself(tiny, outputs, com
     assert found["paired_feature_distance"].value == pytest.approx(0, abs=1e-6)
 
 
-def test_pictures_with_nan_are_refused(tiny, outputs, refused, monkeypatch):
+def test_images_with_nan_are_refused(tiny, outputs, refused, monkeypatch):
     load = models.load
 
     def poisoned(*given):
@@ -155,10 +155,10 @@ def test_pictures_with_nan_are_refused(tiny, outputs, refused, monkeypatch):
 
     monkeypatch.setattr(models, "load", poisoned)
     line = refused("run", "tiny", "metrics=[emoji_text_score]")
-    assert "row 'plain'" in line and "picture 0 ('a heart', seed 0) holds NaN" in line
+    assert "row 'plain'" in line and "image 0 ('a heart', seed 0) holds NaN" in line
 
 
-def test_settings_that_the_pipeline_refuses_are_told(tiny, refused):
+def test_settings_that_the_pipeline_refuses_are_reported(tiny, refused):
     assert "divisible by 8" in refused("run", "tiny", "height=33")
 
 
@@ -172,7 +172,7 @@ def test_rows_may_use_different_schedulers(tiny, outputs, command):
 
 def test_bench_measures_speed_alone(tiny, outputs, command, counted):
     code, out, _ = command("bench", "tiny", "bench.repeats=1", "bench.batch_size=4")
-    assert code == 0 and "batch size 4" in out and "of ideal" in out and "PSNR" not in out
+    assert code == 0 and "batch size 4" in out and "MAC efficiency" in out and "PSNR" not in out
     assert not counted and not (outputs / "records" / "tiny" / "plain.json").exists()
 
 
@@ -194,12 +194,12 @@ def test_wandb_offline_writes_a_run(tiny, outputs, command):
     pytest.importorskip("wandb")
     code, _, err = command("run", "tiny", "--rows", "plain", "bench.repeats=0", "wandb=offline", "count=2")
     assert code == 0, err
-    [mirrored] = offline_runs()
+    [logged] = offline_runs()
     record = read(outputs, "plain")
-    assert (mirrored.name, mirrored.group) == ("tiny/plain", "tiny")
-    assert mirrored.config["run_id"] == record.run_id and mirrored.config["steps"] == 4
+    assert (logged.name, logged.group) == ("tiny/plain", "tiny")
+    assert logged.config["run_id"] == record.run_id and logged.config["steps"] == 4
     for name, value in record.metrics.items():
-        assert mirrored.summary[name] == pytest.approx(value.value)
+        assert logged.summary[name] == pytest.approx(value.value)
 
 
 def test_nothing_but_json_on_stdout(tiny, outputs, command):
@@ -215,8 +215,8 @@ def test_nothing_but_json_on_stdout(tiny, outputs, command):
 
 
 def test_memory_does_not_grow(tiny, outputs, command, monkeypatch):
-    """Over 200 pictures, while they are drawn and while they are measured."""
-    used = {"drawn": [], "measured": []}
+    """Over 200 images, while they are generated and while they are measured."""
+    used = {"generated": [], "measured": []}
 
     def noted(kind, act):
         def around(*given):
@@ -226,7 +226,7 @@ def test_memory_does_not_grow(tiny, outputs, command, monkeypatch):
 
         return around
 
-    monkeypatch.setattr(generate, "generate_batch", noted("drawn", generate.generate_batch))
+    monkeypatch.setattr(generate, "generate_batch", noted("generated", generate.generate_batch))
     monkeypatch.setattr(Evaluation, "test_step", noted("measured", Evaluation.test_step))
     seeds = f"seeds={list(range(40))}".replace(" ", "")
     words = ("count=5", seeds, "batch_size=5", "steps=1", "metrics=[emoji_text_score]", "bench.repeats=0")
@@ -235,7 +235,7 @@ def test_memory_does_not_grow(tiny, outputs, command, monkeypatch):
     for kind, sizes in used.items():
         x, y = 5.0 * np.arange(len(sizes)), np.array(sizes, dtype=float)
         slope = np.polyfit(x[10:], y[10:], 1)[0]
-        assert slope < 20_000, f"{slope:.0f} bytes a picture while pictures are {kind}"
+        assert slope < 20_000, f"{slope:.0f} bytes an image while images are {kind}"
 
 
 def test_the_shipped_model_runs(outputs, command):

@@ -113,11 +113,11 @@ TRICKS = {
 @pytest.mark.parametrize("part", STEMS)
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_part_of_a_pipeline(tiny, outputs, folder, refused, part, trick):
-    spoil, told = TRICKS[trick]
+    spoil, message = TRICKS[trick]
     spoil(folder / part, STEMS[part])
     line = refused(*RUN, f"model={folder}")
-    assert told in line and f"{folder}/{part}/" in line and len(line) < 350, line
-    assert not (outputs / "pictures").exists()
+    assert message in line and f"{folder}/{part}/" in line and len(line) < 350, line
+    assert not (outputs / "images").exists()
 
 
 @pytest.mark.parametrize("key", ["network", "vae", "controlnet", "motion_adapter"])
@@ -168,15 +168,15 @@ def test_pickles_that_are_not_loaded_do_no_harm(tiny, outputs, folder, command):
 
 
 @pytest.mark.parametrize(
-    ("file", "told"),
+    ("file", "message"),
     [
         ("tokenizer.json", "cannot be loaded as StableDiffusionPipeline"),
         ("tokenizer_config.json", "tokenizer_config.json cannot be read as JSON"),
     ],
 )
-def test_a_tokenizer_that_is_a_pickle(tiny, outputs, folder, refused, file, told):
+def test_a_tokenizer_that_is_a_pickle(tiny, outputs, folder, refused, file, message):
     hostile(folder / "tokenizer" / file)
-    assert told in refused(*RUN, f"model={folder}")
+    assert message in refused(*RUN, f"model={folder}")
 
 
 def test_a_tokenizer_without_words(tiny, outputs, folder, refused):
@@ -186,17 +186,17 @@ def test_a_tokenizer_without_words(tiny, outputs, folder, refused):
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [("a.bin", "is not in safetensors format"), ("a.safetensors", "is a pickle by another name")],
 )
 @pytest.mark.parametrize("kind", [Lora, CustomDiffusion, Embedding])
-def test_an_adapter_that_is_a_pickle(folder, tmp_path, kind, name, told):
+def test_an_adapter_that_is_a_pickle(folder, tmp_path, kind, name, message):
     hostile(tmp_path / name)
     source = kind(folder=str(tmp_path), weight_name=name)
     key = {Lora: "lora", CustomDiffusion: "custom_diffusion", Embedding: "embeddings"}[kind]
     card = ModelCard(folder=str(folder), **{key: [source] if kind is Embedding else source})
     for step in (models.checkpoint, lambda card: models.load(card, "float32", "cpu")):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             step(card)
 
 
@@ -252,5 +252,8 @@ def test_weights_that_lack_some(tiny, outputs, folder, refused, kept):
     file = folder / "text_encoder" / "model.safetensors"
     found = load_file(file)
     save_file(dict(list(found.items())[:kept]), file, metadata={"format": "pt"})
-    told = refused(*RUN, f"model={folder}")
-    assert "cannot be loaded as StableDiffusionPipeline" in told and "weights of its CLIPTextModel are missing" in told
+    message = refused(*RUN, f"model={folder}")
+    assert (
+        "cannot be loaded as StableDiffusionPipeline" in message
+        and "weights of its CLIPTextModel are missing" in message
+    )

@@ -1,4 +1,6 @@
-"""The size that is drawn is the size that is recorded, counted and named by ids, also if one side alone is given."""
+"""The size that is generated is the size that is recorded, counted and named by ids, also if one side alone is
+given.
+"""
 
 import contextlib
 import json
@@ -40,8 +42,8 @@ def test_one_side_is_completed_by_the_models_own(tiny, outputs, tmp_path, monkey
     assert code == 0, err
     found = runs.record(outputs, "plain")
     assert (found.config["height"], found.config["width"]) == size
-    [picture] = (outputs / "pictures" / found.pictures).rglob("*.png")
-    with Image.open(picture) as opened:
+    [image] = (outputs / "images" / found.images).rglob("*.png")
+    with Image.open(image) as opened:
         assert opened.size == size[::-1]
     spelt_out = {"model": str(tiny / "model"), "height": size[0], "width": size[1]}
     assert ids(model="mine", **(given if where == "run" else {})) == ids(**spelt_out)
@@ -62,7 +64,7 @@ def test_the_usual_size_is_what_a_pipeline_draws(name):
     assert sizes.of_pipeline(case.pipe) == tuple(found.shape[-2:])
 
 
-def test_a_side_that_the_model_does_not_tell(tiny, outputs, tmp_path, refused):
+def test_a_side_that_the_model_does_not_report(tiny, outputs, tmp_path, refused):
     folder = shutil.copytree(tiny / "model", tmp_path / "m")
     config = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": None}))
@@ -96,22 +98,22 @@ def test_a_stage_of_a_cascade(tiny):
 
 
 @pytest.mark.parametrize(
-    ("shape", "asked", "told"),
+    ("shape", "asked", "message"),
     [
-        ((1, 3, 32, 32), (64, 32, None), "draws 32 x 32 px where height=64 and width=32"),
-        ((1, 3, 32, 24), (32, 32, None), "draws 32 x 24 px"),
+        ((1, 3, 32, 32), (64, 32, None), "generates 32 x 32 px where height=64 and width=32"),
+        ((1, 3, 32, 24), (32, 32, None), "generates 32 x 24 px"),
         ((1, 5, 3, 32, 32), (32, 32, 6), "makes 5 frames where frames=6"),
         ((1, 3, 32, 32), (32, 32, None), None),
         ((1, 3, 32, 32), (None, None, None), None),
         ((1, 6, 3, 32, 32), (32, 32, 6), None),
     ],
 )
-def test_what_comes_back_is_looked_at(shape, asked, told):
+def test_what_comes_back_is_looked_at(shape, asked, message):
     name = "frames" if len(shape) == 5 else "images"
     result = SimpleNamespace(**{name: torch.zeros(shape)})
-    if told is None:
-        sizes.check_drawn(None, result, *asked)
+    if message is None:
+        sizes.check_generated(None, result, *asked)
         return
     with pytest.raises(UsageError) as error:
-        sizes.check_drawn(None, result, *asked)
-    assert told in str(error.value)
+        sizes.check_generated(None, result, *asked)
+    assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Spectra of pictures whose waves are known; the programs on spectra and on fewer steps, on the tiny model."""
+"""Spectra of images whose waves are known; the programs on spectra and on fewer steps, on the tiny model."""
 
 import importlib.util
 import math
@@ -31,7 +31,7 @@ def test_a_wave_is_in_the_ring_of_its_frequency(axis):
     assert frequencies(32)[5] == 5 / 32 and frequencies(32)[-1] == 0.5
 
 
-def test_a_ring_is_one_frequency_in_both_directions_of_a_long_picture():
+def test_a_ring_is_one_frequency_in_both_directions_of_a_long_image():
     down, across = log_amplitudes(wave(16, 32, 4, 0)), log_amplitudes(wave(16, 32, 8, 1))
     assert int(down[0, 1:].argmax()) == int(across[0, 1:].argmax()) == 3
 

@@ -1,4 +1,4 @@
-"""Other code beside ours: the same pictures, everything as before, and its times in record and table."""
+"""Other code beside ours: the same images, everything as before, and its times in record and table."""
 
 import json
 from importlib.metadata import PackageNotFoundError
@@ -43,7 +43,7 @@ WITH_REFERENCE = [
 
 
 @pytest.mark.parametrize(("name", "methods", "package"), WITH_REFERENCE, ids=lambda value: str(value)[:20])
-def test_a_reference_implementation_makes_the_same_pictures_and_leaves_no_trace(name, methods, package):
+def test_a_reference_implementation_makes_the_same_images_and_leaves_no_trace(name, methods, package):
     one = build(name)
     plain = one.call(one.pipe)  # a pipeline notes down its first call
     before = snapshot(one.pipe)
@@ -51,9 +51,9 @@ def test_a_reference_implementation_makes_the_same_pictures_and_leaves_no_trace(
     assert reference.name.startswith(package)
     for _ in range(2):  # nothing is carried over
         with reference.ready():
-            theirs = one.call(one.pipe)
-        assert torch.equal(theirs, one.call(accelerate(one.pipe, methods)))
-    assert torch.equal(theirs, plain) != bool(methods)
+            of_reference = one.call(one.pipe)
+        assert torch.equal(of_reference, one.call(accelerate(one.pipe, methods)))
+    assert torch.equal(of_reference, plain) != bool(methods)
     assert torch.equal(one.call(one.pipe), plain)
     assert snapshot(one.pipe) == before
 
@@ -87,7 +87,7 @@ def test_bench_from_the_command_line(outputs, capsys):
     assert plain["official"].startswith("diffusers") and plain["official_difference"] == 0
     assert plain["official_ratio_q25"] <= plain["official_ratio"] <= plain["official_ratio_q75"]
     assert plain["speedup"] == plain["loop_speedup"] == plain["ideal"] == plain["realised"] == 1
-    assert 0 < plain["loop_s"] < plain["time_s"] and plain["pictures_per_s"] == pytest.approx(1 / plain["time_s"])
+    assert 0 < plain["loop_s"] < plain["time_s"] and plain["images_per_s"] == pytest.approx(1 / plain["time_s"])
     assert "official" not in cached and cached["ideal"] > 1
     assert cached["realised"] == pytest.approx(cached["loop_speedup"] / cached["ideal"])
     record = json.loads((outputs / "records" / "demo" / "steps_20.speed.json").read_text())
@@ -95,7 +95,7 @@ def test_bench_from_the_command_line(outputs, capsys):
     assert record["latency"]["environment"]["threads"] >= 1
     assert main(["bench", *words[1:]]) == 0
     table = capsys.readouterr().out
-    assert "of ideal" in table and "beside" not in table
+    assert "MAC efficiency" in table and "beside" not in table
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_batch_size_that_takes_too_long_leaves_the_others(outputs, two_sizes, 
 
 
 @pytest.mark.parametrize("verb", ["bench", "profile"])
-def test_too_little_time_is_told_in_one_line(outputs, two_sizes, refused, verb):
+def test_too_little_time_is_reported_in_one_line(outputs, two_sizes, refused, verb):
     line = refused(verb, *two_sizes[1:], "bench.seconds=0.001")
     assert "nothing was measured, since one round does not end in 0.0" in line and "fewer --rows" in line
     assert not (outputs / "records").exists()
@@ -165,8 +165,8 @@ def test_a_time_limit_belongs_to_the_identity_only_where_there_is_one():
     assert BenchConfig(seconds=3.0).described()["seconds"] == 3.0
 
 
-def test_pictures_that_are_no_numbers_are_timed_and_named(outputs, two_sizes, command, monkeypatch):
-    monkeypatch.setattr(speed, "_pictures", lambda made: torch.full((1,), float("nan")))
+def test_images_that_are_no_numbers_are_timed_and_named(outputs, two_sizes, command, monkeypatch):
+    monkeypatch.setattr(speed, "_images", lambda made: torch.full((1,), float("nan")))
     code, table, _ = command(*two_sizes)
-    assert code == 0 and "pictures hold NaN or infinity, which does not change the time of: 20 steps, batch 1" in table
+    assert code == 0 and "images hold NaN or infinity, which does not change the time of: 20 steps, batch 1" in table
     assert kept(outputs, "original_b1").latency["finite"] is False

@@ -12,14 +12,14 @@ from postdiff.lab.step_scores import CleanEstimates
 from postdiff.methods import MixedResolution
 
 
-def test_the_estimates_have_the_size_of_their_step_and_end_in_the_picture(tiny):
+def test_the_estimates_have_the_size_of_their_step_and_end_in_the_image(tiny):
     plan = plan_rows(experiment.load("tiny", {"steps": 6}))[0]
     sampler = Pipelines().sampler(plan)
     estimates = CleanEstimates()
     driver = accelerate(sampler.pipe, [estimates, MixedResolution(beta=0.5, switch=2)])
     plain = accelerate(sampler.pipe, [MixedResolution(beta=0.5, switch=2)])
     watched, alone = (sampler.call(plan.samples[:2], each).images for each in (driver, plain))
-    assert torch.equal(watched, alone), "watching changed the picture"
+    assert torch.equal(watched, alone), "watching changed the image"
     side = estimates.found[-1].shape[-1]
     assert [latents.shape[-1] for latents in estimates.found] == [side // 2] * 2 + [side] * 4
     last = sampler.pipe.vae.decode(estimates.found[-1] / sampler.pipe.vae.config.scaling_factor).sample / 2 + 0.5
@@ -33,7 +33,7 @@ def test_a_record_holds_one_curve_a_seed_and_the_table_its_quarters(tiny, output
     curves = record.curves["emoji_text_score"]
     assert set(curves) == {"0", "1"} and all(len(curve) == 4 for curve in curves.values())
     for seed, curve in curves.items():
-        # The last estimate is the picture itself but for rounding to whole pixel values.
+        # The last estimate is the image itself but for rounding to whole pixel values.
         assert curve[-1] == pytest.approx(record.metrics["emoji_text_score"].per_seed[seed], abs=0.5)
     assert find("tiny", "cached").curves != record.curves
 

@@ -26,7 +26,7 @@ def test_a_value_keeps_its_type_when_it_stands_alone():
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ({"t{step}": {"over": {"steps": [1]}}}, "unknown name in braces 'step'; did you mean 'steps'"),
         ({"t{a}": {"over": {"a": [1], "b": [1, 2]}}}, "two rows are named 't1'"),
@@ -36,6 +36,6 @@ def test_a_value_keeps_its_type_when_it_stands_alone():
         ({"t{a}": {"over": [1, 2]}}, "must be a mapping of names to lists"),
     ],
 )
-def test_mistakes_are_told(rows, told):
-    with pytest.raises(UsageError, match=told):
+def test_mistakes_are_reported(rows, message):
+    with pytest.raises(UsageError, match=message):
         expand(rows, "file")

@@ -1,4 +1,4 @@
-"""Tables from records: figures, formats, and marks on what must be read with care."""
+"""Tables from records: values, formats, and marks on what must be read with care."""
 
 import csv
 import io
@@ -47,15 +47,15 @@ def test_figures_reported_for_another_model_are_left_out(rows, kind):
     fresh_path("tiny", "plain", "speed").unlink()
     latency = {"median_s": 1.0, "q25_s": 1.0, "q75_s": 1.0, "batch_size": 1, "session": "s"}
     own = {"row": "plain", "kind": kind, "latency": latency}
-    for changed, told in (({"model": "other"}, False), ({"steps": 4}, True)):
+    for changed, message in (({"model": "other"}, False), ({"steps": 4}, True)):
         record(**own, changed=changed).write(fresh_path("tiny", "plain", kind))
-        assert ("reported_paired_psnr" in flat_rows(found)[0]) == told
+        assert ("reported_paired_psnr" in flat_rows(found)[0]) == message
 
 
 @pytest.mark.parametrize(
     ("changes", "note"),
     [
-        ({"n_done": 3}, "partial, 3 of 4 pictures"),
+        ({"n_done": 3}, "partial, 3 of 4 images"),
         ({"git": {"commit": "1", "dirty": True}}, "uncommitted code"),
         ({"device": "another, 2 threads"}, "mixed devices"),
         ({"seeds": [0]}, "other prompts or seeds"),

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 OTHER = "0123456789abcdef0123456789abcdef01234567"
 SMALL = ["height=32", "width=32", "dtype=float32", "count=2", "seeds=[0]", "bench.repeats=0", "metrics=[paired_psnr]"]
-DATA = {"controlnet": "tiny_canny", "sd15_img2": "tiny_pictures", "sdxl_img2i": "tiny_pictures", "dit": "tiny_classes"}
+DATA = {"controlnet": "tiny_canny", "sd15_img2": "tiny_images", "sdxl_img2i": "tiny_images", "dit": "tiny_classes"}
 
 
 def data_of(name):
@@ -107,14 +107,14 @@ def test_a_video_is_kept_and_measured_as_its_frames(tiny, outputs, saved, comman
     code, _, err = command("run", "tiny", "--rows", "plain", *words)
     assert code == 0, err
     record = Record.read(outputs / "records" / "tiny" / "plain.json")
-    files = sorted((outputs / "pictures" / record.pictures / "0").iterdir())
+    files = sorted((outputs / "images" / record.images / "0").iterdir())
     assert [file.name for file in files] == [f"{i:05d}.png" for i in range(6)]
     assert record.config["frames"] == 3 and record.counts["network calls"] == 2
     assert record.metrics["paired_psnr"].n == 6
     rows = (outputs / "records" / "tiny" / "plain.csv").read_text().splitlines()[1:]
-    figures = [float(row.split(",")[3]) for row in rows]
-    assert record.metrics["paired_psnr"].value == pytest.approx(sum(figures) / 6, rel=1e-5)
-    # A lost frame is drawn again, with its video, and alone takes its place.
+    values = [float(row.split(",")[3]) for row in rows]
+    assert record.metrics["paired_psnr"].value == pytest.approx(sum(values) / 6, rel=1e-5)
+    # A lost frame is generated again, with its video, and alone takes its place.
     frame, whole = files[4].read_bytes(), files[5].stat().st_mtime_ns
     files[4].unlink()
     (outputs / "records" / "tiny" / "plain.json").unlink()
@@ -134,7 +134,7 @@ def test_frames_of_a_video_share_its_noise_and_stay_together():
 
 
 def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
-    def ids(data="tiny_pictures", **changes):
+    def ids(data="tiny_images", **changes):
         plan = prepared({"model": str(tmp_path / "card"), "data": data}, **changes)
         return plan.run_id, plan.speed_id, plan.images_id, plan.references_id
 
@@ -146,13 +146,13 @@ def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
     assert ids() == base
     for other in (ids(strength=0.5), ids("tiny_canny")):
         assert all(one != two for one, two in zip(base, other, strict=True))
-    picture = tiny / "pictures" / "1.png"
-    kept = picture.read_bytes()
+    image = tiny / "images" / "1.png"
+    kept = image.read_bytes()
     try:
-        picture.write_bytes((tiny / "pictures" / "2.png").read_bytes())
+        image.write_bytes((tiny / "images" / "2.png").read_bytes())
         assert all(one != two for one, two in zip(base, ids(), strict=True))
     finally:
-        picture.write_bytes(kept)
+        image.write_bytes(kept)
         (folder / "model_index.json").write_text(json.dumps(index))
     video = {"model": str(saved("videofusion")[""])}
     assert len({prepared(video, frames=frames).images_id for frames in (None, 2, 3)}) == 3
@@ -161,17 +161,17 @@ def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
 
 @pytest.fixture
 def emoji_cards(tiny, tmp_path, monkeypatch):
-    """The shipped model as image-to-image and under an untrained ControlNet, and one of its pictures to start from."""
+    """The shipped model as image-to-image and under an untrained ControlNet, and one of its images to start from."""
     base = {"folder": "zoo/emoji", "height": 64, "width": 64, "guidance_scale": 4.0}
     plain = models.load(models.card("emoji"), "float32", "cpu")
     # As many halvings as its autoencoder has.
     control = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(16, 32, 96))
     control.save_pretrained(tmp_path / "controlnet")
     drawn = plain("red heart", num_inference_steps=10, generator=torch.Generator().manual_seed(3), height=64, width=64)
-    (tmp_path / "pictures").mkdir()
-    drawn.images[0].save(tmp_path / "pictures" / "heart.png")
+    (tmp_path / "images").mkdir()
+    drawn.images[0].save(tmp_path / "images" / "heart.png")
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "red heart"}) + "\n")
-    pictured = {"prompts": str(tmp_path / "one.jsonl"), "images": str(tmp_path / "pictures")}
+    conditioned = {"prompts": str(tmp_path / "one.jsonl"), "images": str(tmp_path / "images")}
     cards = {
         "models/emoji_start": {**base, "pipeline": "StableDiffusionImg2ImgPipeline"},
         "models/emoji_control": {
@@ -179,8 +179,8 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
             "pipeline": "StableDiffusionControlNetPipeline",
             "controlnet": {"folder": str(tmp_path / "controlnet")},
         },
-        "data/heart": pictured,
-        "data/heart_edges": {**pictured, "condition": "canny"},
+        "data/heart": conditioned,
+        "data/heart_edges": {**conditioned, "condition": "canny"},
         "data/heart_alone": {"prompts": str(tmp_path / "one.jsonl")},
     }
     for name, content in cards.items():
@@ -188,7 +188,7 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content))
     monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
-    with Image.open(tmp_path / "pictures" / "heart.png") as opened:
+    with Image.open(tmp_path / "images" / "heart.png") as opened:
         return torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)[None]
 
 
@@ -198,16 +198,18 @@ def drawn(**changes):
     return sampler(plan.samples), sampler.watched.counts
 
 
-def test_the_less_strength_the_more_of_the_picture_stays(emoji_cards):
+def test_the_less_strength_the_more_of_the_image_stays(emoji_cards):
     shared = {"model": "emoji_start", "data": "heart", "guidance_scale": 1.0}
     like = [drawn(**shared, strength=strength) for strength in (0.1, 0.4, 1.0)]
-    near = [float(psnr(pictures, emoji_cards)) for pictures, _ in like]
+    near = [float(psnr(images, emoji_cards)) for images, _ in like]
     assert near[0] > near[1] > near[2], near
     assert [counts["network calls"] for _, counts in like] == [1, 4, 10]
 
 
 def test_an_untrained_controlnet_changes_nothing(emoji_cards):
-    """Its residuals are zero, so what is drawn must be what the model draws alone; but it runs at every step."""
+    """Its residuals are zero, so what is generated must be what the model generates alone; but it runs at every
+    step.
+    """
     alone, _ = drawn(model="emoji", data="heart_alone")
     under, counts = drawn(model="emoji_control", data="heart_edges")
     assert (alone.int() - under.int()).abs().max() <= 1

@@ -16,7 +16,7 @@ def piece(kind, content):
 
 @pytest.fixture
 def written():
-    """The bytes of a run's file: its name, two figures, and its exit record."""
+    """The bytes of a run's file: its name, two values, and its exit record."""
     proto = pytest.importorskip("wandb.proto.wandb_internal_pb2")
     run, first, second, end = (proto.Record() for _ in range(4))
     run.run.display_name, run.run.run_group = "tiny/plain", "tiny"
@@ -42,7 +42,7 @@ def test_a_long_message_is_put_together_again():
     assert list(_messages(log[: 2 * 32768 + 50])) == []
 
 
-def test_no_run_is_told(tmp_path):
+def test_no_run_is_reported(tmp_path):
     with pytest.raises(UsageError, match="holds no W&B run"):
         offline_runs(tmp_path)
 
@@ -60,12 +60,12 @@ def test_a_file_that_is_cut_is_unfinished_wherever_it_is_cut(tmp_path, written):
     for length in range(len(whole)):
         file.write_bytes(whole[:length])
         assert not ended(file)
-        with pytest.raises(UsageError, match="unfinished") as told:
+        with pytest.raises(UsageError, match="unfinished") as message:
             offline_runs(tmp_path)
         [found] = offline_runs(tmp_path, unfinished=True)
         assert f"{file.parent.name}/run-a.wandb is unfinished: it has no exit record" in found.unfinished
-        assert str(told.value).startswith(found.unfinished) and len(str(told.value)) <= 300
-        assert "\n" not in str(told.value) and "unfinished=True" in str(told.value)
+        assert str(message.value).startswith(found.unfinished) and len(str(message.value)) <= 300
+        assert "\n" not in str(message.value) and "unfinished=True" in str(message.value)
         there = sum(len(b"".join(written[:count])) <= length for count in (3, 4))
         assert found.summary == dict(list({"paired_psnr": 6, "n_done": 6}.items())[:there])
 

@@ -20,7 +20,7 @@ FEATURES = 8
 
 
 def clip() -> CLIPModel:
-    """A dual encoder of 32-pixel pictures."""
+    """A dual encoder of 32-pixel images."""
     words = texts.clip_tokenizer()
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
     ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
@@ -44,7 +44,7 @@ def save_encoder(folder: Path) -> None:
 
 
 def save_pipeline(folder: Path, safe: bool = True) -> None:
-    """A StableDiffusionPipeline folder of 32-pixel pictures."""
+    """A StableDiffusionPipeline folder of 32-pixel images."""
     StableDiffusionPipeline(
         vae=parts.vae(),
         unet=parts.unet(layers=1),
@@ -57,8 +57,8 @@ def save_pipeline(folder: Path, safe: bool = True) -> None:
     ).save_pretrained(folder, safe_serialization=safe)
 
 
-def save_pictures(folder: Path, count: int) -> None:
-    """Pictures of 40 x 48 pixels, one bright disc each on noise."""
+def save_images(folder: Path, count: int) -> None:
+    """Images of 40 x 48 pixels, one bright disc each on noise."""
     folder.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:40, :48]
     for number in range(count):
@@ -68,12 +68,12 @@ def save_pictures(folder: Path, count: int) -> None:
 
 
 def save_task_data(root: Path) -> None:
-    """Data cards for models that take more than text: `tiny_pictures`, `tiny_canny` and `tiny_classes`."""
-    save_pictures(root / "pictures", len(PROMPTS))
-    pictured = {"prompts": str(root / "prompts.jsonl"), "images": str(root / "pictures")}
+    """Data cards for models that take more than text: `tiny_images`, `tiny_canny` and `tiny_classes`."""
+    save_images(root / "images", len(PROMPTS))
+    conditioned = {"prompts": str(root / "prompts.jsonl"), "images": str(root / "images")}
     cards = {
-        "tiny_pictures": pictured,
-        "tiny_canny": {**pictured, "condition": "canny"},
+        "tiny_images": conditioned,
+        "tiny_canny": {**conditioned, "condition": "canny"},
         "tiny_classes": {"prompts": str(root / "prompts.jsonl"), "classes": len(PROMPTS)},
     }
     for name, content in cards.items():

@@ -88,7 +88,7 @@ CHANGES = {
 
 
 def changed(one, methods, step, change, every=False):
-    """The picture if `change` comes right before `step` (or before it and all later ones)."""
+    """The image if `change` comes right before `step` (or before it and all later ones)."""
 
     def callback(pipe, i, t, given):
         if i + 1 == step or (every and i + 1 > step):
@@ -174,28 +174,28 @@ def test_times_follow_the_sample():
     """Schedulers may keep their times on the CPU, whatever the network runs on."""
     state = State(family=Family("unet"), scheduler=None, timesteps=torch.tensor([30, 20, 10]), steps=3)
     state.branches, state.first_rows = ("cond",), torch.zeros(2, 4, 8, 8)
-    told = {}
+    message = {}
 
     def forward(sample, kwargs):
-        told.update(kwargs)
+        message.update(kwargs)
         return sample
 
     sample = torch.empty(2, 4, 8, 8, device="meta")
     predict_span(forward, sample, {"timestep": torch.tensor(30)}, state, 3)
-    assert told["timestep"].device == sample.device and told["timestep"].shape == (6,)
+    assert message["timestep"].device == sample.device and message["timestep"].shape == (6,)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_times_may_be_told_in_half_precision(dtype):
+def test_times_may_be_reported_in_half_precision(dtype):
     """A pipeline that hands its network rounded times still hands it its scheduler's."""
     state = State(family=Family("unet"), scheduler=None, timesteps=torch.tensor([4937, 3613, 1301]), steps=3)
     state.branches, state.first_rows = ("cond",), torch.zeros(1, 4, 8, 8)
-    told = []
+    message = []
     rounded = state.timesteps.to(dtype)
 
     def forward(sample, kwargs):
-        told.append(kwargs["timestep"])
+        message.append(kwargs["timestep"])
         return sample
 
     predict_span(forward, torch.zeros(1, 4, 8, 8), {"timestep": rounded[0].clone()}, state, 3)
-    assert torch.equal(told[0], rounded)
+    assert torch.equal(message[0], rounded)

@@ -69,12 +69,12 @@ def test_other_options_equal_a_slow_reference(options):
 def test_which_text_goes_on_matters_where_text_is_read_elsewhere(case):
     """Stable Diffusion reads text in cross-attention alone; SDXL also adds pooled text to the time embedding."""
 
-    def pictures(name, text):
+    def images(name, text):
         one = case(name)
         return one.call(accelerate(one.pipe, [CrossAttentionCache(gate=3, text=text)]))
 
-    assert torch.equal(pictures("sd", "cond"), pictures("sd", "uncond"))
-    assert not torch.equal(pictures("sdxl", "cond"), pictures("sdxl", "uncond"))
+    assert torch.equal(images("sd", "cond"), images("sd", "uncond"))
+    assert not torch.equal(images("sdxl", "cond"), images("sdxl", "uncond"))
 
 
 def runs_of_attn2(one, methods, **changes):

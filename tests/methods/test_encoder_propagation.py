@@ -138,7 +138,7 @@ def test_a_controlnet_runs_at_key_steps_only(small, name, decoding):
     driver = accelerate(one.pipe, [EncoderPropagation(KEYS, decoding)])
     macs = count_macs(one.pipe, lambda: one.call(driver))["denoiser"]
     assert driver.counts["controlnet calls"] == len(KEYS)
-    # A single picture: in guess mode the ControlNet is sent one row then, and the network two.
+    # A single image: in guess mode the ControlNet is sent one row then, and the network two.
     assert one.call(driver, [0]).shape[0] == 1 and driver.counts["controlnet calls"] == len(KEYS)
     assert macs["dense"] < _macs_of_every_step(name, small)
 
@@ -170,7 +170,7 @@ def test_a_controlnets_residuals_come_from_the_last_key_step(small):
 
 @pytest.mark.parametrize("decoding", ["sequential", "parallel"])
 def test_callbacks_and_the_progress_bar_see_every_step(case, monkeypatch, decoding):
-    one, told, updates = case("sd"), [], []
+    one, message, updates = case("sd"), [], []
 
     class Bar:
         def __init__(self, total):
@@ -188,14 +188,14 @@ def test_callbacks_and_the_progress_bar_see_every_step(case, monkeypatch, decodi
     monkeypatch.setattr(type(one.pipe), "progress_bar", lambda self, total=None: Bar(total))
 
     def note(pipe, i, t, tensors):
-        told.append((i, int(t), tensors["latents"].clone()))
+        message.append((i, int(t), tensors["latents"].clone()))
         return tensors
 
     last = one.call(accelerate(one.pipe, [EncoderPropagation(KEYS, decoding)]), callback_on_step_end=note)
-    assert [i for i, _, _ in told] == list(range(STEPS))
-    assert [t for _, t, _ in told] == one.pipe.scheduler.timesteps.tolist()
-    assert torch.equal(told[-1][2], last)
-    assert len({float(latents.sum()) for _, _, latents in told}) == STEPS, "a step did not move the latents"
+    assert [i for i, _, _ in message] == list(range(STEPS))
+    assert [t for _, t, _ in message] == one.pipe.scheduler.timesteps.tolist()
+    assert torch.equal(message[-1][2], last)
+    assert len({float(latents.sum()) for _, _, latents in message}) == STEPS, "a step did not move the latents"
     assert updates == [STEPS, *[1] * STEPS]
 
 

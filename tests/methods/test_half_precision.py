@@ -89,7 +89,7 @@ def kept(monkeypatch):
         found.update(tensor.dtype for added in span._residuals.values() for tensor in added.values())
         return result
 
-    whole, original = cache.Entry, ResidualSpan._end
+    whole, original = cache.CacheEntry, ResidualSpan._end
     for module in (cache, forecast):
         monkeypatch.setattr(module, "Entry", entry)
     monkeypatch.setattr(ResidualSpan, "_end", end)
@@ -126,7 +126,7 @@ def test_noise_is_that_of_float32_rounded(given, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-def test_little_noise_is_told_as_exactly_as_much(dtype):
+def test_little_noise_is_reported_as_exactly_as_much(dtype):
     """At the end of a run noise is a small difference, which of rounded numbers would be wrong."""
     scheduler = SCHEDULERS["ddim"]()
     scheduler.set_timesteps(20)

@@ -134,9 +134,9 @@ def video_vae():
     ).eval()  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (2, 4, 3, 6, 6)], ids=["pictures", "videos"])
+@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (2, 4, 3, 6, 6)], ids=["images", "videos"])
 @pytest.mark.parametrize("build", [vae, video_vae])
-def test_pictures_and_videos_by_either_kind_of_vae(build, shape):
+def test_images_and_videos_by_either_kind_of_vae(build, shape):
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = pixel_space.enlarge(build(), latents, (9, 9), "bicubic")
@@ -175,23 +175,23 @@ def test_low_steps_have_the_levels_of_their_size(case, name):
     one.call(one.pipe)
     scheduler = one.pipe.scheduler
     plain, times = noise_levels.ratios(scheduler, scheduler.timesteps), scheduler.timesteps.clone()
-    told = []
+    message = []
 
     def around(forward, *args, **kwargs):
-        told.append(float(torch.as_tensor(kwargs.get("timestep", args[1] if len(args) > 1 else None)).flatten()[0]))
+        message.append(float(torch.as_tensor(kwargs.get("timestep", args[1] if len(args) > 1 else None)).flatten()[0]))
         return forward(*args, **kwargs)
 
     methods = [MixedResolution(**{**SHIFTED, "switch": 4 * order})]
     with intercept(one.pipe.unet if hasattr(one.pipe, "unet") else one.pipe.transformer, "forward", around):
-        picture = one.call(accelerate(one.pipe, methods))
-    assert torch.isfinite(picture).all()
+        image = one.call(accelerate(one.pipe, methods))
+    assert torch.isfinite(image).all()
     shifted = noise_levels.ratios(scheduler, scheduler.timesteps)
     low = slice(1, 4 * order - 1 if order > 1 else 4)
     torch.testing.assert_close(shifted[low], [level / 2 for level in plain[low]], rtol=0.05, atol=0)
     assert shifted[0] == plain[0]
     assert torch.equal(scheduler.timesteps[4 * order :], times[4 * order :])
     scale = 1000 if name == "flux" else 1
-    torch.testing.assert_close(torch.tensor(told) * scale, scheduler.timesteps.float(), rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(torch.tensor(message) * scale, scheduler.timesteps.float(), rtol=1e-4, atol=1e-2)
     one.call(one.pipe)
     assert torch.equal(scheduler.timesteps, times), "the plain pipeline keeps the shift"
 

@@ -54,9 +54,9 @@ def test_sizes_and_boundaries(case, name):
     recorder = Recorder()
     order = getattr(one.pipe.scheduler, "order", 1)
     ends = [3 * order, 5 * order]
-    picture = one.call(accelerate(one.pipe, [MixedResolution(beta=[0.5, 0.75], switch=ends), recorder]))
+    image = one.call(accelerate(one.pipe, [MixedResolution(beta=[0.5, 0.75], switch=ends), recorder]))
     sides = [sum(size) // 2 for size, _ in itertools.groupby(recorder.sizes)]
-    assert torch.isfinite(picture).all()
+    assert torch.isfinite(image).all()
     assert [side / sides[-1] for side in sides] == pytest.approx([0.5, 0.75, 1], abs=0.05)
     assert recorder.boundaries == set(ends)
 

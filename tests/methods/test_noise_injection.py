@@ -77,7 +77,7 @@ def test_from_the_threshold_on_and_never_into_the_finished_latents(case, baselin
     "name", ["img2img", "inpaint4", "inpaint9", "controlnet", "dit", "upscale_x4", "deepfloyd_if", "wan"]
 )
 def test_a_run_that_starts_below_the_threshold_has_it_before_its_first_network_call(case, name):
-    """The latents alone: masks and other pictures that go with them are as they were. ControlNets see it too."""
+    """The latents alone: masks and other images that go with them are as they were. ControlNets see it too."""
     one, seen = case(name), {}
 
     def note(key):
@@ -101,8 +101,8 @@ def test_a_run_that_starts_below_the_threshold_has_it_before_its_first_network_c
         assert torch.equal(ours[:, channels:], plain[:, channels:])
 
 
-def test_refused_where_latents_cannot_be_told_from_what_goes_with_them(case):
-    """DeepFloyd's second stage has no autoencoder and predicts a variance: 3 of 6 channels are the picture's."""
+def test_refused_where_latents_cannot_be_reported_from_what_goes_with_them(case):
+    """DeepFloyd's second stage has no autoencoder and predicts a variance: 3 of 6 channels are the image's."""
     one = case("if_stage_2")
     with pytest.raises(UsageError, match="which of the network's channels are the 3 latent ones; use when='before'"):
         one.call(accelerate(one.pipe, [NoiseInjection(ALPHA, 1.0, "after")]))
@@ -133,7 +133,7 @@ def test_nothing_of_it_is_the_baseline(case, baseline, name, when):
 
 
 def test_the_amount_means_the_same_for_solvers_of_growing_latents():
-    """From one start DDIM and Euler make nearly the same picture, and injection moves both by nearly the same."""
+    """From one start DDIM and Euler make nearly the same image, and injection moves both by nearly the same."""
     moved = []
     for solver in ("ddim", "euler"):
         one = sd(solver)

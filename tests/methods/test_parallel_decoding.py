@@ -1,4 +1,4 @@
-"""Parallel decoding is sequential decoding in fewer calls: same pictures, bounded memory, other methods beside it."""
+"""Parallel decoding is sequential decoding in fewer calls: same images, bounded memory, other methods beside it."""
 
 import pytest
 import torch

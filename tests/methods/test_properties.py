@@ -70,7 +70,7 @@ REASONS = (
 
 
 def attempt(one, name, family=None, which="methods", run=None):
-    """(driver under the preset, its first picture, of `run` in place of a plain call if given).
+    """(driver under the preset, its first image, of `run` in place of a plain call if given).
 
     Skips, with the reason, where the family is known to be refused, and only there.
     """

@@ -99,9 +99,9 @@ def test_long_videos(name, split):
     one, bare = video(split)
     fast, same = (accelerate(one.pipe, build_methods(getattr(preset(name), w))) for w in ("methods", "identity"))
     if split and name in MIXING:
-        with pytest.raises(UsageError, match="branches cannot be told apart.* leave this method out") as told:
+        with pytest.raises(UsageError, match="branches cannot be told apart.* leave this method out") as message:
             one.call(fast, [0])
-        assert len(str(told.value)) <= 300
+        assert len(str(message.value)) <= 300
         assert torch.equal(one.call(one.pipe, [0]), bare)
         return
     assert torch.equal(one.call(same, [0]), bare)

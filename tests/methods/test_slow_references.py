@@ -1,4 +1,4 @@
-"""Slow, separate ways to the same pictures: hooks that overwrite an output, and loops written out."""
+"""Slow, separate ways to the same images: hooks that overwrite an output, and loops written out."""
 
 from collections import defaultdict
 from contextlib import ExitStack

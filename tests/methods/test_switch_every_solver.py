@@ -1,7 +1,7 @@
 """A switch of resolution with every solver: what it re-noises is what the next step starts from.
 
-A network that knows the clean picture must find, after the switch and after every later step, noise of just the
-strength that it is told. Another network must draw other pictures from other fresh noise.
+A network that knows the clean image must find, after the switch and after every later step, noise of just the
+strength that it is told. Another network must draw other images from other fresh noise.
 """
 
 import copy
@@ -137,7 +137,7 @@ def grows(scheduler):
 
 
 def perfect(scheduler, clean):
-    """What a network predicts that knows the clean picture, (rows, C, 1, 1), from its input and timestep."""
+    """What a network predicts that knows the clean image, (rows, C, 1, 1), from its input and timestep."""
 
     def predict(inputs, timestep, text):
         alpha, sigma = true_level(scheduler, timestep)
@@ -176,7 +176,7 @@ def run(one, methods, **changes):
 
 @pytest.mark.parametrize("switch", [1, 4, 5])
 @pytest.mark.parametrize("name", EVERY)
-def test_a_network_that_knows_the_picture_is_told_the_noise_there_is(name, switch, monkeypatch):
+def test_a_network_that_knows_the_image_is_reported_the_noise_there_is(name, switch, monkeypatch):
     one = case_of(name)
     clean = 0.5 * torch.randn(2, 4, 1, 1, generator=torch.Generator().manual_seed(5))
     take_over(one, perfect(one.pipe.scheduler, clean), monkeypatch)
@@ -202,7 +202,7 @@ def fine(latents):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_other_fresh_noise_draws_another_picture(name):
+def test_other_fresh_noise_draws_another_image(name):
     one = case_of(name)
     start = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     for switch in (1, 3, 4, 5):
@@ -311,7 +311,7 @@ def test_levels_are_not_shifted_where_the_solver_has_others_in_between(name):
 
 
 @pytest.mark.parametrize("name", ["edm_euler", "edm_dpm", "euler_continuous", "singlestep2"])
-def test_shifted_levels_and_the_timesteps_that_the_network_is_told_agree(name, monkeypatch):
+def test_shifted_levels_and_the_timesteps_that_the_network_is_reported_agree(name, monkeypatch):
     """At half the side half the noise, but for the first step; EDM's timesteps are a quarter of its logarithm."""
     if name == "euler_continuous":
         monkeypatch.setitem(EVERY, name, ("EulerDiscreteScheduler", {**V, "timestep_type": "continuous"}))
@@ -327,7 +327,7 @@ def test_shifted_levels_and_the_timesteps_that_the_network_is_told_agree(name, m
 
 
 @pytest.mark.parametrize("method", [NoiseInjection(), NoiseInjection(when="after"), GuidanceInterval()], ids=repr)
-def test_other_methods_of_noise_levels_refuse_solvers_that_tell_none(method):
+def test_other_methods_of_noise_levels_refuse_solvers_that_report_none(method):
     one = _pipe("sd")
     one.pipe.scheduler = solver("IPNDMScheduler")
     with pytest.raises(UsageError, match="IPNDMScheduler tells no noise level"):

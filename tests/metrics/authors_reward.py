@@ -21,7 +21,7 @@ CONFIG = {
     "pad_token_id": 0,
 }
 PROMPTS = ["a red apple", "dogs"]
-# (width, height) of the picture that is drawn with its number as seed: what `model.score(prompt, picture)` of the
+# (width, height) of the image that is drawn with its number as seed: what `model.score(prompt, image)` of the
 # package image-reward 1.5 gives under transformers 4.36.2, for each of PROMPTS.
 SCORES = {
     (64, 64): [-1.663544774055481, -2.0034475326538086],
@@ -29,7 +29,7 @@ SCORES = {
 }
 
 
-def picture(seed: int, size: tuple[int, int]) -> torch.Tensor:
+def image(seed: int, size: tuple[int, int]) -> torch.Tensor:
     """(3, H, W), uint8."""
     width, height = size
     return torch.randint(256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)

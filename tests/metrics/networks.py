@@ -14,7 +14,7 @@ CLASSES = 5
 
 
 class Small(nn.Module):
-    """Float pictures from 0 to 255 of any size to (B, FEATURES); `logits` gives (B, CLASSES)."""
+    """Float images from 0 to 255 of any size to (B, FEATURES); `logits` gives (B, CLASSES)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -22,23 +22,23 @@ class Small(nn.Module):
         self.second = nn.Conv2d(8, FEATURES, 3, stride=2)
         self.head = nn.Linear(FEATURES, CLASSES)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return 40 * self.second(torch.relu(self.first(pictures / 64 - 2))).square().mean(dim=[2, 3])
+    def forward(self, images: Tensor) -> Tensor:
+        return 40 * self.second(torch.relu(self.first(images / 64 - 2))).square().mean(dim=[2, 3])
 
     @torch.jit.export
-    def logits(self, pictures: Tensor) -> Tensor:
-        return 0.1 * self.head(self.forward(pictures))
+    def logits(self, images: Tensor) -> Tensor:
+        return 0.1 * self.head(self.forward(images))
 
 
 class Layers(nn.Module):
-    """What stands in for Inception's layers: pictures from -1 to 1 to (B, 2048, 1, 1)."""
+    """What stands in for Inception's layers: images from -1 to 1 to (B, 2048, 1, 1)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 2048, 7, stride=16)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return self.conv(pictures).abs().mean(dim=[2, 3], keepdim=True)
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv(images).abs().mean(dim=[2, 3], keepdim=True)
 
 
 class LikeInception(nn.Module):
@@ -49,8 +49,8 @@ class LikeInception(nn.Module):
         self.layers = Layers()
         self.output = nn.Linear(2048, CLASSES)
 
-    def forward(self, pictures: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
-        features = self.layers(nn.functional.interpolate(pictures, [299, 299]) / 128 - 1).flatten(1)
+    def forward(self, images: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        features = self.layers(nn.functional.interpolate(images, [299, 299]) / 128 - 1).flatten(1)
         if return_features:
             return features
         scores = features @ self.output.weight.T
@@ -65,16 +65,16 @@ def save(network: type[nn.Module], file: Path, seed: int = 0) -> Path:
     return file
 
 
-def pictures(seed: int, count: int, size: int = 40) -> Tensor:
-    """Smooth random pictures (count, 3, size, size), uint8."""
+def images(seed: int, count: int, size: int = 40) -> Tensor:
+    """Smooth random images (count, 3, size, size), uint8."""
     generator = torch.Generator().manual_seed(seed)
     rough = torch.rand(count, 3, 5, 5, generator=generator) * (0.4 + 0.2 * seed)
     smooth = nn.functional.interpolate(rough, (size, size), mode="bicubic").clamp(0, 1)
     return (smooth * 255).round().to(torch.uint8)
 
 
-def save_pictures(folder: Path, images: Tensor) -> Path:
-    """Write pictures as PNG files."""
+def save_images(folder: Path, images: Tensor) -> Path:
+    """Write images as PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, image in enumerate(images):
         Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy())).save(folder / f"{number:03d}.png")

@@ -27,7 +27,7 @@ N = 12
 GENERIC = [name for name in metrics.names() if name not in metrics.SHIPPED or metrics.facts(name).by_default]
 
 
-def pictures(seed, n=N, size=32):
+def images(seed, n=N, size=32):
     return torch.randint(256, (n, 3, size, size), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
 
 
@@ -54,15 +54,15 @@ def statistics(encoder, images):
 
 @pytest.fixture(scope="module")
 def resources(encoder, encoder_folder):
-    """A row with a dual encoder and statistics of real images."""
-    real, file = statistics(encoder, pictures(9, 40)), encoder_folder.parent / "statistics.safetensors"
+    """A row with a dual encoder and statistics of reference images."""
+    real, file = statistics(encoder, images(9, 40)), encoder_folder.parent / "statistics.safetensors"
     save_file({"mean": real.mean, "covariance": real.covariance, "count": torch.tensor(real.count)}, file)
     return Resources("none", encoder_folder.parent, encoder_folder, file)
 
 
 def given(n=N):
-    images = pictures(0, n)
-    return {"images": images, "references": near(images), "prompts": [f"a number {i}" for i in range(n)]}
+    batch = images(0, n)
+    return {"images": batch, "references": near(batch), "prompts": [f"a number {i}" for i in range(n)]}
 
 
 def value(metric, batches):
@@ -105,7 +105,7 @@ def test_batches_do_not_matter(resources, name):
 
 
 @pytest.mark.parametrize("name", GENERIC)
-def test_reset_forgets_the_pictures_and_only_them(resources, name):
+def test_reset_forgets_the_images_and_only_them(resources, name):
     metric = built(name, resources)
     first = value(metric, [given()])
     metric.reset()
@@ -123,7 +123,7 @@ def test_parts_joined_as_devices_join_them_are_the_whole(resources, name):
     assert float(joined.compute()) == pytest.approx(value(whole, [batch]), rel=1e-6)
 
 
-def test_psnr_is_the_mean_of_each_pictures_psnr():
+def test_psnr_is_the_mean_of_each_images_psnr():
     batch = given()
     expected = []
     for image, reference in zip(batch["images"].numpy(), batch["references"].numpy(), strict=True):
@@ -134,11 +134,11 @@ def test_psnr_is_the_mean_of_each_pictures_psnr():
     assert metric.last.tolist() == pytest.approx(expected)
 
 
-def test_equal_pictures_have_the_capped_psnr_and_do_not_spoil_a_mean():
-    images = pictures(0, 2)
-    assert psnr(images, images).tolist() == [PSNR_CAP, PSNR_CAP]
-    mixed = torch.stack([images[0], near(images)[1]])
-    assert torch.isfinite(psnr(mixed, images)).all() and psnr(mixed, images)[0] == PSNR_CAP
+def test_equal_images_have_the_capped_psnr_and_do_not_spoil_a_mean():
+    batch = images(0, 2)
+    assert psnr(batch, batch).tolist() == [PSNR_CAP, PSNR_CAP]
+    mixed = torch.stack([batch[0], near(batch)[1]])
+    assert torch.isfinite(psnr(mixed, batch)).all() and psnr(mixed, batch)[0] == PSNR_CAP
 
 
 def ssim_by_hand(image, reference):
@@ -168,13 +168,13 @@ def test_ssim_equals_the_written_out_formula():
     assert metric.last.tolist() == pytest.approx(expected, abs=2e-4)
 
 
-def test_equal_pictures_are_at_distance_zero(encoder):
-    images = pictures(0)
+def test_equal_images_are_at_distance_zero(encoder):
+    batch = images(0)
     ssim, feature = PairedSSIM(), PairedFeatureDistance(encoder)
-    assert value(ssim, [{"images": images, "references": images}]) == pytest.approx(1)
-    assert value(feature, [{"images": images, "references": images}]) == 0
-    same = EmojiFrechetDistance(encoder, statistics(encoder, images))
-    assert value(same, [{"images": images}]) == pytest.approx(0, abs=1e-3)
+    assert value(ssim, [{"images": batch, "references": batch}]) == pytest.approx(1)
+    assert value(feature, [{"images": batch, "references": batch}]) == 0
+    same = EmojiFrechetDistance(encoder, statistics(encoder, batch))
+    assert value(same, [{"images": batch}]) == pytest.approx(0, abs=1e-3)
 
 
 def test_feature_distance_is_one_minus_cosine(encoder):
@@ -191,25 +191,25 @@ def test_feature_distance_is_one_minus_cosine(encoder):
 
 
 def test_frechet_distance_equals_the_written_out_formula(encoder):
-    real, fake = pictures(1, 60), near(pictures(2, 50), by=60)
+    real, fake = images(1, 60), near(images(2, 50), by=60)
     metric = EmojiFrechetDistance(encoder, statistics(encoder, real))
     found = value(metric, [{"images": fake}])
-    a, b = (encoder(images).double().numpy() for images in (real, fake))
+    a, b = (encoder(batch).double().numpy() for batch in (real, fake))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     cross = np.trace(linalg.sqrtm(ca @ cb).real)
     expected = np.sum((a.mean(0) - b.mean(0)) ** 2) + np.trace(ca) + np.trace(cb) - 2 * cross
     assert found == pytest.approx(expected, rel=1e-4)
-    assert metric.identity()["real_pictures"] == 60
+    assert metric.identity()["reference_images"] == 60
 
 
-def test_frechet_distance_of_one_picture_is_none(encoder):
-    metric = EmojiFrechetDistance(encoder, statistics(encoder, pictures(1)))
-    metric.update(pictures(0, 1))
+def test_frechet_distance_of_one_image_is_none(encoder):
+    metric = EmojiFrechetDistance(encoder, statistics(encoder, images(1)))
+    metric.update(images(0, 1))
     assert math.isnan(float(metric.compute()))
 
 
 def test_statistics_of_another_encoder_are_refused(encoder):
-    good = statistics(encoder, pictures(1))
+    good = statistics(encoder, images(1))
     with pytest.raises(UsageError, match="another encoder"):
         EmojiFrechetDistance(encoder, dataclasses.replace(good, encoder="0" * 64))
     with pytest.raises(UsageError, match="another encoder"):
@@ -230,18 +230,18 @@ def test_text_score_is_a_hundred_cosines(encoder, encoder_folder):
 
 def test_features_have_one_length_and_take_any_size(encoder):
     for size in (16, 32, 80):
-        features = encoder(pictures(0, 3, size))
+        features = encoder(images(0, 3, size))
         assert features.shape == (3, encoder.num_features)
         assert features.norm(dim=1).tolist() == pytest.approx([10.0] * 3, rel=1e-5)
 
 
 def test_a_batch_is_encoded_once_for_several_metrics(encoder, monkeypatch):
     calls = []
-    monkeypatch.setattr(encoder, "features", lambda images: calls.append(images) or torch.ones(len(images), 8))
-    images, references = pictures(0, 2), pictures(1, 2)
-    PairedFeatureDistance(encoder).update(images, references)
-    EmojiTextScore(encoder).update(images, ["a", "b"])
-    assert len(calls) == 2, "one call for the references and one for the pictures"
+    monkeypatch.setattr(encoder, "features", lambda batch: calls.append(batch) or torch.ones(len(batch), 8))
+    batch, references = images(0, 2), images(1, 2)
+    PairedFeatureDistance(encoder).update(batch, references)
+    EmojiTextScore(encoder).update(batch, ["a", "b"])
+    assert len(calls) == 2, "one call for the references and one for the images"
 
 
 def test_an_encoder_folder_that_lacks_a_file(tmp_path):

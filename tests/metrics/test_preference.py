@@ -12,7 +12,7 @@ from postdiff.metrics.image_reward import ImageReward, RewardScorer
 from postdiff.metrics.pick_score import PairedPickPreference, PickScore, PickScorer
 from tests.lab import tiny_folder
 from tests.metrics import authors_reward
-from tests.metrics.test_metrics import near, pictures
+from tests.metrics.test_metrics import images, near
 from tests.support import hub_cache
 
 PROMPTS = ["a number 0", "a longer text about another number", "x"]
@@ -53,7 +53,7 @@ def reward(reward_folder, monkeypatch):
 
 @torch.no_grad()
 def by_the_model_card(folder, images, prompt):
-    """Scores of several pictures for one prompt: the example on PickScore's model card."""
+    """Scores of several images for one prompt: the example on PickScore's model card."""
     clip = CLIPModel.from_pretrained(folder)
     pixels = AutoImageProcessor.from_pretrained(folder)(images=list(images), return_tensors="pt")
     words = AutoTokenizer.from_pretrained(folder)(prompt, padding=True, truncation=True, return_tensors="pt")
@@ -65,22 +65,22 @@ def by_the_model_card(folder, images, prompt):
 
 @pytest.mark.parametrize("size", [32, 80])
 def test_pick_score_is_its_model_cards_formula(pick, size):
-    images = pictures(0, 3, size)
+    batch = images(0, 3, size)
     metric = built(PickScore)
-    metric.update(images, PROMPTS)
-    expected = [by_the_model_card(pick, images[i : i + 1], prompt).item() for i, prompt in enumerate(PROMPTS)]
+    metric.update(batch, PROMPTS)
+    expected = [by_the_model_card(pick, batch[i : i + 1], prompt).item() for i, prompt in enumerate(PROMPTS)]
     assert metric.last.tolist() == pytest.approx(expected, rel=1e-4)
     assert float(metric.compute()) == pytest.approx(sum(expected) / 3, rel=1e-4)
-    assert max(expected) - min(expected) > 0.1, "all pictures score alike, so this shows nothing"
+    assert max(expected) - min(expected) > 0.1, "all images score alike, so this shows nothing"
 
 
 def test_preference_is_the_softmax_of_two_scores(pick):
-    images, others = pictures(0, 3), near(pictures(0, 3), by=90)
+    batch, others = images(0, 3), near(images(0, 3), by=90)
     one, other, same = built(PairedPickPreference), built(PairedPickPreference), built(PairedPickPreference)
-    one.update(images, others, PROMPTS)
-    other.update(others, images, PROMPTS)
-    same.update(images, images, PROMPTS)
-    pairs = [torch.stack([image, another]) for image, another in zip(images, others, strict=True)]
+    one.update(batch, others, PROMPTS)
+    other.update(others, batch, PROMPTS)
+    same.update(batch, batch, PROMPTS)
+    pairs = [torch.stack([image, another]) for image, another in zip(batch, others, strict=True)]
     expected = [
         100 * by_the_model_card(pick, pair, prompt).softmax(-1)[0].item()
         for pair, prompt in zip(pairs, PROMPTS, strict=True)
@@ -92,10 +92,10 @@ def test_preference_is_the_softmax_of_two_scores(pick):
 
 
 def test_scores_do_not_depend_on_the_batch(pick, reward):
-    images = pictures(0, 3)
+    batch = images(0, 3)
     for metric in (built(PickScore), built(ImageReward)):
-        whole = metric.scorer(images, PROMPTS)
-        single = [metric.scorer(images[i : i + 1], PROMPTS[i : i + 1]).item() for i in range(3)]
+        whole = metric.scorer(batch, PROMPTS)
+        single = [metric.scorer(batch[i : i + 1], PROMPTS[i : i + 1]).item() for i in range(3)]
         assert whole.tolist() == pytest.approx(single, rel=1e-4, abs=1e-5)
 
 
@@ -103,19 +103,19 @@ def test_one_copy_of_the_weights_and_one_scoring_of_a_batch(pick, monkeypatch):
     score, preference = built(PickScore), built(PairedPickPreference)
     assert score.scorer is preference.scorer is built(PickScore).scorer
     calls = []
-    monkeypatch.setattr(score.scorer, "scores", lambda images, prompts: calls.append(images) or torch.ones(2))
-    images, references = pictures(0, 2), pictures(1, 2)
-    preference.update(images, references, PROMPTS[:2])
-    score.update(images, PROMPTS[:2])
-    assert len(calls) == 2, "one call for the references and one for the pictures"
-    score.update(images, PROMPTS[1:])
-    assert len(calls) == 3, "the same pictures for other prompts"
+    monkeypatch.setattr(score.scorer, "scores", lambda batch, prompts: calls.append(batch) or torch.ones(2))
+    batch, references = images(0, 2), images(1, 2)
+    preference.update(batch, references, PROMPTS[:2])
+    score.update(batch, PROMPTS[:2])
+    assert len(calls) == 2, "one call for the references and one for the images"
+    score.update(batch, PROMPTS[1:])
+    assert len(calls) == 3, "the same images for other prompts"
 
 
 def test_image_reward_gives_its_authors_scores(reward):
     for seed, (size, expected) in enumerate(authors_reward.SCORES.items()):
         metric = built(ImageReward)
-        image = authors_reward.picture(seed, size)
+        image = authors_reward.image(seed, size)
         metric.update(torch.stack([image, image]), authors_reward.PROMPTS)
         assert metric.last.tolist() == pytest.approx(expected, rel=1e-5)
         assert float(metric.compute()) == pytest.approx(sum(expected) / 2, rel=1e-5)
@@ -123,8 +123,8 @@ def test_image_reward_gives_its_authors_scores(reward):
 
 def test_a_value_says_what_it_rests_on(pick, reward, monkeypatch):
     for metric in (built(PickScore), built(PairedPickPreference), built(ImageReward)):
-        told = metric.identity()
-        assert {"model", "checkpoint", "resize", "dtype"} <= set(told) and len(told["checkpoint"]) == 16
+        message = metric.identity()
+        assert {"model", "checkpoint", "resize", "dtype"} <= set(message) and len(message["checkpoint"]) == 16
     for checkpoint in (checkpoints.PICK_SCORE, checkpoints.IMAGE_REWARD):
         monkeypatch.delenv(checkpoint.variable)
         assert checkpoint.identity() == f"{checkpoint.hub}@main"
@@ -133,7 +133,7 @@ def test_a_value_says_what_it_rests_on(pick, reward, monkeypatch):
 
 
 @pytest.mark.parametrize("load", [PickScorer.load, RewardScorer.load])
-def test_missing_weights_are_told_in_one_line(load, tmp_path, monkeypatch):
+def test_missing_weights_are_reported_in_one_line(load, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     for name in ("POSTDIFF_PICKSCORE", "POSTDIFF_IMAGEREWARD"):
         monkeypatch.delenv(name, raising=False)
@@ -198,11 +198,11 @@ def test_published_weights_come_from_the_hubs_cache(pick_folder, reward_folder, 
         }.items()
     ):
         hub_cache.put(cache, repository, str(number) * 40, folder)
-    images = pictures(0, 1)
+    batch = images(0, 1)
     score, reward = built(PickScore), built(ImageReward)
-    score.update(images, PROMPTS[:1])
-    assert score.last.item() == pytest.approx(by_the_model_card(pick_folder, images, PROMPTS[0]).item(), rel=1e-4)
+    score.update(batch, PROMPTS[:1])
+    assert score.last.item() == pytest.approx(by_the_model_card(pick_folder, batch, PROMPTS[0]).item(), rel=1e-4)
     assert score.identity()["checkpoint"] == f"yuvalkirstain/PickScore_v1@{'0' * 40}"
-    reward.update(authors_reward.picture(0, (64, 64))[None], authors_reward.PROMPTS[:1])
+    reward.update(authors_reward.image(0, (64, 64))[None], authors_reward.PROMPTS[:1])
     assert reward.last.item() == pytest.approx(authors_reward.SCORES[64, 64][0], rel=1e-5)
     assert reward.identity()["checkpoint"] == f"THUDM/ImageReward@{'2' * 40}"

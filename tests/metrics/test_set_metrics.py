@@ -1,4 +1,4 @@
-"""Metrics of whole sets of pictures against clean-fid's own code, closed forms, and formulas written out here."""
+"""Metrics of whole sets of images against clean-fid's own code, closed forms, and formulas written out here."""
 
 import math
 
@@ -33,7 +33,7 @@ def like_inception(tmp_path_factory):
 
 
 class Given(Extractor):
-    """Takes features for pictures, so that formulas can be tested without any."""
+    """Takes features for images, so that formulas can be tested without any."""
 
     mode, checkpoint = "clean", "given"
 
@@ -60,8 +60,8 @@ def measured(metric, features, batch=7):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_fid_of_two_folders_is_that_of_clean_fid(mode, small, tmp_path):
-    images, real = networks.pictures(1, 30), networks.pictures(2, 26)
-    folders = [networks.save_pictures(tmp_path / str(i), each) for i, each in enumerate((images, real))]
+    images, real = networks.images(1, 30), networks.images(2, 26)
+    folders = [networks.save_images(tmp_path / str(i), each) for i, each in enumerate((images, real))]
     script = torch.jit.load(str(small))
     expected = clean_fid.compute_fid(
         *map(str, folders),
@@ -80,7 +80,7 @@ def test_fid_of_two_folders_is_that_of_clean_fid(mode, small, tmp_path):
 
 
 def test_modes_differ(small):
-    image = networks.pictures(0, 2)
+    image = networks.images(0, 2)
     found = [extractors.load(mode, str(small))(image) for mode in MODES]
     assert not torch.allclose(found[0], found[1], rtol=1e-3) and not torch.allclose(found[1], found[2], rtol=1e-3)
 
@@ -89,7 +89,7 @@ def test_the_real_inceptions_interface_is_clean_fids(like_inception):
     from cleanfid.inception_torchscript import InceptionV3W
     from cleanfid.resize import build_resizer
 
-    images = networks.pictures(0, 3)
+    images = networks.images(0, 3)
     for mode in ("clean", "legacy_tensorflow"):
         theirs = InceptionV3W(str(like_inception.parent), download=False, resize_inside=mode == "legacy_tensorflow")
         resize = build_resizer(mode)
@@ -127,7 +127,7 @@ def test_legacy_pytorch_takes_the_weights_of_pytorch_fid(tmp_path, like_inceptio
     with extractors.PYTORCH.in_place(file):
         theirs = InceptionV3(output_blocks=[3], resize_input=False).eval()
     assert fid_inception_v3 is not None and network.num_features == 2048
-    images = networks.pictures(0, 1)
+    images = networks.images(0, 1)
     resized = torch.nn.functional.interpolate(images.float(), (299, 299), mode="bilinear", align_corners=False)
     with torch.no_grad():
         expected = theirs(resized.clamp(0, 255) / 255)[0].flatten(1)
@@ -189,7 +189,7 @@ def test_kid_of_whole_samples_is_the_unbiased_mmd_written_out():
 
 
 def manifold(points, others, k):
-    """Kynkaanniemi et al., Sec. 3, picture by picture: the share of `points` in the manifold of `others`."""
+    """Kynkaanniemi et al., Sec. 3, image by image: the share of `points` in the manifold of `others`."""
     hits = 0
     reach = [sorted(math.dist(a, b) for b in others)[k] for a in others]
     for point in points:
@@ -206,14 +206,14 @@ def test_precision_and_recall_equal_the_definition():
     assert recall == pytest.approx(manifold(real.tolist(), generated.tolist(), 3))
     assert 0 < precision < 1 and 0 < recall < 1
     few = Precision(Given(2), ReferenceStatistics.of(real, {}), options)
-    assert math.isnan(measured(few, generated[:3])), "a third neighbour needs four pictures"
+    assert math.isnan(measured(few, generated[:3])), "a third neighbour needs four images"
     capped = Precision(Given(2), ReferenceStatistics.of(real, {}), PrecisionRecallOptions(cap=10))
     assert measured(capped, generated) in [share / 10 for share in range(11)]
 
 
 def test_inception_score_equals_the_definition(small):
     network = extractors.load("legacy_tensorflow", str(small))
-    images = networks.pictures(1, 12)
+    images = networks.images(1, 12)
     script = torch.jit.load(str(small))
     with torch.no_grad():
         expected = script.logits(images.float()).double().softmax(1).numpy()
@@ -224,14 +224,14 @@ def test_inception_score_equals_the_definition(small):
     divergence = (expected * np.log(expected / expected.mean(0))).sum(1).mean()
     assert float(metric.compute()) == pytest.approx(math.exp(divergence), rel=1e-5)
     assert float(metric.compute()) > 1
-    assert float(inception_score(torch.eye(4))) == pytest.approx(4), "each picture sure of another class"
+    assert float(inception_score(torch.eye(4))) == pytest.approx(4), "each image sure of another class"
     assert float(inception_score(torch.full((4, 4), 0.25))) == pytest.approx(1)
     assert metric.identity()["note"].startswith("fewer than 1000")
 
 
 def test_inception_gives_its_classes_without_the_bias(like_inception):
     network = extractors.load("legacy_tensorflow", str(like_inception))
-    images = networks.pictures(0, 2)
+    images = networks.images(0, 2)
     script = torch.jit.load(str(like_inception))
     with torch.no_grad():
         plain = script(images.float())
@@ -247,7 +247,7 @@ def test_an_extractor_without_classes_has_no_inception_score(tmp_path):
 
     file = networks.save(Bare, tmp_path / "bare.pt")
     with pytest.raises(UsageError, match="gives no class scores"):
-        InceptionScore(extractors.load("legacy_tensorflow", str(file))).update(networks.pictures(0, 2))
+        InceptionScore(extractors.load("legacy_tensorflow", str(file))).update(networks.images(0, 2))
 
 
 def test_cmmd_equals_the_double_sum():
@@ -304,15 +304,15 @@ def test_missing_inception_is_one_line_with_address_and_variable(monkeypatch):
         extractors.load("legacy_pytorch")
 
 
-def test_too_few_pictures_are_marked(small):
+def test_too_few_images_are_marked(small):
     network = extractors.load("clean", str(small))
-    real = ReferenceStatistics.of(network(networks.pictures(2, 4)), {})
+    real = ReferenceStatistics.of(network(networks.images(2, 4)), {})
     metric = FID(network, real)
-    metric.update(networks.pictures(1, 5))
+    metric.update(networks.images(1, 5))
     metric.compute()
     identity = metric.identity()
-    assert identity["note"].startswith("5 generated pictures and 4 real pictures for 6 feature dimensions")
+    assert identity["note"].startswith("5 generated images and 4 reference images for 6 feature dimensions")
     assert {"model", "checkpoint", "mode", "resize", "dtype", "statistics"} <= set(identity)
     one = FID(network, real)
-    one.update(networks.pictures(1, 1))
+    one.update(networks.images(1, 1))
     assert math.isnan(float(one.compute()))

@@ -57,7 +57,7 @@ def fora(method: Any, run: Setting) -> Reference:
 
 
 def attention_and_ff(network: nn.Module) -> dict[str, nn.Module]:
-    """CogView4 sends picture and text through one feed-forward, one after the other; that one is left alone."""
+    """CogView4 sends image and text through one feed-forward, one after the other; that one is left alone."""
     names = ("ff", "ff_context", "ffn", "img_mlp", "txt_mlp")
     found = {n: m for n, m in network.named_modules() if n.split(".")[-1] in names}
     return attentions(network) | ({} if "CogView4" in type(network).__name__ else found)
@@ -225,20 +225,20 @@ def encoder_propagation(method: Any, run: Setting) -> Reference:
 
 
 def streams(block: nn.Module, output: Any) -> tuple[Tensor, Tensor | None]:
-    """(picture, text) in what a transformer block gives out, or in what a U-Net's stack of them does."""
+    """(image, text) in what a transformer block gives out, or in what a U-Net's stack of them does."""
     if isinstance(output, Tensor) or len(output) == 1:
         return (output if isinstance(output, Tensor) else output[0]), None
-    picture, text = output if type(block).__name__ == "CogView4TransformerBlock" else output[::-1]
-    return picture, text
+    image, text = output if type(block).__name__ == "CogView4TransformerBlock" else output[::-1]
+    return image, text
 
 
 def residual(block: nn.Module, x: dict[int, Any], y: dict[int, Any], k: int, t: int) -> Any:
     """x_t + R_k, R_k = y_k - x_k, in both streams."""
     parts = zip(x[t], streams(block, y[k]), x[k], strict=True)
-    picture, text = (None if y_k is None else x_t + (y_k - x_k) for x_t, y_k, x_k in parts)
+    image, text = (None if y_k is None else x_t + (y_k - x_k) for x_t, y_k, x_k in parts)
     if isinstance(y[k], Tensor):
-        return picture
-    both = (picture, text) if streams(block, y[k])[0] is y[k][0] else (text, picture)
+        return image
+    both = (image, text) if streams(block, y[k])[0] is y[k][0] else (text, image)
     return both if len(y[k]) == 2 else both[:1]
 
 

@@ -49,7 +49,7 @@ class Reference:
     """A method as a formula.
 
     Attributes:
-        pieces: {name: (first module, last module)} of what is overwritten. x is what the first is given, picture and
+        pieces: {name: (first module, last module)} of what is overwritten. x is what the first is given, image and
             text (or None); y is what the last gives out.
         value: (name, step, branch, x, y) -> what the piece gives out at this step, for one branch.
         predictions: optional, (step, {branch: prediction}) -> the same as the solver is to see them.
@@ -79,8 +79,8 @@ def setting_of(case: Case) -> Setting:
     timesteps: list[float] = []
 
     def note(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        if (told := _number(kwargs["timestep"] if "timestep" in kwargs else args[1])) not in times:
-            times.append(told)
+        if (message := _number(kwargs["timestep"] if "timestep" in kwargs else args[1])) not in times:
+            times.append(message)
         return forward(*args, **kwargs)
 
     def note_step(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -164,9 +164,9 @@ class _Overwriting:
 
     def _enter(self, name: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-            picture = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
+            image = args[0] if args else kwargs.get("hidden_states", kwargs.get("sample"))
             text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
-            given = (picture, text if isinstance(text, Tensor) else None)
+            given = (image, text if isinstance(text, Tensor) else None)
             for branch, part in zip(self.branches, _chunks(given, len(self.branches)), strict=True):
                 self.x[name][branch][self.step] = part
 

@@ -2,7 +2,7 @@
 
 Every operation of torch is looked at before it is computed, with the CPU's own kernels. Tensors of both devices
 together are an error, but for a single number of the CPU among others element by element, and for indices. So a
-pipeline that runs here has every tensor in its place, and draws the CPU's picture bit for bit.
+pipeline that runs here has every tensor in its place, and draws the CPU's image bit for bit.
 """
 
 from __future__ import annotations

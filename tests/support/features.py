@@ -44,7 +44,7 @@ def spectrum() -> Findings:
     return dataclasses.replace(EMPTY, name="noise_spectrum", found=found)
 
 
-def pictures() -> Findings:
+def images() -> Findings:
     """As `experiments/fewer_steps.py` writes them."""
     fewer, sweep = {"ddim": [50, 25], "dpm_solver": [20, 10]}, [50, 20, 5]
     names = [f"{solver}_{steps}{ending}" for solver in fewer for steps in sweep for ending in ("", "_ours")]
@@ -58,5 +58,5 @@ def pictures() -> Findings:
 
 def write_all(root: Path) -> None:
     """Into an outputs folder."""
-    for made in (features(), spectrum(), pictures()):
+    for made in (features(), spectrum(), images()):
         made.write(root / "records" / made.experiment / f"{made.name}.json")

@@ -1,4 +1,4 @@
-"""Pipelines as people prepare them, for less memory or other pictures: the list that a test and a table are made of."""
+"""Pipelines as people prepare them, for less memory or other images: the list that a test and a table are made of."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def outcome(preparation: str, family: str, preset: str) -> str | None:
     """None if the preset does on the prepared pipeline what it does in plain; the one line if it is refused.
 
     Raises:
-        AssertionError: its setting without effect changes the prepared pipeline's pictures, its own pictures are not
+        AssertionError: its setting without effect changes the prepared pipeline's images, its own images are not
             those of the plain twin, or something is left behind.
     """
     case, expected = bare(preparation, family)
@@ -54,7 +54,7 @@ def outcome(preparation: str, family: str, preset: str) -> str | None:
 
 @functools.cache
 def bare(preparation: str, family: str) -> tuple[Case, Tensor]:
-    """The prepared case, and what it draws bare; a driver without methods has drawn the same.
+    """The prepared case, and what it generates bare; a driver without methods has generated the same.
 
     Raises:
         AssertionError: it has not, or left something behind.
@@ -63,14 +63,14 @@ def bare(preparation: str, family: str) -> tuple[Case, Tensor]:
     PREPARATIONS[preparation].prepare(case)
     expected, before = case.call(case.pipe), shape(case)
     assert torch.isfinite(expected.float()).all()
-    assert torch.equal(case.call(accelerate(case.pipe)), expected), "the driver alone changes the pictures"
+    assert torch.equal(case.call(accelerate(case.pipe)), expected), "the driver alone changes the images"
     assert shape(case) == before and not scheduler_keys(case.pipe.scheduler)[1]
     return case, expected
 
 
 @functools.cache
 def serves(family: str, preset: str) -> bool:
-    """Whether a preset draws on a family's pipeline as it is."""
+    """Whether a preset generates on a family's pipeline as it is."""
     try:
         plain(as_it_is, family, preset)
     except UsageError:
@@ -80,7 +80,7 @@ def serves(family: str, preset: str) -> bool:
 
 @functools.cache
 def plain(twin: Any, family: str, preset: str) -> tuple[Tensor, Counter[str]]:
-    """What a preset draws on a case that computes the same in plain, and the work that it counts."""
+    """What a preset generates on a case that computes the same in plain, and the work that it counts."""
     return call(_twin(twin, family), presets.preset(preset).methods)
 
 
@@ -97,7 +97,7 @@ def fresh(family: str) -> Case:
 
 
 def call(case: Case, stack: Any) -> tuple[Tensor, Counter[str]]:
-    """What a stack draws, and the work that it counts."""
+    """What a stack generates, and the work that it counts."""
     fast = accelerate(case.pipe, presets.build_methods(stack))
     return case.call(fast), Counter(fast.counts)
 

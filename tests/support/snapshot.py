@@ -1,4 +1,4 @@
-"""A picture of every instance `__dict__` in a pipeline, to prove that nothing is left behind."""
+"""An image of every instance `__dict__` in a pipeline, to prove that nothing is left behind."""
 
 import torch
 
@@ -8,12 +8,12 @@ def snapshot(pipe):
 
     Hooks, parameters and buffers are told apart one by one, and a tensor also by how often it was written to.
     """
-    pictures = {"pipe": _entries(vars(pipe))}
+    images = {"pipe": _entries(vars(pipe))}
     for name, component in pipe.components.items():
         if isinstance(component, torch.nn.Module):
             for path, module in component.named_modules():
-                pictures[f"{name}.{path}"] = _entries(vars(module))
-    return pictures
+                images[f"{name}.{path}"] = _entries(vars(module))
+    return images
 
 
 def scheduler_keys(scheduler):

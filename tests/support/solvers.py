@@ -24,7 +24,7 @@ def _one_of(name: str, *values: Any) -> list[Settings]:
 
 
 _NOISE_OR_V = _one_of("prediction_type", "epsilon", "v_prediction")
-_TOLD = _one_of("prediction_type", "epsilon", "v_prediction", "sample")
+_REPORTED = _one_of("prediction_type", "epsilon", "v_prediction", "sample")
 _KARRAS, _THRESHOLD, _CLIP = {"use_karras_sigmas": True}, {"thresholding": True}, {"clip_sample": True}
 _SPACED: list[Settings] = [{}, _KARRAS, {"use_exponential_sigmas": True}]
 _BETA = {"use_beta_sigmas": True}  # slow to make
@@ -37,44 +37,46 @@ _FLOW = _each(
 )
 
 SERVED: dict[str, list[Settings]] = {
-    "DDIMScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP, {"timestep_spacing": "trailing"}]),
-    "DDIMParallelScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP]),
-    "DDPMScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP]),
-    "DDPMParallelScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP]),
-    "CogVideoXDDIMScheduler": _each(_TOLD, [{}, _CLIP]),
-    "CogVideoXDPMScheduler": _each(_TOLD, [{}, _CLIP]),
-    "LCMScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP]),
-    "TCDScheduler": _each(_TOLD, [{}, _THRESHOLD, _CLIP]),
+    "DDIMScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP, {"timestep_spacing": "trailing"}]),
+    "DDIMParallelScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP]),
+    "DDPMScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP]),
+    "DDPMParallelScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP]),
+    "CogVideoXDDIMScheduler": _each(_REPORTED, [{}, _CLIP]),
+    "CogVideoXDPMScheduler": _each(_REPORTED, [{}, _CLIP]),
+    "LCMScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP]),
+    "TCDScheduler": _each(_REPORTED, [{}, _THRESHOLD, _CLIP]),
     "PNDMScheduler": _each(_NOISE_OR_V, _one_of("skip_prk_steps", True, False)),
     "UnCLIPScheduler": _each(_one_of("prediction_type", "epsilon", "sample"), [{}, _CLIP]),
     "EulerDiscreteScheduler": [
-        *_each(_TOLD, [*_SPACED, _BETA, {"final_sigmas_type": "sigma_min"}, {"interpolation_type": "log_linear"}]),
+        *_each(_REPORTED, [*_SPACED, _BETA, {"final_sigmas_type": "sigma_min"}, {"interpolation_type": "log_linear"}]),
         {"prediction_type": "v_prediction", "timestep_type": "continuous"},
     ],
     "EulerAncestralDiscreteScheduler": _NOISE_OR_V,
-    "HeunDiscreteScheduler": _each(_TOLD, [*_SPACED, _CLIP]),
+    "HeunDiscreteScheduler": _each(_REPORTED, [*_SPACED, _CLIP]),
     "KDPM2DiscreteScheduler": _each(_NOISE_OR_V, _SPACED),
     "KDPM2AncestralDiscreteScheduler": _each(_NOISE_OR_V, _SPACED),
     "DPMSolverSDEScheduler": _each(_NOISE_OR_V, _SPACED),
-    "LMSDiscreteScheduler": _each(_TOLD, _SPACED),
+    "LMSDiscreteScheduler": _each(_REPORTED, _SPACED),
     "DPMSolverMultistepScheduler": [
-        *_each(_TOLD, [*_SPACED, {"use_lu_lambdas": True}, _THRESHOLD, _SDE, _OF_NOISE, {**_OF_NOISE, **_THRESHOLD}]),
+        *_each(
+            _REPORTED, [*_SPACED, {"use_lu_lambdas": True}, _THRESHOLD, _SDE, _OF_NOISE, {**_OF_NOISE, **_THRESHOLD}]
+        ),
         *_FLOW,
         _THIRD,
     ],
-    "DPMSolverMultistepInverseScheduler": _each(_TOLD, [*_SPACED, _THRESHOLD]),
+    "DPMSolverMultistepInverseScheduler": _each(_REPORTED, [*_SPACED, _THRESHOLD]),
     "DPMSolverSinglestepScheduler": [
-        *_each(_TOLD, [*_SPACED, _THRESHOLD, _SDE, _THIRD, {**_THIRD, **_KARRAS}, _OF_NOISE]),
+        *_each(_REPORTED, [*_SPACED, _THRESHOLD, _SDE, _THIRD, {**_THIRD, **_KARRAS}, _OF_NOISE]),
         *_FLOW,
     ],
-    "DEISMultistepScheduler": [*_each(_TOLD, [*_SPACED, _THRESHOLD]), *_FLOW],
+    "DEISMultistepScheduler": [*_each(_REPORTED, [*_SPACED, _THRESHOLD]), *_FLOW],
     "UniPCMultistepScheduler": [
-        *_each(_TOLD, [*_SPACED, _BETA, _THRESHOLD]),
-        *_each(_TOLD, [{"predict_x0": False, "final_sigmas_type": "sigma_min"}], [{}, _KARRAS, _THRESHOLD]),
+        *_each(_REPORTED, [*_SPACED, _BETA, _THRESHOLD]),
+        *_each(_REPORTED, [{"predict_x0": False, "final_sigmas_type": "sigma_min"}], [{}, _KARRAS, _THRESHOLD]),
         *_FLOW,
     ],
     "SASolverScheduler": [
-        *_each(_TOLD, [*_SPACED, _THRESHOLD, {"algorithm_type": "noise_prediction"}]),
+        *_each(_REPORTED, [*_SPACED, _THRESHOLD, {"algorithm_type": "noise_prediction"}]),
         *_FLOW,
     ],
     "EDMEulerScheduler": _each(_NOISE_OR_V, [{}, {"sigma_schedule": "exponential"}, {"sigma_data": 1.0}]),
@@ -86,30 +88,30 @@ SERVED: dict[str, list[Settings]] = {
     "FlowMapEulerDiscreteScheduler": [{}],
 }
 # What they are made with, and why they are refused.
-_UNTOLD, _NO_LEVEL = "does not tell what its network predicts", "tells no noise level"
+_UNREPORTED, _NO_LEVEL = "does not tell what its network predicts", "tells no noise level"
 REFUSED: dict[str, tuple[Settings, str]] = {
-    "AmusedScheduler": ({"mask_token_id": 9}, _UNTOLD),
-    "BlockRefinementScheduler": ({}, _UNTOLD),
-    "CMStochasticIterativeScheduler": ({}, _UNTOLD),
-    "ConsistencyDecoderScheduler": ({}, _UNTOLD),
+    "AmusedScheduler": ({"mask_token_id": 9}, _UNREPORTED),
+    "BlockRefinementScheduler": ({}, _UNREPORTED),
+    "CMStochasticIterativeScheduler": ({}, _UNREPORTED),
+    "ConsistencyDecoderScheduler": ({}, _UNREPORTED),
     "DDIMInverseScheduler": ({}, _NO_LEVEL),
-    "DDPMWuerstchenScheduler": ({}, _UNTOLD),
-    "DiscreteDDIMScheduler": ({}, _UNTOLD),
-    "EntropyBoundScheduler": ({}, _UNTOLD),
+    "DDPMWuerstchenScheduler": ({}, _UNREPORTED),
+    "DiscreteDDIMScheduler": ({}, _UNREPORTED),
+    "EntropyBoundScheduler": ({}, _UNREPORTED),
     "HeliosDMDScheduler": ({}, _NO_LEVEL),
     "HeliosScheduler": ({}, _NO_LEVEL),
-    "IPNDMScheduler": ({}, _UNTOLD),
-    "KarrasVeScheduler": ({}, _UNTOLD),
-    "LTXEulerAncestralRFScheduler": ({}, _UNTOLD),
-    "MiniMaxH3Scheduler": ({}, _UNTOLD),
-    "PiflowScheduler": ({}, _UNTOLD),
+    "IPNDMScheduler": ({}, _UNREPORTED),
+    "KarrasVeScheduler": ({}, _UNREPORTED),
+    "LTXEulerAncestralRFScheduler": ({}, _UNREPORTED),
+    "MiniMaxH3Scheduler": ({}, _UNREPORTED),
+    "PiflowScheduler": ({}, _UNREPORTED),
     "RFD4ProteinaScheduler": (
         {"schedule_mode": "log", "noise_mode": "tan", "tsr_k": 1.0, "tsr_sigma": 1.0},
-        _UNTOLD,
+        _UNREPORTED,
     ),
-    "RePaintScheduler": ({}, _UNTOLD),
+    "RePaintScheduler": ({}, _UNREPORTED),
     "SCMScheduler": ({}, "predicts 'trigflow'"),
-    "VQDiffusionScheduler": ({"num_vec_classes": 9}, _UNTOLD),
+    "VQDiffusionScheduler": ({"num_vec_classes": 9}, _UNREPORTED),
 }
 # They need a library that may not be there.
 ABSENT = {name for name in SERVED if hasattr(getattr(schedulers, name, None), "_backends")}

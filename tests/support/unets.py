@@ -30,7 +30,7 @@ from diffusers import (
 from tests.support.cases import Case, common, embed, encoded_text, pooled_text
 from tests.support.parts import CROSS, SCHEDULERS, SDXL, unet, vae
 
-# Latents are half as wide as pictures. Videos, of three frames, are smaller by themselves.
+# Latents are half as wide as images. Videos, of three frames, are smaller by themselves.
 PIXELS = 32
 
 
@@ -52,14 +52,14 @@ def sd(scheduler: str = "ddim", pixels: int = PIXELS, layers: int = 1, levels: i
     return Case(pipe, lambda ids: common(ids, height=pixels, width=pixels, **encoded_text(ids)))
 
 
-def _pictures(ids: list[int], pixels: int) -> torch.Tensor:
+def _images(ids: list[int], pixels: int) -> torch.Tensor:
     return embed(ids, 3, pixels, pixels, salt=3).clamp(0, 1)
 
 
 def img2img(scheduler: str = "ddim", pixels: int = PIXELS, levels: int = 3) -> Case:
     pipe = StableDiffusionImg2ImgPipeline(**_sd_parts(scheduler, levels=levels))
     # The VAE's own sampling of the image latents must not share the run's generators with another batch layout.
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_images(ids, pixels), strength=0.75, **encoded_text(ids)))
 
 
 def inpaint(channels: int = 4, scheduler: str = "ddim", pixels: int = PIXELS, levels: int = 3) -> Case:
@@ -72,7 +72,7 @@ def inpaint(channels: int = 4, scheduler: str = "ddim", pixels: int = PIXELS, le
         pipe,
         lambda ids: common(
             ids,
-            image=_pictures(ids, pixels),
+            image=_images(ids, pixels),
             mask_image=mask.repeat(len(ids), 1, 1, 1),
             height=pixels,
             width=pixels,
@@ -99,7 +99,7 @@ def controlnet(
     pipe = StableDiffusionControlNetPipeline(**parts, controlnet=controls if count > 1 else controls[0])
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        image = _pictures(ids, pixels)
+        image = _images(ids, pixels)
         images = [image] * count if count > 1 else image
         shared = common(ids, image=images, height=pixels, width=pixels, **encoded_text(ids))
         return {**shared, "guess_mode": guess_mode}
@@ -132,7 +132,7 @@ def sdxl(scheduler: str = "euler", pixels: int = PIXELS, layers: int = 1, levels
 
 def sdxl_img2img(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionXLImg2ImgPipeline(**_sdxl_parts(scheduler))
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels), strength=0.75, **_sdxl_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_images(ids, pixels), strength=0.75, **_sdxl_text(ids)))
 
 
 def sdxl_inpaint(channels: int = 4, scheduler: str = "euler", pixels: int = PIXELS) -> Case:
@@ -142,7 +142,7 @@ def sdxl_inpaint(channels: int = 4, scheduler: str = "euler", pixels: int = PIXE
     mask[..., pixels // 4 : -pixels // 4, pixels // 4 : -pixels // 4] = 1
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        shared = common(ids, image=_pictures(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
+        shared = common(ids, image=_images(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
         return {**shared, "mask_image": mask.repeat(len(ids), 1, 1, 1), "strength": 1.0}
 
     return Case(pipe, arguments)
@@ -153,7 +153,7 @@ def sdxl_controlnet(scheduler: str = "euler", pixels: int = PIXELS) -> Case:
     pipe = StableDiffusionXLControlNetPipeline(**parts, controlnet=_control(parts["unet"]))
 
     def arguments(ids: list[int]) -> dict[str, Any]:
-        return common(ids, image=_pictures(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
+        return common(ids, image=_images(ids, pixels), height=pixels, width=pixels, **_sdxl_text(ids))
 
     return Case(pipe, arguments)
 
@@ -206,7 +206,7 @@ def deepfloyd_if(levels: int = 3) -> Case:
 
 
 def if_stage_2(levels: int = 3) -> Case:
-    """From 8 pixels to 16; the small picture, noised to a level that the network is told, is 3 more input channels."""
+    """From 8 pixels to 16; the small image, noised to a level that the network is told, is 3 more input channels."""
     net = _pixel_unet(levels=levels, in_channels=6, class_embed_type="timestep", sample_size=16)
     pipe = IFSuperResolutionPipeline(**_if_parts(net, "linear"), image_noising_scheduler=SCHEDULERS["ddpm"]())
 
@@ -218,7 +218,7 @@ def if_stage_2(levels: int = 3) -> Case:
 
 
 def upscale_x4(pixels: int = PIXELS, levels: int = 3) -> Case:
-    """The last stage of DeepFloyd-IF: the small picture itself, noised, is 3 more channels of the latents."""
+    """The last stage of DeepFloyd-IF: the small image itself, noised, is 3 more channels of the latents."""
     net = unet(
         levels=levels, in_channels=7, num_class_embeds=1000, only_cross_attention=(True, True, False),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -228,7 +228,7 @@ def upscale_x4(pixels: int = PIXELS, levels: int = 3) -> Case:
     parts.pop("requires_safety_checker")
     parts["vae"].register_to_config(scaling_factor=0.08333)
     pipe = StableDiffusionUpscalePipeline(**parts, low_res_scheduler=SCHEDULERS["ddpm"]())
-    return Case(pipe, lambda ids: common(ids, image=_pictures(ids, pixels // 2), **encoded_text(ids)))
+    return Case(pipe, lambda ids: common(ids, image=_images(ids, pixels // 2), **encoded_text(ids)))
 
 
 def text_to_video(pixels: int = 16) -> Case:

@@ -1,4 +1,4 @@
-"""Tiny pipelines from prompt to picture, with tokenizer and text encoder: twins of the published models."""
+"""Tiny pipelines from prompt to image, with tokenizer and text encoder: twins of the published models."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from tests.support.transformers import pixart_transformer
 PIXELS = 32
 
 
-def picture(run: Any, **changes: Any) -> torch.Tensor:
-    """One picture (3, PIXELS, PIXELS) in 2 steps, always from the same noise."""
+def image(run: Any, **changes: Any) -> torch.Tensor:
+    """One image (3, PIXELS, PIXELS) in 2 steps, always from the same noise."""
     size = {"height": PIXELS, "width": PIXELS}
     if "PixArt" in type(getattr(run, "pipe", run)).__name__:
         size["use_resolution_binning"] = False  # it would go to the nearest size of about 1024 pixels

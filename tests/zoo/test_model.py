@@ -17,7 +17,7 @@ from postdiff.zoo import EMOJI
 pytestmark = pytest.mark.slow
 
 ENCODER = EMOJI / "dual_encoder"
-# The real pictures of these emoji, in this order, side by side.
+# The reference images of these emoji, in this order, side by side.
 SHEET = ["heart", "apple", "dog", "sunflower", "pizza", "guitar", "airplane", "car", "house", "soccer"]
 SHEET += ["christmas_tree", "fire", "rainbow", "grinning", "cat", "rocket"]
 
@@ -45,7 +45,7 @@ def prompts() -> list[dict]:
 
 
 @pytest.mark.parametrize("size", [64, 32])
-def test_draws_finite_pictures(pipeline: StableDiffusionPipeline, size: int) -> None:
+def test_draws_finite_images(pipeline: StableDiffusionPipeline, size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     images = pipeline(
         "red heart", num_inference_steps=3, height=size, width=size, generator=generator, output_type="pt"
@@ -75,8 +75,8 @@ def test_latents_are_standardised(pipeline: StableDiffusionPipeline, real: Tenso
     assert (latents.std((0, 2, 3)) - 1).abs().max() < 0.3
 
 
-def test_dual_encoder_recognises_real_pictures(clip: CLIPModel, real: Tensor) -> None:
-    """Among all prompts, the nearest to a real picture is its own."""
+def test_dual_encoder_recognises_real_images(clip: CLIPModel, real: Tensor) -> None:
+    """Among all prompts, the nearest to a real image is its own."""
     tokenizer = AutoTokenizer.from_pretrained(ENCODER)
     lines = prompts()
     pixels = CLIPImageProcessor.from_pretrained(ENCODER)(list(real), do_rescale=False, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""The training: two steps of each part on drawn pictures, stopped and resumed, then exported and used."""
+"""The training: two steps of each part on drawn images, stopped and resumed, then exported and used."""
 
 import json
 from pathlib import Path
@@ -28,10 +28,10 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     entries = []
     for shape in ("square", "disc"):
         for colour in COLOURS:
-            picture = Image.new("RGBA", (64, 64))
-            pen = ImageDraw.Draw(picture)
+            image = Image.new("RGBA", (64, 64))
+            pen = ImageDraw.Draw(image)
             (pen.rectangle if shape == "square" else pen.ellipse)((12, 12, 52, 52), fill=colour)
-            picture.save(folder / f"img/google/64/{colour}-{shape}.png")
+            image.save(folder / f"img/google/64/{colour}-{shape}.png")
             name = f"{colour}_{shape}"
             names = {"short_name": name, "short_names": [name, shape], "name": name.upper()}
             entries.append({**names, "image": f"{colour}-{shape}.png"})
@@ -49,7 +49,7 @@ def emoji(package: Path) -> list[Emoji]:
 def test_captions_are_unambiguous(emoji: list[Emoji]) -> None:
     captions = [caption for one in emoji for caption in one.captions]
     assert len(captions) == len(set(captions))
-    # "square" is a name of four pictures: the first keeps it.
+    # "square" is a name of four images: the first keeps it.
     assert emoji[0].captions == ("red square", "square") and emoji[1].captions == ("green square",)
 
 
@@ -68,7 +68,7 @@ def test_tokenizer_round_trip(emoji: list[Emoji], tmp_path: Path) -> None:
     assert again.decode(again("zigzag!").input_ids, skip_special_tokens=True).replace(" ", "") == "zigzag!"
 
 
-def test_standardise_changes_latents_but_not_pictures(emoji: list[Emoji]) -> None:
+def test_standardise_changes_latents_but_not_images(emoji: list[Emoji]) -> None:
     torch.manual_seed(0)
     images, vae = read_images(emoji), EmojiVAE(channels=(8, 8, 8)).vae.eval()
     with torch.no_grad():

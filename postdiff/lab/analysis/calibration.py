@@ -1,4 +1,4 @@
-"""What caches with a fixed schedule must know beforehand, measured while pictures are drawn in full."""
+"""What caches with a fixed schedule must know beforehand, measured while images are generated in full."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from postdiff.methods.base import Method
 
 __all__ = ["BlockChanges", "MagnitudeRatios"]
 
-# Sums over calls of one figure at each step, and how many calls there were.
+# Sums over calls of one value at each step, and how many calls there were.
 Sums = dict[int, tuple[float, int]]
 
 
@@ -105,9 +105,9 @@ class MagnitudeRatios(Method):
         return _means(self._sums, "MagnitudeRatios")
 
 
-def _add(sums: Sums, step: int, figure: float) -> None:
+def _add(sums: Sums, step: int, value: float) -> None:
     total, count = sums.get(step, (0.0, 0))
-    sums[step] = (total + figure, count + 1)
+    sums[step] = (total + value, count + 1)
 
 
 def _means(sums: Sums, observer: str) -> list[float]:

@@ -158,7 +158,7 @@ class FeatureSnapshots(Method):
         # Of C x C, since there are far more pixels than channels.
         _, vectors = torch.linalg.eigh(pixels.T @ pixels)
         chosen = vectors.flip(1)[:, :3]
-        # A component's sign is arbitrary; the largest entry is made positive, so that a picture can be made again.
+        # A component's sign is arbitrary; the largest entry is made positive, so that an image can be made again.
         signs = chosen.gather(0, chosen.abs().argmax(0, keepdim=True)).sign()
         scores = pixels @ (chosen * signs)
         low, high = (torch.quantile(scores, q, dim=0) for q in (0.01, 0.99))

@@ -35,11 +35,11 @@ class Findings:
     Attributes:
         experiment: folder of the file.
         name: its name.
-        run_id: hash of all that decides the figures, without the device.
+        run_id: hash of all that decides the values, without the device.
         config: the resolved config of the run that was looked at.
         checkpoint: the weights, as in `Record`.
         prompts: hash of the prompts.
-        samples: pictures looked at.
+        samples: images looked at.
         settings: of the analysis itself.
         found: the statistics, by name.
         started: UTC, ISO 8601.
@@ -66,10 +66,10 @@ class Findings:
     def write(self, file: Path) -> None:
         """Write whole or not at all; `arrays` first, so that a JSON never stands without its arrays."""
         if self.arrays:
-            with folders.whole_file(file.with_suffix(".npz")) as temporary:
+            with folders.atomic_write(file.with_suffix(".npz")) as temporary:
                 np.savez_compressed(temporary, **self.arrays)
         content = {key.name: getattr(self, key.name) for key in dataclasses.fields(self) if key.name != "arrays"}
-        with folders.whole_file(file) as temporary:
+        with folders.atomic_write(file) as temporary:
             temporary.write_text(json.dumps(plain(content), indent=1, allow_nan=False) + "\n")
 
     @classmethod

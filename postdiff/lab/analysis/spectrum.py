@@ -1,4 +1,4 @@
-"""How strong a picture's waves are by their frequency: what blur takes away and prior noise gives back."""
+"""How strong an image's waves are by their frequency: what blur takes away and prior noise gives back."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ def log_amplitudes(images: Tensor) -> Tensor:
     """Log amplitude of the Fourier transform by frequency, mean over directions and channels.
 
     Every wave is counted with the ring of whole frequency nearest to its own, up to the highest that both sides hold;
-    the corners beyond are left out. The picture is taken as periodic, without a window.
+    the corners beyond are left out. The image is taken as periodic, without a window.
 
     Args:
         images: (N, C, H, W), values in [0, 1].
 
     Returns:
-        (N, rings), log10 of the amplitude; the mean of a picture (ring 0) is among them.
+        (N, rings), log10 of the amplitude; the mean of an image (ring 0) is among them.
 
     Reference:
         Li et al., "Faster Diffusion", NeurIPS 2024, arXiv:2312.09608, Fig. 6, which does not say how it is made.
@@ -40,5 +40,5 @@ def log_amplitudes(images: Tensor) -> Tensor:
 
 
 def frequencies(side: int) -> list[float]:
-    """The frequency of each ring in cycles a pixel, up to 0.5; `side` is the picture's shorter one."""
+    """The frequency of each ring in cycles a pixel, up to 0.5; `side` is the image's shorter one."""
     return [ring / side for ring in range(side // 2 + 1)]

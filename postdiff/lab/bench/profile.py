@@ -30,10 +30,10 @@ from postdiff.lab.files import folders
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.plan.plan import Plan, plan_rows, same_weights
 from postdiff.lab.progress import bar
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 from postdiff.lab.tables.table import Column, draw, plain
 
-__all__ = ["PLACES", "WHOLE", "RowProfile", "figures", "measure", "profile", "render"]
+__all__ = ["PLACES", "WHOLE", "RowProfile", "values", "measure", "profile", "render"]
 
 # Where time goes, in the order of tables and charts: in the loop, and around it (grey).
 # Colours are Okabe and Ito's, which remain apart for colour-blind readers.
@@ -87,7 +87,7 @@ def profile(experiment: Experiment, style: str) -> tuple[str, list[Path]]:
     folder = folders.outputs() / "profiles"
     chart, table = folder / f"{experiment.name}.png", folder / f"{experiment.name}.csv"
     _draw(rows, chart)
-    with folders.whole_file(table) as temporary:
+    with folders.atomic_write(table) as temporary:
         temporary.write_text(render(rows, "csv"))
     return render(rows, style), [chart, table]
 
@@ -145,13 +145,13 @@ def _in_turns(plans: Sequence[Plan], limit: TimeLimit) -> list[RowProfile]:
     return rows
 
 
-def figures(rows: Sequence[RowProfile]) -> list[Row]:
+def values(rows: Sequence[RowProfile]) -> list[FlatRow]:
     """One flat row for every place in every row of the experiment, the whole call first.
 
     Keys: row, label, model, place, seconds, macs_g (both of one image; convention `all`), time_share, macs_share (of
     the whole call). Against the first row of the same model: time_saving and macs_saving (times less), lost_s (seconds
     more than if its time had fallen as its MACs did; where there are none, seconds more than there). Null where a
-    figure has no meaning.
+    value has no meaning.
     """
     firsts: dict[tuple[str, str], tuple[float, float]] = {}
     found = []
@@ -179,7 +179,7 @@ def render(rows: Sequence[RowProfile], style: str) -> str:
     def scaled(heading: str, key: str, scale: float, digits: int, unit: str = "") -> Column:
         return Column(heading, lambda row: f"{scale * row[key]:.{digits}f}{unit}" if row[key] else "-")
 
-    found = figures(rows)
+    found = values(rows)
     columns = [Column("Row", lambda row: row["label"] if row["place"] == WHOLE else f"  {row['place']}")]
     if len({row["model"] for row in found}) > 1:
         columns.append(Column("Model", lambda row: row["model"]))
@@ -190,9 +190,9 @@ def render(rows: Sequence[RowProfile], style: str) -> str:
     device, size = rows[0].plan.config.device, rows[0].batch_size
     slower = max(median(sum(time.values()) for time in one.times) / median(one.bare) for one in rows)
     waiting = ", which are events in the GPU's queue," if device.startswith("cuda") else ""
-    calls = f"{len(rows[0].times)} calls with {size} picture{'s' if size > 1 else ''} each"
+    calls = f"{len(rows[0].times)} calls with {size} image{'s' if size > 1 else ''} each"
     notes = [
-        "time and MACs of one picture, all convention; less time, less work: against the first row",
+        "time and MACs of one image, all convention; less time, less work: against the first row",
         "lost: time beyond what it would be if it fell as MACs do (where there are none: beyond the first row's)",
         "driver: our methods and what carries them; pipeline: the rest of diffusers, the solver apart",
         f"median of {calls}, on {provenance.device_name(device)}",
@@ -204,8 +204,8 @@ def render(rows: Sequence[RowProfile], style: str) -> str:
 def _draw(rows: Sequence[RowProfile], file: Path) -> None:
     """Write the chart as PNG: a bar a row, of time and of MACs, stacked by place."""
     with matplotlib.rc_context({"font.size": 8, "legend.frameon": False}):
-        figure = Figure(figsize=(7.0, 1.2 + 0.3 * len(rows)), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+        value = Figure(figsize=(7.0, 1.2 + 0.3 * len(rows)), layout="constrained")
+        panels = value.subplots(1, 2, sharey=True)
         labels = [one.plan.row.label for one in rows]
         times, work = [one.by_place(one.seconds) for one in rows], [one.by_place(one.macs) for one in rows]
         for panel, found, unit, scale in ((panels[0], times, "ms", 1e3), (panels[1], work, "GMACs", 1e-9)):
@@ -214,9 +214,9 @@ def _draw(rows: Sequence[RowProfile], file: Path) -> None:
                 widths = [scale * each.get(place, 0.0) for each in found]
                 panel.barh(range(len(rows)), widths, left=left, color=colour)
                 left = [low + width for low, width in zip(left, widths, strict=True)]
-            panel.set(xlabel=f"{unit} a picture", yticks=range(len(rows)), yticklabels=labels)
+            panel.set(xlabel=f"{unit} an image", yticks=range(len(rows)), yticklabels=labels)
         panels[0].invert_yaxis()
         handles = [Patch(color=colour, label=place) for place, colour in COLOURS.items()]
-        figure.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=1)
-        with folders.whole_file(file) as temporary:
-            figure.savefig(temporary, dpi=200)
+        value.legend(handles=handles, loc="outside upper center", ncols=5, handlelength=1)
+        with folders.atomic_write(file) as temporary:
+            value.savefig(temporary, dpi=200)

@@ -1,4 +1,4 @@
-"""Time per picture of several rows, measured in turns so that drift of the machine hits all alike.
+"""Time per image of several rows, measured in turns so that drift of the machine hits all alike.
 
 Of every call the denoising loop is timed apart. Peak memory and MACs follow from further calls: with the MACs, a table
 can say how much of the saving became time. With `bench.official` the code of others runs in the same turns.
@@ -41,7 +41,7 @@ class _Seen:
     Attributes:
         peak: its most memory in bytes.
         spent: its work.
-        finite: whether its pictures are numbers throughout.
+        finite: whether its images are numbers throughout.
         difference: how far they are from the reference implementation's at most: 0 if alike.
     """
 
@@ -83,13 +83,13 @@ class _Row:
             peak = peak_memory(lambda: counted.append(row_macs.count(plan, self.sampler, made.append)), device)
             [spent] = counted
         counts[plan.content_id] = spent
-        ours = _pictures(made[0])
+        ours = _images(made[0])
         finite = bool(ours.isfinite().all())
         if self.reference is None:
             return _Seen(peak, spent, finite, None)
         with self.reference.ready():
-            theirs = _pictures(self.theirs())
-        return _Seen(peak, spent, finite, float((ours - theirs).abs().max()))
+            reference = _images(self.theirs())
+        return _Seen(peak, spent, finite, float((ours - reference).abs().max()))
 
 
 def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
@@ -146,7 +146,7 @@ def _measure(
     for row in rows:
         name, size = row.plan.name, len(row.batch)
         own, beside = found[name], found.get(_beside(row.plan))
-        figures = {
+        values = {
             **_seconds(own.whole, size),
             **({"loop": _seconds(own.loop, size)} if own.loop else {}),
             "repeats": len(own.whole),
@@ -154,13 +154,13 @@ def _measure(
             "finite": seen[name].finite,
             "warmup": warmup,
             "batch_size": size,
-            "peak_memory_mb": seen[name].peak / 1e6,  # of a call, not of a picture
+            "peak_memory_mb": seen[name].peak / 1e6,  # of a call, not of an image
             "session": session,
             "rounds_s": [seconds / size for seconds in own.whole],
             "loop_rounds_s": [seconds / size for seconds in own.loop],
         }
         if row.reference is not None and beside is not None:
-            figures["official"] = _against(row.reference, own, beside, size) | {"difference": seen[name].difference}
+            values["official"] = _against(row.reference, own, beside, size) | {"difference": seen[name].difference}
         record = job_record.fill(
             row.plan,
             "speed",
@@ -170,7 +170,7 @@ def _measure(
             macs=seen[name].spent.macs,
             macs_spread=seen[name].spent.spread,
             counts=seen[name].spent.counts,
-            latency=figures | {"environment": environment},
+            latency=values | {"environment": environment},
         )
         record.write(fresh_path(row.plan.experiment, name, "speed"))
         records.append(record)
@@ -206,17 +206,17 @@ def _loops(sampler: Sampler) -> list[tuple[Any, Any]]:
     return [(pipe, schedulers[stage]) for stage, pipe in sampler.pipe.pipes.items()]
 
 
-def _seconds(rounds: Sequence[float], pictures: int) -> dict[str, float]:
-    found = Latency.of([seconds / pictures for seconds in rounds])
+def _seconds(rounds: Sequence[float], images: int) -> dict[str, float]:
+    found = Latency.of([seconds / images for seconds in rounds])
     return {"median_s": found.median, "q25_s": found.q25, "q75_s": found.q75}
 
 
-def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, pictures: int) -> dict[str, Any]:
+def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, images: int) -> dict[str, Any]:
     """The other code's times, and how many times faster we are: above 1 our code is the faster one."""
     whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
     return {
         "name": reference.name,
-        **_seconds(beside.whole, pictures),
+        **_seconds(beside.whole, images),
         "ratio": whole.median,
         "ratio_q25": whole.q25,
         "ratio_q75": whole.q75,
@@ -226,7 +226,7 @@ def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, pi
     }
 
 
-def _pictures(result: Any) -> Tensor:
+def _images(result: Any) -> Tensor:
     return torch.as_tensor(result.frames if hasattr(result, "frames") else result.images).float().cpu()
 
 

@@ -8,7 +8,7 @@ rows:
     label: DeepCache
     methods: [{deepcache: {interval: 2}}]
     reported: {macs_g: 17770}
-    note: what to know when reading the reported figures
+    note: what to know when reading the reported values
 
 Many rows of one kind are written once; see `postdiff.lab.config.sweep`.
 """
@@ -34,10 +34,10 @@ __all__ = ["Experiment", "Row", "load"]
 
 # Of a row's name; its files add up to 90 bytes more, and most file systems take 255.
 MOST_CHARACTERS, MOST_BYTES = 120, 160
-# What papers report beside metrics: our other figures, and theirs that we do not measure or measure otherwise.
-FIGURES = (
+# What papers report beside metrics: our other values, and theirs that we do not measure or measure otherwise.
+VALUES = (
     *(f"macs_{unit}{convention}" for unit in "gt" for convention in ("", "_dense", "_fvcore", "_all")),
-    *("macs_saving", "time_s", "loop_s", "speedup", "loop_speedup", "pictures_per_s", "peak_memory_mb"),
+    *("macs_saving", "time_s", "loop_s", "speedup", "loop_speedup", "images_per_s", "peak_memory_mb"),
     *("network_calls", "unet_s", "fid", "sfid", "clip", "psnr", "ssim", "lpips", "hps"),
 )
 AT_STEP = re.compile(r"(.+)_at_[0-9]{1,6}")
@@ -45,10 +45,10 @@ Layer = tuple[str, Mapping[str, Any]]
 
 
 def _check_figures(reported: Mapping[str, float]) -> None:
-    for figure in reported:
-        at_step = AT_STEP.fullmatch(figure)
-        if (at_step[1] if at_step else figure) not in (*metric_names(), *FIGURES):
-            raise unknown("figure", figure, (*metric_names(), *FIGURES))
+    for value in reported:
+        at_step = AT_STEP.fullmatch(value)
+        if (at_step[1] if at_step else value) not in (*metric_names(), *VALUES):
+            raise unknown("value", value, (*metric_names(), *VALUES))
 
 
 @dataclass
@@ -71,10 +71,10 @@ class Row:
 
     Attributes:
         name: key in the file; also the name of its record.
-        label: what tables and pictures call it.
+        label: what tables and images call it.
         config: base, row and command line merged.
         changed: what the command line changed in it.
-        reported: figures that a paper gives, by the name of our figure.
+        reported: values that a paper gives, by the name of our value.
         note: one sentence that tables print about the row; empty if there is none.
     """
 
@@ -145,14 +145,14 @@ def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mappin
         )
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be a mapping of keys and values")
-    told = merged(_RowKeys, [(where, long_form(values))])
+    message = merged(_RowKeys, [(where, long_form(values))])
     layers = [base, (where, {key: value for key, value in values.items() if key not in ("label", "note", "reported")})]
     written = config = resolve(layers)
     changed: dict[str, Any] = {}
     if overrides:
         config = resolve([*layers, ("command line", overrides)])
         changed = {key: value for key, value in config.as_dict().items() if value != written.as_dict()[key]}
-    return Row(name, _line(told.label or name), config, changed, told.reported or {}, _line(told.note or ""))
+    return Row(name, _line(message.label or name), config, changed, message.reported or {}, _line(message.note or ""))
 
 
 def _line(text: Any) -> str:

@@ -49,20 +49,20 @@ def from_words(words: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        told = shown(word)
+        message = shown(word)
         if not equals or not key:
-            raise UsageError(f"'{told}' sets nothing; write key=value, for instance steps=10")
-        value = safe_yaml.parsed(text, f"the value in '{told}'")
+            raise UsageError(f"'{message}' sets nothing; write key=value, for instance steps=10")
+        value = safe_yaml.parsed(text, f"the value in '{message}'")
         *parents, last = key.split(".")
         if len(parents) >= DEEPEST:
-            raise UsageError(f"'{told}' goes more than {DEEPEST} keys deep; no setting does, write fewer")
+            raise UsageError(f"'{message}' goes more than {DEEPEST} keys deep; no setting does, write fewer")
         place = found
         for parent in parents:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
-                raise UsageError(f"'{told}' goes below a key that was given a value; set one or the other")
+                raise UsageError(f"'{message}' goes below a key that was given a value; set one or the other")
         if last in place:
-            raise UsageError(f"'{told}' sets {shown(key)} once more; give it one value")
+            raise UsageError(f"'{message}' sets {shown(key)} once more; give it one value")
         place[last] = value
     return found
 
@@ -100,7 +100,7 @@ def _validated(schema: Any, values: Any) -> Any:
     try:
         return adapter(schema).validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
     except ValidationError as error:
-        raise _told(schema, error.errors(include_url=False)[0]) from None
+        raise _message(schema, error.errors(include_url=False)[0]) from None
     except ValueError:  # Python writes no whole number beyond 4,300 digits
         raise UsageError("a number has more digits than anybody can mean; give another value") from None
 
@@ -112,7 +112,7 @@ def _laid_over(below: Any, above: Any) -> Any:
     return {**below, **{key: _laid_over(below.get(key), value) for key, value in above.items()}}
 
 
-def _told(schema: Any, error: Any) -> UsageError:
+def _message(schema: Any, error: Any) -> UsageError:
     """The one line for what pydantic found."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     name = ".".join(part for part in error["loc"] if isinstance(part, str))

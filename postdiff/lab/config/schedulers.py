@@ -97,14 +97,14 @@ def check_numbers(options: Mapping[str, Any]) -> None:
         numbers = value if isinstance(value, list) else [value]
         if any(number != number for number in numbers):
             raise UsageError(f"scheduler option {option}={shown(value)} is not a number; give one, or leave it out")
-        within, told = RANGES.get(option, (lambda value: True, f"whole numbers up to {MOST}"))
+        within, message = RANGES.get(option, (lambda value: True, f"whole numbers up to {MOST}"))
         try:
             small = all(not isinstance(one, int) or abs(one) <= MOST for one in numbers)
             fine = value is None or (small and within(value))
         except TypeError:  # not a number at all
             fine = False
         if not fine:
-            raise UsageError(f"scheduler option {option}={shown(value)} does not fit this model or any; use {told}")
+            raise UsageError(f"scheduler option {option}={shown(value)} does not fit this model or any; use {message}")
 
 
 def check(name: str, options: Mapping[str, Any], cls: Any = None) -> None:
@@ -190,11 +190,11 @@ def build(present: Any, name: str | None, options: Mapping[str, Any]) -> Any:
 
 
 def _try(built: Any) -> None:
-    """A few steps on a picture of four pixels: many settings are told only when a run has begun, or never."""
+    """A few steps on an image of four pixels: many settings are told only when a run has begun, or never."""
     import torch
 
     if built.config.get("use_dynamic_shifting"):
-        return  # its steps follow from the picture's size, which is not known here
+        return  # its steps follow from the image's size, which is not known here
     known = built.config.get("num_train_timesteps", MOST)
     learned = built.config.get("variance_type") in ("learned", "learned_range")
     for steps in (4, 2, 1):

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from postdiff.lab.config import metric_specs, schedulers
+from postdiff.lab.config import metric_specs, old_names, schedulers
 from postdiff.lab.config.layers import merged
 from postdiff.lab.config.value_types import (
     Count,
@@ -31,7 +31,7 @@ from postdiff.lab.config.value_types import (
 
 __all__ = [
     "BenchConfig",
-    "MirrorConfig",
+    "LoggerConfig",
     "NetworkConfig",
     "RunConfig",
     "SchedulerConfig",
@@ -58,7 +58,7 @@ class BenchConfig:
     Attributes:
         repeats: timed rounds over all rows, at most.
         warmup: untimed rounds first.
-        batch_size: pictures a call.
+        batch_size: images a call.
         seconds: how long it may take from the building of the networks on; rounds that would not be whole by then are
             left out. It holds for all rows together; null means as long as it takes.
         official: time the code of others in the same rounds, where it does the same work: the bare pipeline beside a
@@ -82,7 +82,7 @@ class BenchConfig:
 
 @dataclass
 class NetworkConfig:
-    """Options of the whole network that multiply with the methods; the pictures stay the same but for rounding.
+    """Options of the whole network that multiply with the methods; the images stay the same but for rounding.
 
     `offload` changes none of their bits, so it belongs to the identity of times alone.
 
@@ -92,8 +92,8 @@ class NetworkConfig:
             first call of every shape compiles, so `bench.warmup` must be 1 or more.
         attention: how the denoiser computes attention: math, flash, efficient or cudnn, kernels of torch, or eager,
             products and softmax one by one, as before torch 2. null means that torch chooses for every shape.
-        vae_slicing: decode a batch picture by picture.
-        vae_tiling: decode a large picture in overlapping tiles; seams are blended, so it changes pixels visibly.
+        vae_slicing: decode a batch image by image.
+        vae_tiling: decode a large image in overlapping tiles; seams are blended, so it changes pixels visibly.
         offload: keep weights in the computer's memory and move to the GPU, when they are needed, whole networks
             (model), single layers (sequential, the least memory and the slowest), or single layers of which the next
             is fetched while one computes (group). null means the model card's, none means no offloading. Rows of
@@ -109,7 +109,7 @@ class NetworkConfig:
 
 
 @dataclass
-class MirrorConfig:
+class LoggerConfig:
     """What W&B and TensorBoard are told beside the numbers; nothing of it changes a result.
 
     Attributes:
@@ -117,7 +117,7 @@ class MirrorConfig:
         project: of W&B; null means the environment's WANDB_PROJECT, or else postdiff.
         entity: W&B user or team; null means your usual one.
         tags: added to those of experiment, model, data and methods.
-        pictures: of each row, at most so many; 0 for none.
+        images: of each row, at most so many; 0 for none.
         timeout: seconds that W&B may take to answer at the start, and four times that to take the rest at the end.
     """
 
@@ -125,13 +125,13 @@ class MirrorConfig:
     project: Text | None = None
     entity: Text | None = None
     tags: list[Text] = field(default_factory=list)
-    pictures: Whole = 16
+    images: Whole = 16
     timeout: Seconds = 30.0
 
 
 @dataclass
 class TrainerConfig:
-    """The devices that share a run's pictures; all comes out as on one, but for the rounding of Frechet distances.
+    """The devices that share a run's images; all comes out as on one, but for the rounding of Frechet distances.
 
     Attributes:
         accelerator: auto, cpu or gpu.
@@ -176,33 +176,33 @@ class RunConfig:
         scheduler: the solver.
         steps: inference steps.
         guidance_scale: classifier-free guidance; null means the model card's.
-        height: picture height in pixels; null means the model card's.
-        width: picture width in pixels; null means the model card's.
+        height: image height in pixels; null means the model card's.
+        width: image width in pixels; null means the model card's.
         strength: share of the noise that image-to-image starts from, above 0 to 1: it runs that share of `steps`.
             null means the model card's.
-        frames: length of a video; null means the model card's. A video counts as that many pictures; network calls,
+        frames: length of a video; null means the model card's. A video counts as that many images; network calls,
             MACs and times are of whole videos.
         methods: presets by name or one-key mappings {method: {option: value}}, first outermost.
         stages: {stage of a cascade: what differs there}. All that stands above is the first stage's, unless its own
             entry here says otherwise.
         count: number of prompts, from the first on; null means all.
-        seeds: every prompt is drawn once with each of them; none set means those of the data, [0] as a rule.
-        batch_size: pictures made at once in the quality run. Since it moves the last bits of each picture, pictures of
+        seeds: every prompt is sampled once with each of them; none set means those of the data, [0] as a rule.
+        batch_size: images made at once in the quality run. Since it moves the last bits of each image, images of
             another batch size are others.
         dtype: float32, float16 or bfloat16; null means the model card's.
         device: auto, cpu, cuda or cuda:N.
         metrics: names of metrics, or one-key mappings {metric: {option: value}}; null means all that ship and that the
             model and the data can serve.
-        bootstrap: how many times the pictures are drawn anew, with replacement, for 95 % intervals; 0 leaves them out.
+        bootstrap: how many times the images are drawn anew, with replacement, for 95 % intervals; 0 leaves them out.
         reference_steps: steps of the run without methods that the paired metrics compare with.
-        step_scores: draw once more, and give the clean estimate after every step the model's text score.
+        step_scores: generate once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
         network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
-        store: how pictures are kept: png, a file each.
+        store: how images are kept: png, a file each.
         trainer: on how many devices.
         wandb: off, offline or online.
         tensorboard: also write what W&B would get below `outputs/tensorboard`.
-        mirror: what both are told.
+        logger: what both are told.
     """
 
     model: Text = "emoji"
@@ -235,7 +235,7 @@ class RunConfig:
         Literal["off", "offline", "online"], BeforeValidator(lambda value: "off" if value is False else value)
     ] = "off"
     tensorboard: bool = False
-    mirror: MirrorConfig = field(default_factory=MirrorConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def as_dict(self) -> dict[str, Any]:
         """The config as plain values."""
@@ -253,7 +253,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
 
 def long_form(values: Mapping[str, Any]) -> dict[str, Any]:
     """`scheduler: ddim` is what everybody writes first."""
-    found = dict(values)
+    found = old_names.current(values)
     if isinstance(solver := values.get("scheduler"), str):
         found["scheduler"] = {"name": solver}
     if isinstance(stages := values.get("stages"), Mapping):

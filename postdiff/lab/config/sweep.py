@@ -77,8 +77,8 @@ def _size(template: Any) -> int:
 
 
 def _alike(key: str, where: str) -> UsageError:
-    told = f"two rows are named '{shown(key)}'; put every name of 'over' into the row's name"
-    return UsageError(f"{where}: {told}")
+    message = f"two rows are named '{shown(key)}'; put every name of 'over' into the row's name"
+    return UsageError(f"{where}: {message}")
 
 
 def _expanded(name: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -30,7 +30,7 @@ __all__ = [
     "checked",
 ]
 
-MOST_PIXELS = 16384  # of a side; four times that of the largest published pictures
+MOST_PIXELS = 16384  # of a side; four times that of the largest published images
 
 T = TypeVar("T")
 

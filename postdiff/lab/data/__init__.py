@@ -1,1 +1,1 @@
-"""What pictures are made of: prompts and classes, pictures that go in, real ones to compare with."""
+"""What images are made of: prompts and classes, images that go in, real ones to compare with."""

@@ -19,12 +19,12 @@ from pydantic import Field
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import merged
-from postdiff.lab.data import picture_files
-from postdiff.lab.data.picture_files import refuse_unreadable
+from postdiff.lab.data import image_files
+from postdiff.lab.data.image_files import refuse_unreadable
 
 __all__ = ["CONDITIONS", "Condition", "ConditionConfig", "build", "find", "prepared", "refuse_unreadable"]
 
-Picture = Image.Image
+PILImage = Image.Image
 # The largest gradient of 8-bit pixels under Sobel's filter is 2040.
 Gradient = Annotated[float, Field(ge=0, le=2040, allow_inf_nan=False)]
 Blur = Annotated[float, Field(ge=0.1, le=100, allow_inf_nan=False)]  # strokes vanish below, and above it takes minutes
@@ -42,7 +42,7 @@ class ConditionConfig:
 class Condition:
     """Base of all conditions. Fields are options, checked by their annotations; what `__post_init__` raises is told."""
 
-    def __call__(self, image: Picture) -> Picture:
+    def __call__(self, image: PILImage) -> PILImage:
         """The condition of an RGB image, as large as that."""
         raise NotImplementedError
 
@@ -51,7 +51,7 @@ class Condition:
 class Unchanged(Condition):
     """The image itself: where image-to-image starts, or a condition that was made elsewhere."""
 
-    def __call__(self, image: Picture) -> Picture:
+    def __call__(self, image: PILImage) -> PILImage:
         return image
 
 
@@ -72,7 +72,7 @@ class Canny(Condition):
             raise UsageError(f"low={self.low:g} is not below high={self.high:g}; exchange or change them")
         _opencv()
 
-    def __call__(self, image: Picture) -> Picture:
+    def __call__(self, image: PILImage) -> PILImage:
         return _grey(_opencv().Canny(np.array(image), self.low, self.high))
 
 
@@ -86,7 +86,7 @@ class Scribble(Condition):
     def __post_init__(self) -> None:
         _controlnet_aux()
 
-    def __call__(self, image: Picture) -> Picture:
+    def __call__(self, image: PILImage) -> PILImage:
         side = min(image.size)
         found = _hed()(image, scribble=True, detect_resolution=side, image_resolution=side)
         return found.convert("RGB").resize(image.size)
@@ -97,7 +97,7 @@ class ScribbleXDoG(Condition):
     """White strokes on black without a network: where an image is darker than its surroundings.
 
     The difference of two Gaussian blurs, cut at a threshold: the idea of XDoG (Winnemöller et al., 2012), with the
-    numbers that users of the scribble ControlNet know. Not what it was trained on: figures of `scribble` and of this
+    numbers that users of the scribble ControlNet know. Not what it was trained on: values of `scribble` and of this
     do not compare.
 
     Attributes:
@@ -115,7 +115,7 @@ class ScribbleXDoG(Condition):
             raise UsageError(f"fine={self.fine:g} is not below coarse={self.coarse:g}; exchange or change them")
         _opencv()
 
-    def __call__(self, image: Picture) -> Picture:
+    def __call__(self, image: PILImage) -> PILImage:
         cv2 = _opencv()
         pixels = np.array(image).astype(np.float32)
         blurred = [cv2.GaussianBlur(pixels, (0, 0), sigma) for sigma in (self.fine, self.coarse)]
@@ -158,11 +158,11 @@ def build(config: ConditionConfig) -> Condition:
         raise plugins.broken("conditions", config.name, "built", error, inspect.getfile(cls)) from error
 
 
-def prepared(file: Path, size: tuple[int, int], condition: ConditionConfig) -> Picture:
-    """The picture of a file, ready for a pipeline: RGB, the middle of it in the run's shape, then its condition.
+def prepared(file: Path, size: tuple[int, int], condition: ConditionConfig) -> PILImage:
+    """The image of a file, ready for a pipeline: RGB, the middle of it in the run's shape, then its condition.
 
     Args:
-        file: see `picture_files.opened`; what is transparent becomes white, and it stands as its camera was held.
+        file: see `image_files.opened`; what is transparent becomes white, and it stands as its camera was held.
         size: height and width in pixels.
         condition: what is made of it.
 
@@ -172,13 +172,13 @@ def prepared(file: Path, size: tuple[int, int], condition: ConditionConfig) -> P
     return _prepared(file, size, condition.name, tuple(sorted(condition.options.items())))
 
 
-# A call that is timed several times must not read its pictures each time.
+# A call that is timed several times must not read its images each time.
 @functools.lru_cache(maxsize=64)
-def _prepared(file: Path, size: tuple[int, int], name: str, options: tuple[tuple[str, Any], ...]) -> Picture:
-    with picture_files.opened(file) as opened:
-        picture = _on_white(ImageOps.exif_transpose(opened))
+def _prepared(file: Path, size: tuple[int, int], name: str, options: tuple[tuple[str, Any], ...]) -> PILImage:
+    with image_files.opened(file) as opened:
+        image = _on_white(ImageOps.exif_transpose(opened))
     height, width = size
-    fitted = ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+    fitted = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
     made = build(ConditionConfig(name, dict(options)))
     try:
         return made(fitted)
@@ -191,15 +191,15 @@ def _prepared(file: Path, size: tuple[int, int], name: str, options: tuple[tuple
         ) from error
 
 
-def _on_white(picture: Picture) -> Picture:
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    whole = picture.convert("RGBA")
+def _on_white(image: PILImage) -> PILImage:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    whole = image.convert("RGBA")
     white = Image.new("RGBA", whole.size, "white")
     return Image.alpha_composite(white, whole).convert("RGB")
 
 
-def _grey(pixels: Any) -> Picture:
+def _grey(pixels: Any) -> PILImage:
     return Image.fromarray(np.asarray(pixels)).convert("RGB")
 
 

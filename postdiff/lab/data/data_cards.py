@@ -1,6 +1,6 @@
 """Data cards: what a set of prompts is called, and the lines that it stands for.
 
-A data card names a file of any of the formats in `postdiff.datasets.files`, one line a picture to make (per seed): its
+A data card names a file of any of the formats in `postdiff.datasets.files`, one line an image to make (per seed): its
 column `prompt`, and where the model takes more than text, `image` or `class`. Such a file, a manifest among them, is
 also a data set by itself, and so is a manifest that `postdiff data prepare` has put below `outputs/data`.
 """
@@ -16,23 +16,23 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from postdiff import catalog
-from postdiff.datasets import files, recipe
+from postdiff.datasets import files, source_card
 from postdiff.datasets.files import PARQUET
 from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
-from postdiff.datasets.recipe import Recipe
+from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 from postdiff.lab.config.layers import merged
 from postdiff.lab.config.value_types import Seeds, Text, checked
-from postdiff.lab.data import conditions, picture_files
+from postdiff.lab.data import conditions, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 
 __all__ = [
     "DataCard",
-    "Entry",
+    "Prompt",
     "card",
     "downloads",
     "prepared",
@@ -50,23 +50,23 @@ def _long_form(value: Any) -> Any:
 
 @dataclass
 class DataCard:
-    """Prompts as experiments know them, with pictures or classes for the models that take these.
+    """Prompts as experiments know them, with images or classes for the models that take these.
 
     Attributes:
         summary: one line.
         prompts: file of prompts, relative to the package or absolute.
         column: where the prompts are in it; null means the usual column, `prompt`.
         seed_column: where the lines' own seeds are in it, whole numbers from 0 and below 2**63; null means that they
-            have none. A seed of the run is added to the line's, so the run's 0, which is the default, draws every line
-            with its own seed, and seeds=[0,1,2] with that and the two that follow it.
-        seeds: every line is drawn with each of them where a run sets none; null means [0].
-        images: folder of pictures, relative to the package or absolute. A line's key `image` says which file of it
+            have none. A seed of the run is added to the line's, so the run's 0, which is the default, generates every
+            line with its own seed, and seeds=[0,1,2] with that and the two that follow it.
+        seeds: every line is sampled with each of them where a run sets none; null means [0].
+        images: folder of images, relative to the package or absolute. A line's key `image` says which file of it
             belongs to the prompt; if no line has the key, the files in order of their names belong to the lines in
             order.
-        condition: what is made of each picture before a pipeline gets it: none, canny, scribble, scribble_xdog.
+        condition: what is made of each image before a pipeline gets it: none, canny, scribble, scribble_xdog.
         classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
-            its key `class` says which class it names. With `count` and seeds every class is drawn equally often.
-        reference_statistics: safetensors file with mean, covariance and n of real pictures' features, or null.
+            its key `class` says which class it names. With `count` and seeds every class is sampled equally often.
+        reference_statistics: safetensors file with mean, covariance and n of reference images' features, or null.
         source: how `postdiff data prepare` makes the set, which takes the place of `prompts`.
     """
 
@@ -81,22 +81,22 @@ class DataCard:
     )
     classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     reference_statistics: str | None = None
-    source: Annotated[Recipe, checked(recipe.check)] = field(default_factory=Recipe)
+    source: Annotated[DatasetSource, checked(source_card.check)] = field(default_factory=DatasetSource)
 
 
 @dataclass(frozen=True)
-class Entry:
+class Prompt:
     """One line of a data card.
 
     Attributes:
         prompt: the text, or a class's name.
-        picture: file of the picture that goes in, if the card has pictures.
+        image: file of the image that goes in, if the card has images.
         label: number of the class, if the card has classes.
         seed: the line's own, if the card has a column of seeds.
     """
 
     prompt: str
-    picture: Path | None = None
+    image: Path | None = None
     label: int | None = None
     seed: int | None = None
 
@@ -167,19 +167,17 @@ def shipped_card(name: str) -> DataCard:
     if bool(found.prompts) == found.source.given:
         raise UsageError(f"{file} must name either 'prompts' or a 'source' to prepare them from")
     if found.images is None and found.condition != ConditionConfig():
-        raise UsageError(
-            f"{file}: condition '{found.condition.name}' has no pictures; name their folder under 'images'"
-        )
+        raise UsageError(f"{file}: condition '{found.condition.name}' has no images; name their folder under 'images'")
     if found.source.given and (found.column or found.seed_column):
         raise UsageError(f"{file}: 'column' and 'seed_column' of a set that is prepared stand under 'source'")
     return found
 
 
-def read(data: DataCard) -> list[Entry]:
+def read(data: DataCard) -> list[Prompt]:
     """All lines of a card, in the order of its file.
 
     Raises:
-        UsageError: the file is missing or broken, or a line of it is; there are fewer pictures than lines, or one is
+        UsageError: the file is missing or broken, or a line of it is; there are fewer images than lines, or one is
             missing or cannot be read; or classes out of range.
     """
     file = package_file(data.prompts)
@@ -188,11 +186,11 @@ def read(data: DataCard) -> list[Entry]:
     else:
         images = data.images is not None
         lines = files.read(file, data.column, images=images, classes=data.classes, seeds=data.seed_column)
-    pictures = [None] * len(lines) if data.images is None else _pictures(package_file(data.images), lines, file)
+    all_images = [None] * len(lines) if data.images is None else _images(package_file(data.images), lines, file)
     labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
     return [
-        Entry(line.prompt, picture, label, line.seed)
-        for line, picture, label in zip(lines, pictures, labels, strict=True)
+        Prompt(line.prompt, image, label, line.seed)
+        for line, image, label in zip(lines, all_images, labels, strict=True)
     ]
 
 
@@ -212,30 +210,30 @@ def read_prompts(data: DataCard) -> list[str]:
     return [entry.prompt for entry in read(data)]
 
 
-def _pictures(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
+def _images(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"image folder {folder} is missing; name another one in the data card")
     found = [folder / line.image for line in lines if line.image is not None] or _in_order(folder, lines, file)
     for path in found:
         if not path.is_file():
-            raise UsageError(f"picture {path}, which {file} names, is missing; add it or correct the key 'image'")
-        picture_files.refuse_unreadable(path)
+            raise UsageError(f"image {path}, which {file} names, is missing; add it or correct the key 'image'")
+        image_files.refuse_unreadable(path)
     return found
 
 
 def _in_order(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
-    """The first pictures of a folder by their names, one a line."""
-    found = picture_files.found_in(folder, deep=False)
+    """The first images of a folder by their names, one a line."""
+    found = image_files.found_in(folder, deep=False)
     if found.unread:
         raise UsageError(
-            f"{folder} holds pictures that are not read ({found.told}), so which belongs to which line is open; name "
+            f"{folder} holds images that are not read ({found.message}), so which belongs to which line is open; name "
             "them under a key 'image', or convert them"
         )
-    if len(found.pictures) < len(lines):
+    if len(found.images) < len(lines):
         raise UsageError(
-            f"{folder} holds {len(found.pictures)} pictures for {len(lines)} prompts of {file}; add those missing"
+            f"{folder} holds {len(found.images)} images for {len(lines)} prompts of {file}; add those missing"
         )
-    return found.pictures[: len(lines)]
+    return found.images[: len(lines)]
 
 
 def _labels(classes: int, lines: Sequence[Line], file: Path) -> list[int]:

@@ -14,7 +14,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError, shown
-from postdiff.lab.data.data_cards import Entry
+from postdiff.lab.data.data_cards import Prompt
 
 __all__ = [
     "PromptDataModule",
@@ -35,24 +35,24 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture to make, or one frame of a video.
+    """One image to make, or one frame of a video.
 
-    A video is kept, measured and counted as its frames: picture metrics are means over all frames of all videos.
+    A video is kept, measured and counted as its frames: image metrics are means over all frames of all videos.
 
     Attributes:
-        index: the picture's number: the place of its line in the file, times `frames`, plus its place in the video.
+        index: the image's number: the place of its line in the file, times `frames`, plus its place in the video.
         prompt: the text.
         seed: of the run, one of its `seeds`.
-        picture: see `Entry`.
+        image: see `Entry`.
         label: see `Entry`.
-        frames: pictures that one call of the pipeline makes of the line; 1 but for videos.
+        frames: images that one call of the pipeline makes of the line; 1 but for videos.
         own_seed: see `Entry`.
     """
 
     index: int
     prompt: str
     seed: int
-    picture: Path | None = None
+    image: Path | None = None
     label: int | None = None
     frames: int = 1
     own_seed: int | None = None
@@ -96,13 +96,13 @@ class Shard:
 
 def pairs(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
     """Every pair of prompt and seed, seed by seed."""
-    return samples([Entry(prompt) for prompt in prompts], seeds)
+    return samples([Prompt(prompt) for prompt in prompts], seeds)
 
 
-def samples(entries: Sequence[Entry], seeds: Sequence[int], frames: int = 1) -> list[Sample]:
-    """Every picture of every line with every seed, seed by seed."""
+def samples(entries: Sequence[Prompt], seeds: Sequence[int], frames: int = 1) -> list[Sample]:
+    """Every image of every line with every seed, seed by seed."""
     return [
-        Sample(line * frames + frame, entry.prompt, seed, entry.picture, entry.label, frames, entry.seed)
+        Sample(line * frames + frame, entry.prompt, seed, entry.image, entry.label, frames, entry.seed)
         for seed in seeds
         for line, entry in enumerate(entries)
         for frame in range(frames)
@@ -114,7 +114,7 @@ def generator(sample: Sample) -> torch.Generator:
 
     Seed and place of the line decide them, so that no two lines of a run begin with the same noise. A line with a seed
     of its own is drawn with that seed as it is, plus the run's: with the run's seed 0 the numbers are those of
-    `torch.Generator("cpu").manual_seed(own)`, which others draw the same set with, in whatever order or choice.
+    `torch.Generator("cpu").manual_seed(own)`, which others generate the same set with, in whatever order or choice.
     """
     if sample.own_seed is not None:
         return torch.Generator("cpu").manual_seed(sample.own_seed + sample.seed)
@@ -123,9 +123,10 @@ def generator(sample: Sample) -> torch.Generator:
 
 
 def batches(samples: Sequence[Sample], batch_size: int) -> list[list[Sample]]:
-    """The samples of each call of the network: a matter of the plan alone, not of what is there or of who draws.
+    """The samples of each call of the network: a matter of the plan alone, not of what is there or of who generates.
 
-    Which pictures are drawn together moves their last bits. So whoever draws one of a batch draws the whole batch.
+    Which images are generated together moves their last bits. So whoever generates one of a batch generates the whole
+    batch.
 
     Args:
         samples: all of a row, in order.
@@ -176,7 +177,7 @@ class PromptDataModule(LightningDataModule):
     """Batches of `Sample`: every prompt with every seed, seed by seed.
 
     Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
-    so that a picture is made in the same batch on one device as on many. When testing, batches are cut where a seed
+    so that an image is made in the same batch on one device as on many. When testing, batches are cut where a seed
     ends, and each device gets a run of neighbouring ones of each seed: what the devices found, joined in their order,
     is what one would have found.
 
@@ -184,7 +185,7 @@ class PromptDataModule(LightningDataModule):
         samples: all of them, for instance from `pairs`.
         batch_size: samples in a batch; when predicting, see `batches`.
         shard: which part to yield when predicting.
-        wanted: which samples to yield when testing (those whose picture exists); None means all. When predicting,
+        wanted: which samples to yield when testing (those whose image exists); None means all. When predicting,
             batches without a wanted sample are left out, all others are whole.
         device: which of so many devices this is.
     """

@@ -191,6 +191,4 @@ def _collective(act: Callable[[], Any]) -> None:
 
 
 def _lost() -> _Lost:
-    return _Lost(
-        "another process of this run has ended; finished pictures are kept, the same command goes on from there"
-    )
+    return _Lost("another process of this run has ended; finished images are kept, the same command goes on from there")

@@ -14,7 +14,7 @@ from lightning.fabric.plugins.environments import ClusterEnvironment
 
 from postdiff.lab.config.schema import TrainerConfig
 
-__all__ = ["Watch", "end_with_parent", "started"]
+__all__ = ["ProcessWatchdog", "end_with_parent", "started"]
 
 INTERVAL = 0.2  # seconds between two looks
 INTERRUPTED = (130, -2, -15)  # Ctrl-C reaches every process, SIGTERM perhaps
@@ -23,7 +23,7 @@ VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_POR
 
 
 @contextmanager
-def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[Watch]:
+def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[ProcessWatchdog]:
     """Start one process for each further device of this machine; none if torchrun, SLURM or this function did already.
 
     Args:
@@ -31,7 +31,7 @@ def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[Wa
         cluster: who starts processes.
     """
     before = {name: os.environ.get(name) for name in VARIABLES}
-    watch = Watch()
+    watch = ProcessWatchdog()
     try:
         if not cluster.creates_processes_externally:
             os.environ.update(
@@ -54,7 +54,7 @@ def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[Wa
                 os.environ[name] = value
 
 
-class Watch:
+class ProcessWatchdog:
     """Looks after the processes that this one has started.
 
     Attributes:
@@ -100,7 +100,7 @@ class Watch:
         if code != MISTAKE:
             print(
                 f"\npostdiff: error: the process of device {place + 2} of {len(self.processes) + 1} ended with code "
-                f"{code}; finished pictures are kept, the same command goes on from there",
+                f"{code}; finished images are kept, the same command goes on from there",
                 file=sys.stderr,
                 flush=True,
             )

@@ -42,5 +42,5 @@ def _requeue(rank: int) -> None:
         code = subprocess.call(["scontrol", "requeue", name])
     except OSError as error:
         code = error.errno or 1
-    told = "goes back into the queue" if code == 0 else f"could not be put back into the queue (code {code})"
-    print(f"postdiff: SLURM job {name} {told}; finished pictures are kept", file=sys.stderr, flush=True)
+    message = "goes back into the queue" if code == 0 else f"could not be put back into the queue (code {code})"
+    print(f"postdiff: SLURM job {name} {message}; finished images are kept", file=sys.stderr, flush=True)

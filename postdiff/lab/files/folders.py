@@ -27,9 +27,9 @@ __all__ = [
     "outputs",
     "refuse_folder",
     "refuse_link",
-    "sweep",
+    "remove_stale_files",
     "temporary_name",
-    "whole_file",
+    "atomic_write",
     "writable_outputs",
 ]
 
@@ -66,12 +66,12 @@ def writable_outputs() -> Path:
             f"output folder {root} cannot be written ({error.strerror or error}); set POSTDIFF_OUTPUTS to one that can"
         ) from error
     for name in SWEPT:
-        sweep(root / name)
+        remove_stale_files(root / name)
     return root
 
 
 @contextmanager
-def whole_file(file: Path, sweeping: bool = True) -> Iterator[Path]:
+def atomic_write(file: Path, sweeping: bool = True) -> Iterator[Path]:
     """A temporary name beside `file`; takes its place when the block ends well, and vanishes when it does not.
 
     Args:
@@ -87,7 +87,7 @@ def whole_file(file: Path, sweeping: bool = True) -> Iterator[Path]:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         if sweeping:
-            sweep(file.parent, deep=False)
+            remove_stale_files(file.parent, deep=False)
         # Results are for everybody whom the umask lets read them; nothing that is there already is opened.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield temporary
@@ -135,7 +135,7 @@ def discard(folder: Path) -> None:
         shutil.rmtree(gone, ignore_errors=True)
 
 
-def sweep(folder: Path, deep: bool = True) -> int:
+def remove_stale_files(folder: Path, deep: bool = True) -> int:
     """Remove what killed processes left half-written.
 
     A process of this machine is looked for by its number. One of another machine, or of another container, cannot be

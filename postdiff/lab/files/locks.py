@@ -51,7 +51,7 @@ def held(name: str, say: Say = _print) -> Iterator[None]:
             try:
                 lock.acquire(SILENT, LOOK_AGAIN)
             except Timeout:
-                say(f"waiting for {_told(holder)}, which holds {file}")
+                say(f"waiting for {_message(holder)}, which holds {file}")
                 lock.acquire(-1, LOOK_AGAIN)
         if caught:
             _warn_of_soft_locks(str(folders.outputs()))
@@ -61,14 +61,14 @@ def held(name: str, say: Say = _print) -> Iterator[None]:
             "with locks"
         ) from error
     try:
-        with folders.whole_file(holder) as temporary:  # takes the place of a link, and follows none
+        with folders.atomic_write(holder) as temporary:  # takes the place of a link, and follows none
             temporary.write_text(f"process {os.getpid()} on {socket.gethostname()[:40]}")
         yield
     finally:
         lock.release()
 
 
-def _told(holder: Path) -> str:
+def _message(holder: Path) -> str:
     """Who holds a lock, as its file says; anybody may have written it."""
     with suppress(OSError, UnicodeDecodeError):
         if holder.is_file() and holder.stat().st_size < 100:

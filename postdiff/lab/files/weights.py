@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 INDEX = "model_index.json"
-# Never loaded: a false alarm would put a black picture among those that are measured.
+# Never loaded: a false alarm would put a black image among those that are measured.
 UNUSED = "safety_checker"
 # Parts without weights, whose folders may hold a config.json all the same.
 WEIGHTLESS = ("Tokenizer", "TokenizerFast", "Processor", "ImageProcessorFast", "Extractor", "Scheduler")

@@ -92,7 +92,7 @@ class Cascade:
             with _named(stage.name, pipe, call):
                 result = driver(**call)
                 if call["output_type"] == "pt":
-                    sizes.check_drawn(pipe, result, call.get("height"), call.get("width"))
+                    sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
             self.by_stage[stage.name], before = driver.counts, pipe
         return result
 
@@ -178,10 +178,10 @@ def _named(stage: str, pipe: Any, call: Mapping[str, Any] | None = None) -> Iter
     except UsageError as error:
         raise UsageError(f"stage '{stage}': {error}") from error
     except Exception as error:
-        told = errors.explained(error, pipe, call, "its model")
-        if told is None:
+        message = errors.explained(error, pipe, call, "its model")
+        if message is None:
             raise
-        raise UsageError(f"stage '{stage}': {told}") from error
+        raise UsageError(f"stage '{stage}': {message}") from error
 
 
 def _handed_on(images: Tensor, source: Any, target: Any) -> Tensor:

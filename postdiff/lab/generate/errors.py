@@ -32,7 +32,7 @@ def explained(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, 
         if type(bare) is type(error):
             reason = f"{type(bare).__name__}: {bare}".rstrip(": ")
             return UsageError(
-                f"{type(pipe).__name__} cannot draw with {what} ({reason}), also without methods; see to the "
+                f"{type(pipe).__name__} cannot generate with {what} ({reason}), also without methods; see to the "
                 "model's files, --debug shows the traceback"
             )
     return None

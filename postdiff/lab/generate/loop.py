@@ -41,7 +41,7 @@ def generate(
     batches = part_of(plan.batches, shard)
     if shard is not None and not batches:
         report(
-            f"{name}: part {shard.number} of {shard.of} is empty: {len(plan.samples)} pictures are drawn in "
+            f"{name}: part {shard.number} of {shard.of} is empty: {len(plan.samples)} images are generated in "
             f"{len(plan.batches)} batches, and each belongs to one part; use fewer parts or a smaller batch_size"
         )
     with ExitStack() as lock:

@@ -18,7 +18,7 @@ __all__ = ["own_noise"]
 def own_noise(pipe: Any, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
     """For the length of one call, let a random solver draw from the samples' generators.
 
-    DiT's pipeline hands on none, so that its DDPM solver would draw from the global generator, and pictures would
+    DiT's pipeline hands on none, so that its DDPM solver would draw from the global generator, and images would
     depend on what else was drawn. Video pipelines hand on one a video, where their solver steps frames.
 
     Args:

@@ -24,7 +24,7 @@ __all__ = ["Sampler"]
 
 
 class Sampler:
-    """Makes the pictures of a plan.
+    """Makes the images of a plan.
 
     Args:
         pipe: the pipeline; other samplers may use it in turn.
@@ -34,7 +34,7 @@ class Sampler:
     Attributes:
         fast: the same pipeline with the plan's methods.
         watch: notes where latents stop being numbers; None if nobody does.
-        watched: `fast` with that outermost, for the pictures that are kept.
+        watched: `fast` with that outermost, for the images that are kept.
     """
 
     watch: FiniteLatents | None = None
@@ -63,14 +63,14 @@ class Sampler:
             raise UsageError(f"row '{plan.name}': {error}") from error
 
     def call(self, samples: Sequence[Sample], driver: Any = None) -> Any:
-        """One call of the pipeline, its result as it is (pictures as floats in [0, 1]; [-1, 1] if it works in pixels).
+        """One call of the pipeline, its result as it is (images as floats in [0, 1]; [-1, 1] if it works in pixels).
 
         Args:
-            samples: one row of the call each: a picture, or a whole video whichever of its frames is given.
+            samples: one row of the call each: an image, or a whole video whichever of its frames is given.
             driver: called in the place of `fast`, for instance one that observes as well.
 
         Raises:
-            UsageError: settings that the pipeline refuses, or a picture to begin with that cannot be read.
+            UsageError: settings that the pipeline refuses, or an image to begin with that cannot be read.
         """
         config, accepted = self.plan.config, self.signature.accepted
         arguments: dict[str, Any] = {
@@ -85,7 +85,7 @@ class Sampler:
         if self.signature.default_frames is not None:
             arguments[signature.FRAMES] = config.frames
         if "use_resolution_binning" in accepted:
-            # PixArt would draw at the nearest of its own sizes and shrink the picture afterwards.
+            # PixArt would generate at the nearest of its own sizes and shrink the image afterwards.
             arguments["use_resolution_binning"] = False
         self.pipe.scheduler = self.scheduler
         try:
@@ -94,24 +94,24 @@ class Sampler:
                 made = driver(**arguments)
             if arguments["output_type"] == "pt":
                 frames = None if self.signature.default_frames is None else config.frames
-                sizes.check_drawn(self.pipe, made, config.height, config.width, frames)
+                sizes.check_generated(self.pipe, made, config.height, config.width, frames)
             return made
         except UsageError as error:
             raise UsageError(f"row '{self.plan.name}': {error}") from error
         except Exception as error:
-            told = errors.explained(error, self.pipe, arguments, f"model '{config.model}'")
-            if told is None:
+            message = errors.explained(error, self.pipe, arguments, f"model '{config.model}'")
+            if message is None:
                 raise
-            raise UsageError(f"row '{self.plan.name}': {told}") from error
+            raise UsageError(f"row '{self.plan.name}': {message}") from error
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
-        """Pictures (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.
+        """Images (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.
 
         Raises:
-            UsageError: settings that the pipeline refuses, or a picture that holds NaN.
+            UsageError: settings that the pipeline refuses, or an image that holds NaN.
         """
         calls = {sample.call: sample for sample in samples}
-        made = _pictures(self.call(list(calls.values()), self.watched), len(calls))
+        made = _images(self.call(list(calls.values()), self.watched), len(calls))
         since = {} if self.watch is None else self.watch.first_bad(len(calls))
         if self.in_pixels:
             made = made / 2 + 0.5
@@ -122,31 +122,31 @@ class Sampler:
             if step is not None or not torch.isfinite(image).all():
                 where = "" if self.watch is None else " in the decoder" if step is None else f" from step {step} on"
                 raise UsageError(
-                    f"row '{self.plan.name}': picture {sample.index} ('{sample.prompt}', seed {sample.seed}) holds "
+                    f"row '{self.plan.name}': image {sample.index} ('{sample.prompt}', seed {sample.seed}) holds "
                     f"NaN or infinity{where}, so no metric of it would mean anything; try dtype=float32"
                 )
         return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
     @property
     def in_pixels(self) -> bool:
-        """Whether pictures come in [-1, 1]."""
+        """Whether images come in [-1, 1]."""
         return signature.in_pixels(self.pipe)
 
     def _inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
-        """What the pipeline starts from: text or classes, and pictures."""
+        """What the pipeline starts from: text or classes, and images."""
         if self.signature.classes:
             return {"class_labels": [sample.label for sample in samples]}
         found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples]}
         if self.plan.config.weights == "random":
             found = random_weights.inputs(self.plan.card, self.pipe, samples)
         if self.signature.image:
-            size, condition = self._picture_size(), self.plan.data_card.condition
+            size, condition = self._image_size(), self.plan.data_card.condition
             found["image"] = [
-                conditions.prepared(sample.picture, size, condition) for sample in samples if sample.picture is not None
+                conditions.prepared(sample.image, size, condition) for sample in samples if sample.image is not None
             ]
         return found
 
-    def _picture_size(self) -> tuple[int, int]:
+    def _image_size(self) -> tuple[int, int]:
         config, native = self.plan.config, sizes.of_pipeline(self.pipe)
         height, width = config.height or (native and native[0]), config.width or (native and native[1])
         if not height or not width:
@@ -161,7 +161,8 @@ class Sampler:
         native = sizes.of_pipeline(self.pipe)
         if native is not None and any(asked not in (None, own) for asked, own in zip(wanted, native, strict=True)):
             raise UsageError(
-                f"{type(self.pipe).__name__} draws at its own size, {native[0]} x {native[1]}; leave out height and "
+                f"{type(self.pipe).__name__} generates at its own size, {native[0]} x {native[1]}; leave out height "
+                "and "
                 "width"
             )
 
@@ -192,7 +193,7 @@ class Sampler:
                 )
 
 
-def _pictures(result: Any, calls: int) -> Tensor:
-    """Pictures (calls, frames, 3, H, W) of a pipeline's result; frames is 1 but for videos."""
+def _images(result: Any, calls: int) -> Tensor:
+    """Images (calls, frames, 3, H, W) of a pipeline's result; frames is 1 but for videos."""
     found = result.frames if hasattr(result, "frames") else result.images
     return found.reshape(calls, -1, *found.shape[-3:])

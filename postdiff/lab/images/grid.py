@@ -54,7 +54,7 @@ def draw(rows: Sequence[tuple[str, ImageFolder]], samples: Sequence[Sample], fil
         pen.text((left - 2 * GAP, y + height // 2), label, INK, font, anchor="rm")
         for column, image in enumerate(found):
             sheet.paste(image, (left + column * (width + GAP), y))
-    with folders.whole_file(file) as temporary:
+    with folders.atomic_write(file) as temporary:
         sheet.save(temporary)
 
 

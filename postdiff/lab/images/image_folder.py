@@ -21,7 +21,7 @@ from postdiff.lab.data.samples import Sample, Shard, batch_name
 from postdiff.lab.files import folders, locks
 from postdiff.lab.files.locks import Say
 from postdiff.lab.images import marked_png
-from postdiff.lab.images.marked_png import Damaged
+from postdiff.lab.images.marked_png import CorruptImageError
 
 __all__ = ["ImageFolder"]
 
@@ -74,7 +74,7 @@ class ImageFolder:
         try:
             with marked_png.opened(file) as (row, _):
                 return self.batches is None or row.batch == self._batch(sample)
-        except Damaged:
+        except CorruptImageError:
             return True  # whoever reads it is told
 
     def write(self, samples: Sequence[Sample], images: Tensor) -> None:
@@ -82,7 +82,7 @@ class ImageFolder:
         batch = self._batch(samples[0]) or batch_name(samples)
         for sample, image in zip(samples, images, strict=True):
             content = marked_png.encode(sample, image, self.folder.name, batch)
-            with folders.whole_file(self.file(sample), sweeping=False) as temporary:
+            with folders.atomic_write(self.file(sample), sweeping=False) as temporary:
                 temporary.write_bytes(content)
 
     def read(self, samples: Sequence[Sample]) -> Tensor:
@@ -95,10 +95,10 @@ class ImageFolder:
         for sample in samples:
             try:
                 found.append(self._read(sample))
-            except (Damaged, OSError) as error:
+            except (CorruptImageError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(
-                    f"picture {self.file(sample)} cannot be read ({reason}); remove it and run the row again"
+                    f"image {self.file(sample)} cannot be read ({reason}); remove it and run the row again"
                 ) from error
         return torch.stack(found)
 
@@ -127,13 +127,13 @@ class ImageFolder:
                 elif known not in _known_whole:
                     self._read(sample)
                     _known_whole.add(known)
-            except Damaged as error:
+            except CorruptImageError as error:
                 found[file] = str(error)
             except FileNotFoundError:
                 continue  # gone in this moment
             except OSError as error:
                 raise UsageError(
-                    f"picture {file} cannot be opened ({error.strerror or error}); allow it or remove the picture"
+                    f"image {file} cannot be opened ({error.strerror or error}); allow it or remove the image"
                 ) from error
         return found
 
@@ -146,7 +146,7 @@ class ImageFolder:
         Raises:
             UsageError: an image may not be opened, or a folder stands in its place.
         """
-        folders.sweep(self.folder)
+        folders.remove_stale_files(self.folder)
         every: dict[Path, str] = {}
         for sample in samples:
             found = self.damaged([sample])
@@ -174,7 +174,7 @@ class ImageFolder:
             writer.writeheader()
             writer.writerows(listed[key] for key in sorted(listed) if isfile(self.folder / listed[key]["file"]))
             if (content := stream.getvalue().encode()) != before:
-                with folders.whole_file(file) as temporary:
+                with folders.atomic_write(file) as temporary:
                     temporary.write_bytes(content)
 
     def _batch(self, sample: Sample) -> str | None:

@@ -26,14 +26,14 @@ from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import typed
 from postdiff.lab.files.typed import NotAsHinted
 
-__all__ = ["Damaged", "ImageRow", "encode", "opened", "pixel_hash", "pixels"]
+__all__ = ["CorruptImageError", "ImageRow", "encode", "opened", "pixel_hash", "pixels"]
 
 CHUNK = "postdiff"
 PIXELS = 1 << 27  # of an image; a file that asks for more memory is none of ours
 LARGEST = 4 * PIXELS  # bytes of such an image's file
 
 
-class Damaged(Exception):
+class CorruptImageError(Exception):
     """A file does not hold the image that was written for a sample; the message says why."""
 
 
@@ -46,7 +46,7 @@ class ImageRow:
         prompt: the text.
         seed: of the random numbers.
         sha256: of the pixels, height x width x RGB, one byte each.
-        pictures: id of the settings: the name of the folder that it belongs to.
+        images: id of the settings: the name of the folder that it belongs to.
         batch: `data.batch_name` of the batch that it was generated in.
     """
 
@@ -54,7 +54,7 @@ class ImageRow:
     prompt: str
     seed: int
     sha256: str
-    pictures: str
+    images: str
     batch: str
 
     def check(self, sample: Sample, settings: str, batch: str | None) -> None:
@@ -68,12 +68,12 @@ class ImageRow:
         Raises:
             Damaged: it is another image's row.
         """
-        if self.pictures != settings:
-            raise Damaged(f"is of other settings (pictures {self.pictures[:20]})")
+        if self.images != settings:
+            raise CorruptImageError(f"is of other settings (images {self.images[:20]})")
         if (self.index, self.prompt, self.seed) != (sample.index, sample.prompt, sample.seed):
-            raise Damaged(f"is of picture {self.index} ('{self.prompt[:60]}', seed {self.seed})")
+            raise CorruptImageError(f"is of image {self.index} ('{self.prompt[:60]}', seed {self.seed})")
         if batch is not None and self.batch != batch:
-            raise Damaged("was drawn in another batch, of a run with other seeds or count")
+            raise CorruptImageError("was generated in another batch, of a run with other seeds or count")
 
 
 def pixel_hash(image: Tensor) -> str:
@@ -103,21 +103,21 @@ def opened(file: Path) -> Iterator[tuple[ImageRow, PngImageFile]]:
     with file.open("rb") as stream, warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `pixels` looks at the size
         if os.fstat(stream.fileno()).st_size > LARGEST:
-            raise Damaged("is too large to be a picture of this run")
+            raise CorruptImageError("is too large to be an image of this run")
         try:
             with Image.open(stream, formats=["PNG"]) as png:
                 assert isinstance(png, PngImageFile)
                 if (text := png.info.get(CHUNK)) is None:
-                    raise Damaged("does not say what it is of")
+                    raise CorruptImageError("does not say what it is of")
                 yield typed.built(ImageRow, typed.parsed(str(text))), png
         except NotAsHinted as error:
-            raise Damaged("does not say of which settings and batch it is") from error
-        except Damaged:
+            raise CorruptImageError("does not say of which settings and batch it is") from error
+        except CorruptImageError:
             raise
         except Exception as error:  # whatever strange bytes make of Pillow
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's fault, not the file's
-            raise Damaged("cannot be decoded") from error
+            raise CorruptImageError("cannot be decoded") from error
 
 
 def pixels(row: ImageRow, png: PngImageFile) -> Tensor:
@@ -127,8 +127,8 @@ def pixels(row: ImageRow, png: PngImageFile) -> Tensor:
         Damaged: it has other pixels than were written with its row.
     """
     if png.mode != "RGB" or png.width * png.height > PIXELS:
-        raise Damaged("is no picture as it was written")
+        raise CorruptImageError("is no image as it was written")
     image = torch.from_numpy(np.array(png)).permute(2, 0, 1)
     if row.sha256 != pixel_hash(image):
-        raise Damaged("does not have the pixels that were written")
+        raise CorruptImageError("does not have the pixels that were written")
     return image

@@ -19,12 +19,12 @@ from postdiff.lab.records.record import Record, Value, fresh_path
 __all__ = ["curves", "describe", "numbers", "run_name", "table", "tags", "times"]
 
 LONGEST_TAG = 64  # W&B refuses longer ones
-# Columns of the CSV file that say which picture it is; the others are its figures.
+# Columns of the CSV file that say which image it is; the others are its values.
 WHICH = {"index", "prompt", "seed", "own_seed", "sha256"}
 
 
 def run_name(plan: Plan) -> str:
-    """The run's own name: the same whenever the row is drawn with these settings, prompts and seeds."""
+    """The run's own name: the same whenever the row is generated with these settings, prompts and seeds."""
     return digest([plan.experiment, plan.name, plan.content_id], 16)
 
 
@@ -32,12 +32,12 @@ def tags(plan: Plan) -> list[str]:
     """Experiment, model, data, methods, and what the config adds."""
     methods = [method for one in plan.resolved()["methods"] for method in one]
     model, data = Path(plan.config.model).name, Path(plan.config.data).name
-    every = [plan.experiment, model, data, *methods, *plan.config.mirror.tags]
+    every = [plan.experiment, model, data, *methods, *plan.config.logger.tags]
     return list(dict.fromkeys(tag[:LONGEST_TAG] for tag in every if tag))
 
 
 def numbers(record: Record) -> dict[str, float]:
-    """Metrics (value, spread and each seed), MACs by part and convention, counts, and how many pictures there are.
+    """Metrics (value, spread and each seed), MACs by part and convention, counts, and how many images there are.
 
     Keys: "<metric>", "<metric>_spread", "seeds/<metric>/<seed>", "macs/<part>/<convention>", "counts/<what>",
     "n_done" and "n_asked".
@@ -52,10 +52,10 @@ def numbers(record: Record) -> dict[str, float]:
 
 
 def times(record: Record) -> dict[str, float]:
-    """Figures of a speed record: "latency/median_s" (a picture) and its kind; "latency/loop/median_s" of a part."""
+    """Figures of a speed record: "latency/median_s" (an image) and its kind; "latency/loop/median_s" of a part."""
     flat: dict[str, Any] = {}
-    for what, figure in record.latency.items():
-        parts = figure.items() if isinstance(figure, dict) else [("", figure)]
+    for what, value in record.latency.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
         flat |= {f"latency/{what}/{part}" if part else f"latency/{what}": one for part, one in parts}
     return _finite(flat)
 
@@ -67,14 +67,14 @@ def describe(record: Record) -> dict[str, Any]:
         "identity": {metric: value.identity for metric, value in record.metrics.items()},
         "record": {
             key: getattr(record, key)
-            for key in ("label", "checkpoint", "prompts", "references", "pictures", "device", "git", "versions")
+            for key in ("label", "checkpoint", "prompts", "references", "images", "device", "git", "versions")
         }
         | {"started": record.started, "ended": record.ended},
     }
 
 
 def curves(record: Record) -> dict[str, list[float]]:
-    """{"curves/<metric>/<seed>": figures of the clean estimate after each step}."""
+    """{"curves/<metric>/<seed>": values of the clean estimate after each step}."""
     return {
         f"curves/{metric}/{seed}": [math.nan if value is None else value for value in curve]
         for metric, by_seed in record.curves.items()
@@ -83,16 +83,16 @@ def curves(record: Record) -> dict[str, list[float]]:
 
 
 def table(plan: Plan, images: ImageFolder) -> tuple[list[str], list[tuple[Sample, list[Any]]]]:
-    """The first finished images, of videos their first frames; at most `mirror.pictures`.
+    """The first finished images, of videos their first frames; at most `logger.images`.
 
     Returns:
         Column heads (prompt, seed, index, metrics), and for each image its sample and its cells.
     """
     finished = (sample for sample in plan.samples if sample.frame == 0 and images.has(sample))
-    shown = list(itertools.islice(finished, plan.config.mirror.pictures))
-    figures = _of_images(plan)
-    metrics = list(dict.fromkeys(key for own in figures.values() for key in own))
-    cells = {sample: figures.get((sample.seed, sample.index), {}) for sample in shown}
+    shown = list(itertools.islice(finished, plan.config.logger.images))
+    values = _of_images(plan)
+    metrics = list(dict.fromkeys(key for own in values.values() for key in own))
+    cells = {sample: values.get((sample.seed, sample.index), {}) for sample in shown}
     return ["prompt", "seed", "index", *metrics], [
         (sample, [sample.prompt, sample.seed, sample.index, *(own.get(key) for key in metrics)])
         for sample, own in cells.items()

@@ -17,10 +17,10 @@ from postdiff.lab.loggers.base import Logger
 from postdiff.lab.loggers.tensorboard_logger import TensorBoardLogger
 from postdiff.lab.loggers.wandb_logger import WandbLogger, root
 from postdiff.lab.plan.plan import Plan
-from postdiff.lab.progress import tell
+from postdiff.lab.progress import report
 from postdiff.lab.records.record import Record, fresh_path
 
-__all__ = ["again", "finish", "speed", "start"]
+__all__ = ["relog", "finish", "speed", "start"]
 
 Act = Callable[[Logger], None]
 
@@ -43,7 +43,7 @@ def start(plan: Plan) -> list[Logger] | None:
     if not _wanted(plan):
         return None
     # W&B last: what others may lack is told at once, W&B may take its time to refuse.
-    opened = [_own(name, plan) for name in plan.config.mirror.names]
+    opened = [_own(name, plan) for name in plan.config.logger.names]
     if plan.config.tensorboard:
         opened.append(TensorBoardLogger(plan))
     if plan.config.wandb != "off":
@@ -72,7 +72,7 @@ def speed(plan: Plan, record: Record) -> None:
     _log(_opened(plan), plan, [lambda logger: logger.speed(record)])
 
 
-def again(plan: Plan, images: ImageFolder) -> None:
+def relog(plan: Plan, images: ImageFolder) -> None:
     """Log what the row's records say, for a row that was done before anybody asked for a logger."""
     if not _wanted(plan):
         return
@@ -92,7 +92,7 @@ def again(plan: Plan, images: ImageFolder) -> None:
 
 def _wanted(plan: Plan) -> bool:
     config = plan.config
-    return (config.tensorboard or config.wandb != "off" or bool(config.mirror.names)) and distributed.is_rank_zero()
+    return (config.tensorboard or config.wandb != "off" or bool(config.logger.names)) and distributed.is_rank_zero()
 
 
 def _opened(plan: Plan) -> list[Logger]:
@@ -100,14 +100,14 @@ def _opened(plan: Plan) -> list[Logger]:
     try:
         return start(plan) or []
     except UsageError as error:
-        tell(f"warning: row '{plan.name}' is not mirrored: {error}")
+        report(f"warning: row '{plan.name}' is not logged: {error}")
         return []
 
 
 def _own(name: str, plan: Plan) -> Logger:
     """A logger of one's own."""
     if name in SHIPPED:
-        raise UsageError(f"mirror.names: '{name}' has a key of its own; write {name}=... and leave it out there")
+        raise UsageError(f"logger.names: '{name}' has a key of its own; write {name}=... and leave it out there")
     cls: type[Logger] = plugins.find("loggers", name, Logger)
     try:
         return cls(plan)
@@ -125,9 +125,9 @@ def _wandb(plan: Plan) -> list[WandbLogger]:
         if not _Server.answered:
             raise
         if _Server.lost:
-            tell(f"warning: row '{plan.name}' is not mirrored: {error}")
+            report(f"warning: row '{plan.name}' is not logged: {error}")
             return []
-        _lose(plan, str(error))
+        _lose_server(plan, str(error))
         return _wandb(plan)
     _Server.answered |= not run.offline  # a run on disk says nothing about the server
     return [run]
@@ -140,11 +140,11 @@ def _log(loggers: Sequence[Logger], plan: Plan, acts: Sequence[Act]) -> None:
         failed = bool(reasons)
         reasons.append(_refusal(lambda each, failed=failed: each.close(failed), logger))  # type: ignore[misc]
         if reasons[0] and isinstance(logger, WandbLogger) and not logger.offline:
-            _lose(plan, reasons[0])
+            _lose_server(plan, reasons[0])
             # What was sent and what was not, nobody knows: all of it once more, on disk.
             _log(_wandb(plan), plan, acts)
         elif reasons[0]:
-            tell(f"warning: row '{plan.name}' is not mirrored whole ({reasons[0]}); its record is not affected")
+            report(f"warning: row '{plan.name}' is not logged whole ({reasons[0]}); its record is not affected")
 
 
 def _refusal(act: Act, logger: Logger) -> str:
@@ -156,9 +156,9 @@ def _refusal(act: Act, logger: Logger) -> str:
     return ""
 
 
-def _lose(plan: Plan, reason: str) -> None:
+def _lose_server(plan: Plan, reason: str) -> None:
     _Server.lost = True
-    tell(
+    report(
         f"warning: row '{plan.name}': W&B has not taken all ({reason}); records are not affected, this and the next "
         f"rows are kept in {root()}, and 'wandb sync' in that folder sends them"
     )

@@ -1,4 +1,4 @@
-"""A row's folder for TensorBoard: the numbers, the pictures and the config, below `outputs/tensorboard`."""
+"""A row's folder for TensorBoard: the numbers, the images and the config, below `outputs/tensorboard`."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class TensorBoardLogger(Logger):
         text = yaml.safe_dump({**settings, **content.describe(record)}, sort_keys=False, allow_unicode=True)
         self.writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
         for key, curve in content.curves(record).items():
-            for step, figure in enumerate(curve, 1):
-                self.writer.add_scalar(key, figure, step)
+            for step, value in enumerate(curve, 1):
+                self.writer.add_scalar(key, value, step)
         self._images(images)
 
     def speed(self, record: Record) -> None:
@@ -64,10 +64,10 @@ class TensorBoardLogger(Logger):
         if not lines:
             return
         text = [heads, ["---"] * len(heads)]
-        for sample, figures in lines:
-            self.writer.add_image(f"pictures/{sample.prompt}, seed {sample.seed}", images.read([sample])[0])
-            text.append([_cell(figure) for figure in figures])
-        self.writer.add_text("pictures", "".join(f"| {' | '.join(line)} |\n" for line in text))
+        for sample, values in lines:
+            self.writer.add_image(f"images/{sample.prompt}, seed {sample.seed}", images.read([sample])[0])
+            text.append([_cell(value) for value in values])
+        self.writer.add_text("images", "".join(f"| {' | '.join(line)} |\n" for line in text))
 
     def close(self, failed: bool = False) -> None:
         """Write out what is left; TensorBoard knows no failed runs."""

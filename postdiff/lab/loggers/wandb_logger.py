@@ -21,7 +21,7 @@ from postdiff.lab.records.record import Record
 
 __all__ = ["WandbLogger", "root"]
 
-# Sending pictures takes longer than saying hello.
+# Sending images takes longer than saying hello.
 PATIENCE = 4
 PAUSES = 0.005, 0.5  # seconds between two looks at a file: at first, and at most
 
@@ -51,14 +51,14 @@ class WandbLogger(Logger):
             self.file = Path(self.run.settings.sync_file).absolute()
 
     def quality(self, record: Record, images: ImageFolder) -> None:
-        """Add a quality record's numbers, curves and origin, and the table of pictures."""
+        """Add a quality record's numbers, curves and origin, and the table of images."""
         with _environment(self.offline):
             self.run.config.update(content.describe(record), allow_val_change=True)
             self._curves(record)
             self.run.log(content.numbers(record))
-            # Last: the server is asked about earlier pictures, which may take long, or fail.
+            # Last: the server is asked about earlier images, which may take long, or fail.
             if (table := self._table(images)) is not None:
-                self.run.log({"pictures": table})
+                self.run.log({"images": table})
 
     def speed(self, record: Record) -> None:
         """Add a speed record's times."""
@@ -75,7 +75,7 @@ class WandbLogger(Logger):
         with _environment(self.offline):
             self.run.finish(exit_code=1 if failed else 0)
         if self.offline:
-            _wait_for_end(self.file, PATIENCE * self.plan.config.mirror.timeout)
+            _wait_for_end(self.file, PATIENCE * self.plan.config.logger.timeout)
 
     def _curves(self, record: Record) -> None:
         curves = content.curves(record)
@@ -91,13 +91,13 @@ class WandbLogger(Logger):
 
         heads, lines = content.table(self.plan, images)
         rows = []
-        for sample, figures in lines:
+        for sample, values in lines:
             pixels = images.read([sample])[0].permute(1, 2, 0).numpy()
-            rows.append([wandb.Image(pixels), *figures])
-        return wandb.Table(columns=["picture", *heads], data=rows) if rows else None
+            rows.append([wandb.Image(pixels), *values])
+        return wandb.Table(columns=["image", *heads], data=rows) if rows else None
 
     def _open(self) -> Any:
-        plan, timeout = self.plan, self.plan.config.mirror.timeout
+        plan, timeout = self.plan, self.plan.config.logger.timeout
         mode: Literal["offline", "online"] = "offline" if self.offline else "online"
         try:
             import wandb
@@ -108,8 +108,8 @@ class WandbLogger(Logger):
                 id=content.run_name(plan),
                 resume="allow",
                 mode=mode,
-                project=plan.config.mirror.project or os.environ.get("WANDB_PROJECT") or "postdiff",
-                entity=plan.config.mirror.entity,
+                project=plan.config.logger.project or os.environ.get("WANDB_PROJECT") or "postdiff",
+                entity=plan.config.logger.entity,
                 group=plan.experiment,
                 name=f"{plan.experiment}/{plan.name}",
                 notes=plan.row.label,
@@ -159,11 +159,11 @@ def _environment(offline: bool) -> Iterator[None]:
         wanted["WANDB_ERROR_REPORTING"] = "false"  # or it counts its own use on its server, offline too
     before = {key: os.environ.get(key) for key in wanted}
     os.environ |= wanted
-    told, logging.raiseExceptions = logging.raiseExceptions, False
+    message, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         yield
     finally:
-        logging.raiseExceptions = told
+        logging.raiseExceptions = message
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)

@@ -12,14 +12,14 @@ from typing import Any
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
 
-__all__ = ["Mirrored", "ended", "offline_runs", "online_runs"]
+__all__ = ["LoggedRun", "ended", "offline_runs", "online_runs"]
 
 HEAD, BLOCK, PIECE_HEAD = 7, 32768, 7
 TABLE = ".table.json"
 
 
 @dataclass(frozen=True)
-class Mirrored:
+class LoggedRun:
     """One row as W&B knows it.
 
     Attributes:
@@ -27,11 +27,11 @@ class Mirrored:
         group: the experiment.
         config: the resolved config, and `run_id`, `identity` and origin of the record.
         summary: last value of every metric.
-        id: the run's own name, the same each time the row was drawn with these settings, prompts and seeds.
+        id: the run's own name, the same each time the row was generated with these settings, prompts and seeds.
         tags: experiment, model, data, methods, and those added.
-        tables: rows of every table by its key, pictures as files; of offline runs alone.
-        curves: {"curves/<metric>/<seed>": figures after each denoising step}; of offline runs alone.
-        unfinished: why figures may be missing, in words; empty of a whole run, and of runs on the server.
+        tables: rows of every table by its key, images as files; of offline runs alone.
+        curves: {"curves/<metric>/<seed>": values after each denoising step}; of offline runs alone.
+        unfinished: why values may be missing, in words; empty of a whole run, and of runs on the server.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Mirrored:
     unfinished: str = ""
 
 
-def offline_runs(root: Path | None = None, unfinished: bool = False) -> list[Mirrored]:
+def offline_runs(root: Path | None = None, unfinished: bool = False) -> list[LoggedRun]:
     """Runs in a folder, the oldest first; parts of one run, which was opened again, are put together.
 
     Args:
@@ -78,7 +78,7 @@ def ended(file: Path) -> bool:
     return any(entry.WhichOneof("record_type") == "exit" for entry in _entries(file))
 
 
-def online_runs(project: str) -> list[Mirrored]:
+def online_runs(project: str) -> list[LoggedRun]:
     """Runs of a project on the server.
 
     Args:
@@ -92,7 +92,7 @@ def online_runs(project: str) -> list[Mirrored]:
     try:
         found = list(wandb.Api().runs(project))
         return [
-            Mirrored(run.name, run.group or "", dict(run.config), dict(run.summary), run.id, tuple(run.tags))
+            LoggedRun(run.name, run.group or "", dict(run.config), dict(run.summary), run.id, tuple(run.tags))
             for run in found
         ]
     except Exception as error:  # no login, no network, no such project: many kinds
@@ -101,7 +101,7 @@ def online_runs(project: str) -> list[Mirrored]:
         ) from error
 
 
-def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
+def _read(run_id: str, files: Iterable[Path]) -> LoggedRun:
     name = group = ""
     tags: tuple[str, ...] = ()
     config: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def _read(run_id: str, files: Iterable[Path]) -> Mirrored:
     if broken:
         place = "/".join(broken[0].parts[-2:])
         reason = f"W&B run {place} is unfinished: it has no exit record, is still being written or was broken off"
-    return Mirrored(name, group, _own(config), summary, run_id, tags, tables, curves, reason)
+    return LoggedRun(name, group, _own(config), summary, run_id, tags, tables, curves, reason)
 
 
 def _own(values: dict[str, Any]) -> dict[str, Any]:

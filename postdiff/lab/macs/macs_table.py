@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from postdiff.cost.groups import GROUPS
-from postdiff.cost.structures import Twin
+from postdiff.cost.structures import MetaPipeline
 from postdiff.cost.tally import CONVENTIONS, Tally
 from postdiff.engine.errors import unknown
 from postdiff.lab.config.experiment import Experiment
@@ -15,12 +15,12 @@ from postdiff.lab.config.experiment import Row as ExperimentRow
 from postdiff.lab.macs.row_macs import Counted, counted
 from postdiff.lab.pipelines import models
 from postdiff.lab.progress import bar
-from postdiff.lab.tables.rows import Row
+from postdiff.lab.tables.rows import FlatRow
 from postdiff.lab.tables.table import FORMATS, Column, draw, plain
 
-__all__ = ["BRANCHES", "VIEWS", "count_rows", "render", "reported_convention", "row_figures", "step_figures"]
+__all__ = ["BRANCHES", "VIEWS", "count_rows", "render", "reported_convention", "row_values", "step_values"]
 
-# How a group of modules begins its figures' names: "self-attention" -> "self_attention_t".
+# How a group of modules begins its values' names: "self-attention" -> "self_attention_t".
 GROUP_KEYS = {group: group.replace("-", "_") + "_t" for group in GROUPS}
 BRANCHES = {"all": "all guidance branches", "one": "one guidance branch"}
 
@@ -44,11 +44,11 @@ def render(experiment: Experiment, convention: str | None, style: str, by: str =
     for kind, (name, known) in given.items():
         if name not in known:
             raise unknown(kind, name, known)
-    figures = step_figures if by == "step" else row_figures
-    rows = figures(count_rows(experiment), convention, branches)
+    values = step_values if by == "step" else row_values
+    rows = values(count_rows(experiment), convention, branches)
     if by == "step" and style not in ("csv", "json"):
         rows = _runs_of_like_steps(rows)
-    columns, notes = VIEWS[by](rows, _Figures(rows, convention))
+    columns, notes = VIEWS[by](rows, _Values(rows, convention))
     notes[0] += f", {BRANCHES[branches]}, as executed; norm layers are not counted"
     names = [Column("Row", lambda row: row["label"] + ("*" if row["note"] else ""))]
     if len({row["model"] for row in rows}) > 1:
@@ -56,10 +56,10 @@ def render(experiment: Experiment, convention: str | None, style: str, by: str =
     return draw(rows, names + columns, notes + _row_notes(rows), style)
 
 
-class _Figures:
+class _Values:
     """Columns of MACs in one unit: T, or G where a small model's work would vanish behind three decimals."""
 
-    def __init__(self, rows: list[Row], convention: str) -> None:
+    def __init__(self, rows: list[FlatRow], convention: str) -> None:
         self.convention = convention
         self._scale, self.unit = (1000, "G") if max((row["macs_t"] for row in rows), default=1) < 1 else (1, "T")
 
@@ -76,50 +76,50 @@ class _Figures:
 View = tuple[list[Column], list[str]]
 
 
-def _by_row(rows: list[Row], figures: _Figures) -> View:
+def _by_row(rows: list[FlatRow], values: _Values) -> View:
     columns = [
         Column("Steps", plain("steps", 0)),
-        figures.column(f"MACs ({figures.unit})", "macs_t"),
+        values.column(f"MACs ({values.unit})", "macs_t"),
         Column("saving", plain("macs_saving", 2, "x")),
     ]
-    notes = [f"MACs of the denoiser for one image, {figures.convention} convention"]
+    notes = [f"MACs of the denoiser for one image, {values.convention} convention"]
     if any(row.get("paper_macs_t", row["macs_t"]) != row["macs_t"] for row in rows):
-        columns.append(figures.column("paper's way", "paper_macs_t"))
+        columns.append(values.column("paper's way", "paper_macs_t"))
         notes.append(
             "paper's way: all cross-attention is taken off a cheap step after the gate, also what it does not contain"
         )
     if any(row.get("reported_macs_t") is not None for row in rows):
-        columns.append(figures.column("reported", "reported_macs_t"))
+        columns.append(values.column("reported", "reported_macs_t"))
         columns.append(Column("gap (%)", plain("gap_percent", 2, signed=True)))
     return columns, notes
 
 
-def _by_step(rows: list[Row], figures: _Figures) -> View:
+def _by_step(rows: list[FlatRow], values: _Values) -> View:
     columns = [
         Column("Steps", lambda row: str(row.get("steps"))),
         Column("Branches", plain("computed", 0)),
-        *figures.groups(),
+        *values.groups(),
     ]
-    return columns, [f"MACs of the denoiser at each step for one image, {figures.convention} convention"]
+    return columns, [f"MACs of the denoiser at each step for one image, {values.convention} convention"]
 
 
-def _by_group(rows: list[Row], figures: _Figures) -> View:
-    return figures.groups(), [f"MACs of the denoiser for one image, {figures.convention} convention"]
+def _by_group(rows: list[FlatRow], values: _Values) -> View:
+    return values.groups(), [f"MACs of the denoiser for one image, {values.convention} convention"]
 
 
-def _by_part(rows: list[Row], figures: _Figures) -> View:
+def _by_part(rows: list[FlatRow], values: _Values) -> View:
     parts = {
         "text encoder": "text_encoder_t",
         "denoiser": "macs_t",
         "VAE": "vae_t",
-        f"total ({figures.unit})": "total_t",
+        f"total ({values.unit})": "total_t",
     }
-    columns = [figures.column(heading, f"{key}_{figures.convention}") for heading, key in parts.items()]
+    columns = [values.column(heading, f"{key}_{values.convention}") for heading, key in parts.items()]
     encoders = "text encoders: each prompt once; VAE: one latent decoded"
-    return columns, [f"MACs of a pipeline call for one image, {figures.convention} convention", encoders]
+    return columns, [f"MACs of a pipeline call for one image, {values.convention} convention", encoders]
 
 
-VIEWS: dict[str, Callable[[list[Row], _Figures], View]] = {
+VIEWS: dict[str, Callable[[list[FlatRow], _Values], View]] = {
     "row": _by_row,
     "step": _by_step,
     "group": _by_group,
@@ -127,9 +127,9 @@ VIEWS: dict[str, Callable[[list[Row], _Figures], View]] = {
 }
 
 
-def _runs_of_like_steps(rows: list[Row]) -> list[Row]:
+def _runs_of_like_steps(rows: list[FlatRow]) -> list[FlatRow]:
     """Neighbouring steps that cost the same as one line, "steps" telling which: "3-7"."""
-    merged: list[Row] = []
+    merged: list[FlatRow] = []
     for row in rows:
         last = merged[-1] if merged else {}
         if last and {**last, "step": 0, "steps": ""} == {**row, "step": 0, "steps": ""}:
@@ -139,7 +139,7 @@ def _runs_of_like_steps(rows: list[Row]) -> list[Row]:
     return merged
 
 
-def _row_notes(rows: list[Row]) -> list[str]:
+def _row_notes(rows: list[FlatRow]) -> list[str]:
     noted: dict[str, list[str]] = {}
     for row in rows:
         if row["note"] and row["label"] not in noted.setdefault(row["note"], []):
@@ -153,7 +153,7 @@ def count_rows(experiment: Experiment) -> list[Counted]:
     Raises:
         UsageError: a model without a structure file, or a method that does not fit.
     """
-    twins: dict[str, Twin] = {}
+    twins: dict[str, MetaPipeline] = {}
     card = functools.cache(models.card)  # rows mostly share their cards
     found = []
     with bar("counting", len(experiment.rows), "row") as shown:
@@ -163,19 +163,19 @@ def count_rows(experiment: Experiment) -> list[Counted]:
     return found
 
 
-def row_figures(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+def row_values(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[FlatRow]:
     """One flat row each.
 
     Keys: row, label, note, model, convention, branches, steps. For one image, in 10^12 and by convention (macs_t_dense,
     macs_t_fvcore, macs_t_all): macs_t_ (denoiser), resnets_t_, self_attention_t_, cross_attention_t_, feed_forward_t_,
     other_t_ (its groups of modules), text_encoder_t_, vae_t_ (null where the structure file has none), total_t_. In the
     chosen convention: macs_t, macs_saving (over the first row of the same model). For all branches also paper_macs_t
-    (`papers_account`) and, where the experiment reports MACs in the same convention, reported_macs_t and gap_percent
+    (`paper_accounting`) and, where the experiment reports MACs in the same convention, reported_macs_t and gap_percent
     of paper_macs_t to it. An experiment reports them as macs_t_dense, macs_g_fvcore and so on, in 10^12 or 10^9; macs_t
-    and macs_g, as tables of records have them, are dense. A cascade's steps and figures are those of all its stages;
+    and macs_g, as tables of records have them, are dense. A cascade's steps and values are those of all its stages;
     macs_t_<stage>_dense and so on are one stage's denoiser alone.
     """
-    firsts: dict[str, Row] = {}  # a saving compares settings of one model
+    firsts: dict[str, FlatRow] = {}  # a saving compares settings of one model
     rows = []
     for one in rows_counted:
         tally = one.shared(branches)
@@ -196,11 +196,11 @@ def row_figures(rows_counted: Sequence[Counted], convention: str, branches: str)
     return rows
 
 
-def step_figures(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[Row]:
+def step_values(rows_counted: Sequence[Counted], convention: str, branches: str) -> list[FlatRow]:
     """One flat row for every step (solver call) of every row.
 
     Keys: row, label, note, model, convention, branches, step, computed (guidance branches in it), macs_t, and by
-    convention macs_t_ and the groups as in `row_figures`.
+    convention macs_t_ and the groups as in `row_values`.
     """
     rows = []
     for one in rows_counted:
@@ -211,12 +211,12 @@ def step_figures(rows_counted: Sequence[Counted], convention: str, branches: str
     return rows
 
 
-def _names(row: ExperimentRow, convention: str, branches: str) -> Row:
+def _names(row: ExperimentRow, convention: str, branches: str) -> FlatRow:
     names = {"row": row.name, "label": row.label, "note": row.note, "model": row.config.model}
     return names | {"convention": convention, "branches": branches}
 
 
-def _denoiser(tally: Tally, step: int | None = None) -> Row:
+def _denoiser(tally: Tally, step: int | None = None) -> FlatRow:
     found = {f"macs_t_{name}": macs / 1e12 for name, macs in tally.macs("denoiser", step).items()}
     for group in GROUPS:
         macs = tally.macs("denoiser", step, group)

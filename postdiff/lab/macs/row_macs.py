@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff import presets
-from postdiff.cost.by_hand import papers_account
+from postdiff.cost.branch_costs import one_branch
+from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.macs import count_macs
 from postdiff.cost.on_meta import Seen
-from postdiff.cost.sharing import one_branch
-from postdiff.cost.structures import Twin, real_size
+from postdiff.cost.structures import MetaPipeline, real_size
 from postdiff.cost.tally import Cell, Tally, Work
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
@@ -45,7 +45,7 @@ class Counted:
         steps: inference steps, of all stages together.
         tally: denoiser by step and group; text encoder and VAE too, where the structure file describes them.
         seen: what the network was asked for at each step.
-        paper: MACs of the denoiser as `papers_account` has them.
+        paper: MACs of the denoiser as `paper_accounting` has them.
         stages: names of a cascade's stages; empty if the model is one pipeline.
     """
 
@@ -61,7 +61,7 @@ class Counted:
         return self.tally if branches == "all" else one_branch(self.tally, self.seen)
 
 
-def counted(row: Row, card: ModelCard, twins: dict[str, Twin]) -> Counted:
+def counted(row: Row, card: ModelCard, twins: dict[str, MetaPipeline]) -> Counted:
     """Count one row as it is executed.
 
     Args:
@@ -82,10 +82,10 @@ def counted(row: Row, card: ModelCard, twins: dict[str, Twin]) -> Counted:
         tally, seen = _run(card, f"model '{config.model}'", solvers, config.methods, given, twins)
     except UsageError as error:
         raise UsageError(f"row '{row.name}': {error}") from error
-    return Counted(row, config.steps, tally, seen, papers_account(tally, seen))
+    return Counted(row, config.steps, tally, seen, paper_accounting(tally, seen))
 
 
-def _of_stages(row: Row, chain: Sequence[StageRun], twins: dict[str, Twin]) -> Counted:
+def _of_stages(row: Row, chain: Sequence[StageRun], twins: dict[str, MetaPipeline]) -> Counted:
     """All stages, their steps numbered on from one stage to the next."""
     cells: dict[Cell, Work] = {}
     seen, paper, before = Seen(), Work(), 0
@@ -101,7 +101,7 @@ def _of_stages(row: Row, chain: Sequence[StageRun], twins: dict[str, Twin]) -> C
         seen.branches |= {before + step: branches for step, branches in own.branches.items()}
         seen.sizes |= {before + step: size for step, size in own.sizes.items()}
         seen.latents, seen.prompts = own.latents, max(seen.prompts, own.prompts)
-        paper, before = paper + papers_account(tally, own), before + tally.steps
+        paper, before = paper + paper_accounting(tally, own), before + tally.steps
     names = tuple(run.name for run in chain)
     return Counted(row, sum(run.steps for run in chain), Tally(cells, before), seen, paper, names)
 
@@ -112,7 +112,7 @@ def _run(
     solvers: Sequence[schedulers.Solver],
     methods: Sequence[Any],
     given: Mapping[str, Any],
-    twins: dict[str, Twin],
+    twins: dict[str, MetaPipeline],
 ) -> tuple[Tally, Seen]:
     if card.structure is None:
         raise UsageError(f"{who} names no structure to count; give its card one")

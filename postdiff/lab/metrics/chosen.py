@@ -27,7 +27,7 @@ def chosen(config: RunConfig, count: int, card: models.ModelCard, data_card: Dat
     """The metrics asked for, or else all that model and data can serve, as configs write them.
 
     Raises:
-        UsageError: one that model or data cannot serve, or that means nothing of so few pictures.
+        UsageError: one that model or data cannot serve, or that means nothing of so few images.
     """
     available: dict[str, object] = {
         "references": True,
@@ -44,7 +44,7 @@ def chosen(config: RunConfig, count: int, card: models.ModelCard, data_card: Dat
     for name in possible:
         if count < (least := metrics.facts(name).least):
             raise UsageError(
-                f"count={count}: metric {name} needs at least {_NUMBERS.get(least, least)} pictures a seed; use "
+                f"count={count}: metric {name} needs at least {_NUMBERS.get(least, least)} images a seed; use "
                 f"count={least} or more"
             )
     if config.metrics is None:

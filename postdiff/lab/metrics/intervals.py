@@ -1,4 +1,4 @@
-"""95 % intervals by drawing the pictures anew, with replacement, within each seed."""
+"""95 % intervals by drawing the images anew, with replacement, within each seed."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from postdiff.metrics.base import PerImageMetric
 __all__ = ["interval"]
 
 LEVEL = 95.0
-CHUNK = 1 << 22  # figures drawn at once, 32 MB
+CHUNK = 1 << 22  # values drawn at once, 32 MB
 
 
 def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """The interval of a metric's mean over seeds; None if none was asked for, or nothing was kept to draw from.
 
-    Of a mean over pictures it is the percentiles of resampled means, from the figures of the single pictures. A figure
+    Of a mean over images it is the percentiles of resampled means, from the values of the single images. A value
     of a whole set (`draws`) is biased by the repetitions in a resample, a Frechet distance upwards, so its percentiles
     are moved by the difference between the value and the resamples' mean.
 
     Args:
         name: of the metric.
-        by_seed: it, after `compute`, for each seed that has enough pictures.
-        rows: figures of the single pictures, with the key `seed`.
+        by_seed: it, after `compute`, for each seed that has enough images.
+        rows: values of the single images, with the key `seed`.
     """
     resamples = min((int(getattr(metric, "resamples", 0)) for metric in by_seed.values()), default=0)
     if not resamples:
@@ -36,8 +36,8 @@ def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[st
         generator = np.random.default_rng(0)
         if not rows:
             return None  # in all but the first process of a run on several devices
-        figures = [np.array([row[name] for row in rows if row["seed"] == seed], dtype=float) for seed in by_seed]
-        draws = np.mean([_means(own, resamples, generator) for own in figures], axis=0)
+        values = [np.array([row[name] for row in rows if row["seed"] == seed], dtype=float) for seed in by_seed]
+        draws = np.mean([_means(own, resamples, generator) for own in values], axis=0)
     else:
         found = [getattr(metric, "draws", []) for metric in by_seed.values()]
         if any(len(own) != resamples for own in found):
@@ -48,10 +48,8 @@ def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[st
     return [low, high] if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _means(figures: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+def _means(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Mean of each resample, (resamples,)."""
-    at_once = max(1, CHUNK // len(figures))
+    at_once = max(1, CHUNK // len(values))
     parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
-    return np.concatenate(
-        [figures[generator.integers(len(figures), size=(part, len(figures)))].mean(1) for part in parts]
-    )
+    return np.concatenate([values[generator.integers(len(values), size=(part, len(values)))].mean(1) for part in parts])

@@ -1,4 +1,6 @@
-"""`postdiff data statistics`: features of a data set's real images, made once and kept for the metrics that compare."""
+"""`postdiff data statistics`: features of a data set's reference images, made once and kept for the metrics that
+compare.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.lab.data import picture_files, real_pictures
-from postdiff.lab.data.picture_files import MOST_PIXELS
+from postdiff.lab.data import image_files, reference_images
+from postdiff.lab.data.image_files import MOST_PIXELS
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders
 from postdiff.lab.progress import bar
@@ -57,18 +59,18 @@ def statistics(name: str, request: StatisticsRequest) -> str:
     if request.mode not in features.MODES:
         raise unknown("mode", request.mode, features.MODES)
     folders.writable_outputs()
-    listed = real_pictures.listed(name, None if request.images is None else Path(request.images))
+    listed = reference_images.listed(name, None if request.images is None else Path(request.images))
     file, fresh = make(listed, request)
     about = ReferenceStatistics.read_identity(file)
     word = "statistics" if fresh else "statistics (there already)"
     passed = f"; passed over: {listed.passed}" if listed.passed else ""
     return (
-        f"{word}: {file}, {about['count']} pictures, {about['model']} ({about['checkpoint']}), mode "
+        f"{word}: {file}, {about['count']} images, {about['model']} ({about['checkpoint']}), mode "
         f"{about['mode']}{passed}"
     )
 
 
-def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path, bool]:
+def make(listed: reference_images.Listed, request: StatisticsRequest) -> tuple[Path, bool]:
     """Features of all images, unless the same ones are there already; the file, and whether it had to be made.
 
     Raises:
@@ -79,7 +81,7 @@ def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path
     checkpoint = features.extractor_hash(mode, request.extractor)
     # What is missing is told before all images are read for their hash.
     network = features.extractor(mode, request.extractor) if checkpoint is None else None
-    digest = real_pictures.digest(listed.files, listed.root)
+    digest = reference_images.digest(listed.files, listed.root)
     if checkpoint is not None and (there := reference.present(listed.name, folder, mode, checkpoint, crop)) is not None:
         try:
             if ReferenceStatistics.read_identity(there).get("images") == digest.value:
@@ -89,7 +91,7 @@ def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path
             pass  # damaged: it is made anew
     network = (network or features.extractor(mode, request.extractor)).to(device)
     file, found = reference.file_for(listed.name, folder, mode, network.checkpoint, crop), []
-    with bar(listed.name, len(listed.files), "picture") as shown:
+    with bar(listed.name, len(listed.files), "image") as shown:
         for batch in _batches(listed.files, crop, request.batch_size):
             found.append(network(batch.to(device)).cpu())
             shown.update(len(batch))
@@ -101,7 +103,7 @@ def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path
         "images": digest.value,
         "cropped": "none" if crop is None else f"shorter side to {crop}, PIL bicubic, middle square",
     }
-    with folders.whole_file(file) as temporary:
+    with folders.atomic_write(file) as temporary:
         ReferenceStatistics.of(torch.cat(found), about).save(temporary)
     digest.keep()
     return file, True
@@ -110,11 +112,11 @@ def make(listed: real_pictures.Listed, request: StatisticsRequest) -> tuple[Path
 def _batches(files: Sequence[Path], crop: int | None, batch_size: int) -> Iterator[Tensor]:
     batch: list[Tensor] = []
     for file in files:
-        picture = _read(file, crop)
-        if batch and (len(batch) == batch_size or picture.shape != batch[0].shape or _pixels(batch) > MOST_PIXELS):
+        image = _read(file, crop)
+        if batch and (len(batch) == batch_size or image.shape != batch[0].shape or _pixels(batch) > MOST_PIXELS):
             yield torch.stack(batch)
             batch = []
-        batch.append(picture)
+        batch.append(image)
     if batch:
         yield torch.stack(batch)
 
@@ -125,18 +127,18 @@ def _pixels(batch: Sequence[Tensor]) -> int:
 
 
 def _read(file: Path, crop: int | None) -> Tensor:
-    """A picture (3, H, W), uint8, as clean-fid reads it: what is transparent as if it were not, and not turned."""
-    with picture_files.opened(file) as opened:
-        picture = opened.convert("RGB")
+    """An image (3, H, W), uint8, as clean-fid reads it: what is transparent as if it were not, and not turned."""
+    with image_files.opened(file) as opened:
+        image = opened.convert("RGB")
     if crop is not None:
-        scale = crop / min(picture.size)
-        width, height = (max(crop, round(side * scale)) for side in picture.size)
+        scale = crop / min(image.size)
+        width, height = (max(crop, round(side * scale)) for side in image.size)
         if width * height > MOST_PIXELS:
             raise UsageError(
-                f"--crop {crop} makes {width} x {height} pixels of picture {file}, more than {MOST_PIXELS:,} in all; "
-                "use a smaller one, or remove the picture"
+                f"--crop {crop} makes {width} x {height} pixels of image {file}, more than {MOST_PIXELS:,} in all; "
+                "use a smaller one, or remove the image"
             )
-        picture = picture.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
         left, top = (width - crop) // 2, (height - crop) // 2
-        picture = picture.crop((left, top, left + crop, top + crop))
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        image = image.crop((left, top, left + crop, top + crop))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)

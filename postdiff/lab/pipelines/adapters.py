@@ -19,7 +19,7 @@ from postdiff.lab.files import weights
 from postdiff.lab.files.sources import Source, identity, package_file
 from postdiff.lab.pipelines.checks import complete
 
-__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "described", "given", "lay_over"]
+__all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "described", "given", "apply_adapters"]
 
 NAME = "postdiff"
 
@@ -161,7 +161,7 @@ def described(key: str, source: Any) -> str:
     return f"+{key}={file}{scale}{token}"
 
 
-def lay_over(pipe: Any, key: str, source: Any) -> None:
+def apply_adapters(pipe: Any, key: str, source: Any) -> None:
     """Load one of a card's adapters into a pipeline, which is still on the CPU.
 
     Args:

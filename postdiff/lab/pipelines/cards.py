@@ -1,4 +1,4 @@
-"""Model cards: what experiments know a model by, one pipeline or several that hand pictures on."""
+"""Model cards: what experiments know a model by, one pipeline or several that hand images on."""
 
 from __future__ import annotations
 
@@ -93,8 +93,9 @@ class ModelCard(PipelineCard):
         frames: usual length of a video; null means the pipeline's default.
         offload: usual `network.offload` on a GPU; null means none.
         dual_encoder: CLIPModel folder for features and text scores, relative to the package; null if there is none.
-        stages: {name: its pipeline} in the order in which they run; the first draws from text, the others go on from
-            its picture. Everything that belongs to one pipeline then stands under its stage.
+        stages: {name: its pipeline} in the order in which they run; the first generates from text, the others go on
+        from
+            its image. Everything that belongs to one pipeline then stands under its stage.
     """
 
     summary: Text = ""

@@ -151,13 +151,13 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     files = weights.pipeline_files(folder, model.variant, given)
     checks.check_values(files)
     checks.check_parts(cls, given)
-    # A false alarm would put a black picture among those that are measured.
+    # A false alarm would put a black image among those that are measured.
     unchecked = {weights.UNUSED: None, "requires_safety_checker": False}
     given |= {name: value for name, value in unchecked.items() if name in inspect.signature(cls).parameters}
     pipe = _loaded(cls, folder, files, variant=model.variant, **given, **options)
     checks.check_words(pipe, folder)
     for key, source in adapters.given(model):
-        adapters.lay_over(pipe, key, source)
+        adapters.apply_adapters(pipe, key, source)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 

@@ -107,8 +107,8 @@ class NetworkOptions:
                 least = getattr(vae, "tile_sample_min_size", None)
                 size = f"of {least} pixels " if isinstance(least, int) else ""
                 raise UsageError(
-                    f"network.vae_tiling=true did nothing: a picture of this size is a single tile {size}to "
-                    f"{type(vae).__name__}; draw larger or leave it out"
+                    f"network.vae_tiling=true did nothing: an image of this size is a single tile {size}to "
+                    f"{type(vae).__name__}; generate larger or leave it out"
                 )
 
 
@@ -197,7 +197,7 @@ def check(config: RunConfig) -> None:
         for name, size in {"batch_size": config.batch_size, "bench.batch_size": bench.batch_size}.items():
             if size == 1 and (bench.repeats or name == "batch_size"):
                 raise UsageError(
-                    f"network.vae_slicing=true decodes a batch picture by picture, and {name}=1; use {name}=2 or more"
+                    f"network.vae_slicing=true decodes a batch image by image, and {name}=1; use {name}=2 or more"
                     + ("" if name == "batch_size" else ", or bench.repeats=0")
                 )
     if options.compile and bench.repeats and not bench.warmup:

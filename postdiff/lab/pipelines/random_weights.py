@@ -2,11 +2,11 @@
 
 A model card's structure file says what to build; nothing is downloaded. There is no text encoder: random numbers stand
 in for encoded prompts, so that its time, the same with every method, is left out. Where the file describes no VAE a
-call ends in latents. Pictures mean nothing, so only speed can be measured.
+call ends in latents. Images mean nothing, so only speed can be measured.
 
 Modules are made without their own initialisation, and filled with random numbers quickly: 859 million in a second or
-so. One block of numbers is drawn and dealt out again and again. Its length is a prime, so that no two rows of a matrix
-begin at the same place.
+so. One block of numbers is generated and dealt out again and again. Its length is a prime, so that no two rows of a
+matrix begin at the same place.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from postdiff.lab.data.samples import Sample
 from postdiff.lab.pipelines import adapters
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 
-__all__ = ["fill", "identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_pictures", "unfilled"]
+__all__ = ["fill", "identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_images", "unfilled"]
 
 # What comes from the data also here.
 OF_THE_DATA = ("image", "class_labels", "output_type", "num_frames")
@@ -148,12 +148,12 @@ def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str
             rows = torch.stack([_row(name, shape, sample) for sample in samples])
         found[name] = rows.to(pipe._execution_device, network.dtype)  # weights may wait elsewhere
     if getattr(pipe, "vae", ...) is None:
-        found["output_type"] = "latent"  # without a decoder; a pipeline that draws pixels knows of none
+        found["output_type"] = "latent"  # without a decoder; a pipeline that generates pixels knows of none
     return found
 
 
-def refuse_pictures(experiment: Experiment) -> None:
-    """Refuse what draws or measures pictures.
+def refuse_images(experiment: Experiment) -> None:
+    """Refuse what generates or measures images.
 
     Raises:
         UsageError: a row has random weights.
@@ -161,7 +161,7 @@ def refuse_pictures(experiment: Experiment) -> None:
     for row in experiment.rows:
         if row.config.weights == "random":
             raise UsageError(
-                f"row '{row.name}': weights=random is for speed alone, since its pictures mean nothing; use "
+                f"row '{row.name}': weights=random is for speed alone, since its images mean nothing; use "
                 f"'postdiff bench {experiment.name}', or weights=trained"
             )
 

@@ -80,13 +80,13 @@ def check(wanted: Signature, config: RunConfig, data_card: DataCard) -> None:
     if "mask_image" in wanted.accepted:
         raise UsageError(f"{name} needs a mask, which no data card has; use an image-to-image pipeline")
     if wanted.image and not images:
-        raise UsageError(f"{name} needs a picture for each prompt, and {data} has none; name them under 'images' there")
+        raise UsageError(f"{name} needs an image for each prompt, and {data} has none; name them under 'images' there")
     if not wanted.image and images:
-        raise UsageError(f"{data} has pictures, and {name} takes none; use data without 'images'")
+        raise UsageError(f"{data} has images, and {name} takes none; use data without 'images'")
     if config.strength is not None and "strength" not in wanted.accepted:
         raise UsageError(f"strength={config.strength} is for image-to-image, and {name} is none; leave it out")
     if config.frames is not None and wanted.default_frames is None:
-        raise UsageError(f"frames={config.frames} is for videos, and {name} makes single pictures; leave it out")
+        raise UsageError(f"frames={config.frames} is for videos, and {name} makes single images; leave it out")
 
 
 def in_pixels(pipe: Any) -> bool:

@@ -1,4 +1,6 @@
-"""The size that is drawn: both sides are always asked for, or neither, and what comes back has the size asked for."""
+"""The size that is generated: both sides are always asked for, or neither, and what comes back has the size asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from postdiff.lab.files.sources import package_file
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.cards import PipelineCard, parts
 
-__all__ = ["SIDES", "Size", "check_drawn", "of_card", "of_pipeline", "of_structure", "whole"]
+__all__ = ["SIDES", "Size", "check_generated", "of_card", "of_pipeline", "of_structure", "whole"]
 
 Size = tuple[int, int]  # height and width in pixels
 SIDES = ("height", "width")
@@ -27,7 +29,7 @@ def whole(height: int | None, width: int | None, usual: Callable[[], Size | None
     Args:
         height: in pixels, or None.
         width: in pixels, or None.
-        usual: gives what the pipeline draws if asked for none.
+        usual: gives what the pipeline generates if asked for none.
 
     Raises:
         UsageError: one side is given, and what the other one usually is cannot be told.
@@ -42,7 +44,7 @@ def whole(height: int | None, width: int | None, usual: Callable[[], Size | None
 
 
 def of_pipeline(pipe: Any) -> Size | None:
-    """What a pipeline draws if asked for no size; None if its network does not tell."""
+    """What a pipeline generates if asked for no size; None if its network does not tell."""
     vae = getattr(pipe, "vae", None)
     network = getattr(pipe, family_of(pipe).network)
     return _usual(
@@ -65,15 +67,15 @@ def of_structure(name: str) -> Size | None:
     return _usual(structure.pipeline, network, vae, factor)
 
 
-def check_drawn(pipe: Any, result: Any, height: int | None, width: int | None, frames: int | None = None) -> None:
-    """Refuse pictures of another size, or videos of another length, than was asked for and will be recorded.
+def check_generated(pipe: Any, result: Any, height: int | None, width: int | None, frames: int | None = None) -> None:
+    """Refuse images of another size, or videos of another length, than was asked for and will be recorded.
 
     Args:
         pipe: whose `result` it is.
-        result: pictures (B, 3, H, W) or videos (B, F, 3, H, W), under its usual name.
+        result: images (B, 3, H, W) or videos (B, F, 3, H, W), under its usual name.
         height: in pixels; None if none was asked for.
         width: the same.
-        frames: length of a video; None for pictures.
+        frames: length of a video; None for images.
 
     Raises:
         UsageError: with both sizes, or both lengths.
@@ -82,8 +84,9 @@ def check_drawn(pipe: Any, result: Any, height: int | None, width: int | None, f
     name = type(pipe).__name__
     if height is not None and width is not None and found[-2:] != (height, width):
         raise UsageError(
-            f"{name} draws {found[-2]} x {found[-1]} px where height={height} and width={width} were asked for; ask "
-            "for a size that it can draw"
+            f"{name} generates {found[-2]} x {found[-1]} px where height={height} and width={width} were asked for; "
+            "ask "
+            "for a size that it can generate"
         )
     if frames is not None and found[1] != frames:
         raise UsageError(f"{name} makes {found[1]} frames where frames={frames} were asked for; use {found[1]}")
@@ -97,7 +100,7 @@ def _usual(cls: Any, network: Mapping[str, Any], vae: Mapping[str, Any], factor:
         return height, width
     levels = vae.get("block_out_channels")
     if "vae" not in inspect.signature(cls.__init__).parameters:
-        factor = 1  # it draws pixels
+        factor = 1  # it generates pixels
     elif not factor and isinstance(levels, list | tuple):  # DiT's pipeline is the one that does not tell
         factor = 2 ** (len(levels) - 1)
     size = network.get("sample_size")

@@ -115,19 +115,19 @@ def _resolved(name: str, card: StageCard, own: RunConfig | StageConfig, dtype: s
     wanted = signature.signature_of(models.pipeline_class(card))
     cls = wanted.name
     if not wanted.prompts:
-        raise UsageError(f"{cls} takes no prompt, and every stage of a cascade is told what to draw")
+        raise UsageError(f"{cls} takes no prompt, and every stage of a cascade is told what to generate")
     if "mask_image" in wanted.accepted or wanted.default_frames is not None:
-        raise UsageError(f"{cls} takes more than a picture, or gives more; use pipelines of single pictures")
+        raise UsageError(f"{cls} takes more than an image, or gives more; use pipelines of single images")
     if first and wanted.image:
-        raise UsageError(f"{cls} goes on from a picture, and the first stage has none; put another one first")
+        raise UsageError(f"{cls} goes on from an image, and the first stage has none; put another one first")
     if not first and not wanted.image:
-        raise UsageError(f"{cls} takes no picture to go on from; put it first, or use an upscaler")
+        raise UsageError(f"{cls} takes no image to go on from; put it first, or use an upscaler")
     for argument in card.arguments:
         if argument in OWN or argument not in wanted.accepted:
             raise unknown(f"argument of {cls}", argument, wanted.accepted.difference(OWN))
     for side in sizes.SIDES:
         if getattr(card, side) is not None and side not in wanted.accepted:
-            raise UsageError(f"{cls} takes no {side}, since its picture is as large as it says; leave {side} out")
+            raise UsageError(f"{cls} takes no {side}, since its image is as large as it says; leave {side} out")
     height, width = sizes.whole(card.height, card.width, lambda: sizes.of_card(card))
     for solver in (card.scheduler, own.scheduler):
         if solver.name is not None:

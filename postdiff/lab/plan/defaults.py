@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
-from postdiff.lab.data.data_cards import DataCard, Entry
+from postdiff.lab.data.data_cards import DataCard, Prompt
 from postdiff.lab.devices import placement
 from postdiff.lab.metrics import chosen
 from postdiff.lab.pipelines import models, network_options, quantization, random_weights, signature, sizes
@@ -19,7 +19,7 @@ __all__ = ["fill"]
 
 
 def fill(
-    config: RunConfig, card: ModelCard, data_card: DataCard, available: Sequence[Entry], chain: Sequence[StageRun]
+    config: RunConfig, card: ModelCard, data_card: DataCard, available: Sequence[Prompt], chain: Sequence[StageRun]
 ) -> RunConfig:
     """The config with nothing left open.
 
@@ -76,5 +76,5 @@ def _frames(config: RunConfig, wanted: signature.Signature | None) -> int | None
     if wanted is None or wanted.default_frames is None:
         return config.frames
     if config.step_scores:
-        raise UsageError(f"step_scores=true is for pictures, and {wanted.name} makes videos; use step_scores=false")
+        raise UsageError(f"step_scores=true is for images, and {wanted.name} makes videos; use step_scores=false")
     return config.frames or wanted.default_frames

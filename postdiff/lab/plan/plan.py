@@ -21,7 +21,7 @@ from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.metric_specs import PLACES
 from postdiff.lab.config.schema import NetworkConfig, RunConfig, digest
 from postdiff.lab.data import data_cards
-from postdiff.lab.data.data_cards import DataCard, Entry
+from postdiff.lab.data.data_cards import DataCard, Prompt
 from postdiff.lab.data.samples import Sample, batches, samples
 from postdiff.lab.metrics import chosen
 from postdiff.lab.pipelines import models, network_options, random_weights, stages
@@ -56,7 +56,7 @@ class Plan:
     card: ModelCard
     data_card: DataCard
     methods: tuple[Any, ...]
-    entries: tuple[Entry, ...]
+    entries: tuple[Prompt, ...]
     stages: tuple[StageRun, ...]
     source: dict[str, Any]
     measured_with: list[str | None]
@@ -208,7 +208,7 @@ def plan_rows(experiment: Experiment) -> list[Plan]:
 
 
 def _plan(
-    experiment: str, row: Row, card: ModelCard, data_card: DataCard, available: Sequence[Entry], model: dict[str, str]
+    experiment: str, row: Row, card: ModelCard, data_card: DataCard, available: Sequence[Prompt], model: dict[str, str]
 ) -> Plan:
     row, chain = stages.resolve(row, card)
     config = row.config
@@ -245,24 +245,24 @@ def _identity(card: ModelCard, name: str, random: bool) -> dict[str, str]:
     return found
 
 
-def _prompts_hash(entries: Sequence[Entry]) -> str:
+def _prompts_hash(entries: Sequence[Prompt]) -> str:
     """Of prompts alone where no line has a seed of its own."""
     return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
 
 
-def _check_words(card: ModelCard, entries: Sequence[Entry]) -> None:
+def _check_words(card: ModelCard, entries: Sequence[Prompt]) -> None:
     for embedding in card.embeddings:
         if embedding.token is not None and not any(embedding.token in entry.prompt for entry in entries):
             raise UsageError(f"no prompt holds the word '{embedding.token}' that the model card brings; use others")
 
 
-def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Entry]) -> dict[str, Any]:
+def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Prompt]) -> dict[str, Any]:
     """What decides the pixels beside prompts."""
     found: dict[str, Any] = {
         name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None
     }
     if data_card.images is not None:
-        files = [model_files.sha256(entry.picture) for entry in entries if entry.picture is not None]
+        files = [model_files.sha256(entry.image) for entry in entries if entry.image is not None]
         found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
         found |= code_hash.added("conditions", [data_card.condition.name])
     if data_card.classes is not None:

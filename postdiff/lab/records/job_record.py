@@ -39,7 +39,7 @@ def fill(plan: Plan, kind: str, started: str, **measured: Any) -> Record:
     name = provenance.device_name(plan.config.device)
     of_kind: dict[str, Any] = {"run_id": plan.speed_id}
     if kind == "quality":
-        of_kind = {"run_id": plan.run_id, "pictures": plan.images_id, "n_asked": len(plan.samples)}
+        of_kind = {"run_id": plan.run_id, "images": plan.images_id, "n_asked": len(plan.samples)}
         of_kind["references"] = plan.references_id if plan.paired else None
     return Record(
         kind=kind,
@@ -68,7 +68,7 @@ def last(plan: Plan) -> Record | None:
         found = find(plan.experiment, plan.name)
     except UsageError:
         return None  # damaged: it is written anew
-    return found if found is not None and found.pictures == plan.images_id else None
+    return found if found is not None and found.images == plan.images_id else None
 
 
 def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -84,11 +84,11 @@ def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     content = stream.getvalue().encode()
-    record.figures = hashlib.sha256(content).hexdigest()
+    record.values = hashlib.sha256(content).hexdigest()
     with locks.held(f"records/{record.experiment}/{record.row}"):
         if not record.full and full(record.experiment, record.row, record.kind, record.run_id):
             return
-        with folders.whole_file(file.with_suffix(".csv")) as temporary:
+        with folders.atomic_write(file.with_suffix(".csv")) as temporary:
             temporary.write_bytes(content)
         record.write(file)
 
@@ -99,7 +99,7 @@ def image_values(record: Record) -> list[dict[str, str]] | None:
         content = fresh_path(record.experiment, record.row).with_suffix(".csv").read_bytes()
     except OSError:
         return None
-    if hashlib.sha256(content).hexdigest() != record.figures:
+    if hashlib.sha256(content).hexdigest() != record.values:
         return None
     return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 

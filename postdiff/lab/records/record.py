@@ -117,7 +117,7 @@ class Record:
         checkpoint: the weights: hash, or repository@commit[:variant]; a replaced network's follows after "+".
         prompts: hash of the prompts used.
         references: id of the reference images that paired metrics compare with; None if there are none.
-        pictures: id of the row's own images: their folder below `outputs/pictures`.
+        images: id of the row's own images: their folder below `outputs/images`.
         n_asked: images asked for.
         n_done: images generated and measured.
         metrics: values by name.
@@ -129,7 +129,7 @@ class Record:
             same work under "official" (with name, ratio and difference), with repeats, warmup, batch_size, session
             (rows timed together), every round, peak_memory_mb of a call, whether its images are finite, and the
             environment. Under a time limit its seconds, and repeats is how many rounds were whole by then.
-        figures: SHA-256 of the CSV file beside it, which holds the values of the single images; None of times.
+        values: SHA-256 of the CSV file beside it, which holds the values of the single images; None of times.
         git: commit and dirty flag, empty outside a checkout.
         started: UTC, ISO 8601.
         ended: UTC, ISO 8601.
@@ -152,7 +152,7 @@ class Record:
     ended: str
     git: dict[str, Any]
     versions: dict[str, str]
-    pictures: str | None = None
+    images: str | None = None
     references: str | None = None
     metrics: dict[str, Value] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float | None]]] = field(default_factory=dict)
@@ -161,7 +161,7 @@ class Record:
     counts: dict[str, int] = field(default_factory=dict)
     changed: dict[str, Any] = field(default_factory=dict)
     latency: dict[str, Any] = field(default_factory=dict)
-    figures: str | None = None
+    values: str | None = None
     schema: int = SCHEMA
 
     @property
@@ -181,7 +181,7 @@ class Record:
     def write(self, file: Path) -> None:
         """Write whole or not at all."""
         text = json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
-        with folders.whole_file(file) as temporary:
+        with folders.atomic_write(file) as temporary:
             temporary.write_text(text + "\n")
 
     @classmethod
@@ -222,7 +222,7 @@ class Record:
             if not all(second > 0 for second in seconds):
                 raise NotAsHinted("has times that are not above 0")
         if self.kind not in KINDS or not 0 <= self.n_done <= self.n_asked:
-            raise NotAsHinted("is of no kind, or of more pictures than were asked for")
+            raise NotAsHinted("is of no kind, or of more images than were asked for")
         for name, by_seed in self.curves.items():
             if not by_seed or len({len(curve) for curve in by_seed.values()}) > 1 or not all(by_seed.values()):
                 raise NotAsHinted(f"has curves of {name[:40]} without steps, or of unequal length")

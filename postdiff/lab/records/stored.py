@@ -21,7 +21,7 @@ def images_of(plan: Plan) -> ImageFolder:
     batch_of: dict[tuple[int, int], str] = {}
     for batch in plan.batches:
         batch_of |= dict.fromkeys(((sample.seed, sample.index) for sample in batch), batch_name(batch))
-    return ImageFolder(folders.outputs() / "pictures" / plan.images_id, batch_of)
+    return ImageFolder(folders.outputs() / "images" / plan.images_id, batch_of)
 
 
 def references_of(plan: Plan) -> ImageFolder | None:
@@ -45,14 +45,14 @@ def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
         return False
     rows = job_record.image_values(record)
     if rows is None:
-        report(f"{plan.name}: the figures of its pictures are missing or damaged; they are measured again")
+        report(f"{plan.name}: the values of its images are missing or damaged; they are measured again")
         return False
     # What was measured when the record was written need not be decoded again unless it has changed since.
     since = fresh_path(plan.experiment, plan.name).stat().st_mtime_ns
     images = images_of(plan)
     for folder in filter(None, (images, references_of(plan))):
         if mend:
-            folders.sweep(folder.folder)
+            folders.remove_stale_files(folder.folder)
         if trouble := unsound(folder, plan.samples, since):
             report(f"{plan.name}: has its record, but in {folder.folder} {trouble}; they are made anew")
             return False
@@ -80,7 +80,7 @@ def unsound(folder: ImageFolder, samples: Sequence[Sample], since: int | None = 
     """
     damaged = folder.damaged(samples, since)
     lost = sum((file := folder.file(sample)) in damaged or not file.is_file() for sample in samples)
-    return f"{lost} of {len(samples)} pictures are missing or damaged" if lost or damaged else ""
+    return f"{lost} of {len(samples)} images are missing or damaged" if lost or damaged else ""
 
 
 def remove(plans: Sequence[Plan], timed: bool, report: Report) -> None:

@@ -13,15 +13,15 @@ from postdiff.lab.records.record import KINDS, Record, Value, fresh_path, load
 from postdiff.lab.tables.speed_values import speed_values
 from postdiff.metrics import facts, names
 
-__all__ = ["Row", "flat_rows"]
+__all__ = ["FlatRow", "flat_rows"]
 
-Row = dict[str, Any]
+FlatRow = dict[str, Any]
 
 # Settings that change where and how a row is run, not what comes out.
-ASIDE = ("bench", "device", "wandb", "tensorboard", "mirror")
+ASIDE = ("bench", "device", "wandb", "tensorboard", "logger")
 
 
-def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]:
+def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[FlatRow]:
     """One flat row for each row of the experiment, ours first, then what a paper reports and the gap to it.
 
     Keys: row, label, model, steps, network_calls, the metrics (with `_spread`, and `_low` and `_high` where a 95 %
@@ -53,7 +53,7 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Row]
     for row in experiment.rows:
         own = _of_one_run(records.get(row.name, {}))
         first, timed_first = _compared_with(own, [baseline, *records.values()])
-        values: Row = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
+        values: FlatRow = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         values |= _quality_values(own.get("quality"), first.get("quality"))
         values |= speed_values(own.get("speed"), timed_first)
         other_model = any("model" in record.changed for record in own.values())
@@ -109,19 +109,19 @@ def _measured_otherwise(records: Mapping[str, Mapping[str, Record]]) -> dict[str
             keys = [key for key in one if key in value.identity and key not in passed_over]
             differing = [key for key in keys if one[key] != value.identity[key]]
             if differing:
-                words = ", ".join(differing).replace("n_per_seed", "number of pictures")
+                words = ", ".join(differing).replace("n_per_seed", "number of images")
                 title = info.title if info else name
                 found.setdefault(row, []).append(f"{title} with other {words} than in the first row")
     return found
 
 
-def _quality_values(record: Record | None, first: Record | None) -> Row:
+def _quality_values(record: Record | None, first: Record | None) -> FlatRow:
     if record is None:
         return {}
     config, macs, fvcore = record.config, record.denoiser_macs("dense"), record.denoiser_macs("fvcore")
     first_macs, spread = first and first.denoiser_macs("dense"), record.macs_spread.get("denoiser", {}).get("dense")
     stages = config.get("stages")
-    values: Row = {
+    values: FlatRow = {
         "model": str(config.get("model", "")),
         "steps": sum(stage["steps"] for stage in stages.values()) if stages else config.get("steps"),
         "network_calls": record.counts.get("network calls"),
@@ -146,9 +146,9 @@ def _quality_values(record: Record | None, first: Record | None) -> Row:
     }
 
 
-def _after_quarters(record: Record) -> Row:
+def _after_quarters(record: Record) -> FlatRow:
     """Scores of the clean estimate after each quarter of the steps: `<metric>_at_<step>`, mean over seeds."""
-    values: Row = {}
+    values: FlatRow = {}
     for name, by_seed in record.curves.items():
         curves = [[value for value in curve if value is not None] for curve in by_seed.values()]
         if {len(curve) for curve in curves} != {len(curve) for curve in by_seed.values()}:
@@ -168,7 +168,7 @@ def _notes(own: Mapping[str, Record], first: Mapping[str, Record], timed_first: 
         settings = ", ".join(f"{key}={value}" for key, value in changed.items()).replace('"', "")
         notes.append(f"not as in the experiment file, {settings}")
     if not quality.full:
-        notes.append(f"partial, {quality.n_done} of {quality.n_asked} pictures")
+        notes.append(f"partial, {quality.n_done} of {quality.n_asked} images")
     if any(record.dirty for record in own.values()):
         notes.append("uncommitted code")
     if len({record.device.partition(",")[0] for record in (*own.values(), *first.values())}) > 1:

@@ -13,7 +13,7 @@ __all__ = ["speed_values"]
 def speed_values(record: Record | None, first: Record | None) -> dict[str, Any]:
     """Flat values of one row.
 
-    Keys: time_s, time_q25_s, time_q75_s (an image), loop_s (of it, the denoising loop), pictures_per_s, speedup and
+    Keys: time_s, time_q25_s, time_q75_s (an image), loop_s (of it, the denoising loop), images_per_s, speedup and
     loop_speedup over `first`, each with `_q25` and `_q75` over rounds, ideal (the ratio of the denoiser's MACs, both
     attention products counted), realised (the loop's speed-up, or where the loop was not timed apart the whole call's,
     over ideal), time_batch_size, time_rounds, time_limit_s (null without `bench.seconds`), peak_memory_mb (10^6 bytes,
@@ -34,7 +34,7 @@ def speed_values(record: Record | None, first: Record | None) -> dict[str, Any]:
         "time_q25_s": time["q25_s"],
         "time_q75_s": time["q75_s"],
         "loop_s": time.get("loop", {}).get("median_s"),  # records of older runs have none, and no rounds
-        "pictures_per_s": 1 / time["median_s"],
+        "images_per_s": 1 / time["median_s"],
         "time_batch_size": time["batch_size"],
         "time_rounds": time.get("repeats"),
         "time_limit_s": time.get("seconds"),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from postdiff.engine.errors import unknown
 from postdiff.lab.config.experiment import Experiment
-from postdiff.lab.tables.rows import Row, flat_rows
+from postdiff.lab.tables.rows import FlatRow, flat_rows
 from postdiff.metrics import facts, names
 
 __all__ = ["FORMATS", "Column", "draw", "plain", "render"]
@@ -23,7 +23,7 @@ class Column:
     """A heading and what stands below it."""
 
     heading: str
-    cell: Callable[[Row], str]
+    cell: Callable[[FlatRow], str]
 
 
 def render(experiment: Experiment, style: str = "text") -> str:
@@ -40,7 +40,7 @@ def render(experiment: Experiment, style: str = "text") -> str:
     return draw(rows, _columns(rows), _explanations(rows), style)
 
 
-def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -> str:
+def draw(rows: list[FlatRow], columns: list[Column], notes: list[str], style: str) -> str:
     """Rows in one of `FORMATS`; csv and json hold every value of the rows, whatever the columns.
 
     Raises:
@@ -52,7 +52,7 @@ def draw(rows: list[Row], columns: list[Column], notes: list[str], style: str) -
     return FORMATS[style](rows, cells, notes)
 
 
-def _columns(rows: Sequence[Row]) -> list[Column]:
+def _columns(rows: Sequence[FlatRow]) -> list[Column]:
     present = {key for row in rows for key, value in row.items() if value is not None}
     # What holds for all rows needs no mark.
     common = set.intersection(*(set(row["notes"].split("; ")) for row in rows))
@@ -74,7 +74,7 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     if "time_s" in present:
         columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
     if "realised" in present:
-        columns.append(Column("of ideal ↑", plain("realised", 2)))
+        columns.append(Column("MAC efficiency ↑", plain("realised", 2)))
     if "peak_memory_mb" in present:
         columns.append(Column("Memory (MB) ↓", plain("peak_memory_mb", 1)))
     reported = (key for row in rows for key in row if key.startswith("reported_"))
@@ -85,18 +85,18 @@ def _columns(rows: Sequence[Row]) -> list[Column]:
     return columns
 
 
-def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[Row], str]:
+def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[FlatRow], str]:
     """The cell of a column: the value of that key with so many digits, "-" where there is none."""
 
-    def cell(row: Row) -> str:
+    def cell(row: FlatRow) -> str:
         value = row.get(key)
         return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}{unit}"
 
     return cell
 
 
-def _spread(name: str, digits: int) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
+def _spread(name: str, digits: int) -> Callable[[FlatRow], str]:
+    def cell(row: FlatRow) -> str:
         value, spread = row.get(name), row.get(f"{name}_spread")
         if value is None:
             return "-"
@@ -107,32 +107,32 @@ def _spread(name: str, digits: int) -> Callable[[Row], str]:
     return cell
 
 
-def _time(row: Row) -> str:
+def _time(row: FlatRow) -> str:
     if row.get("time_s") is None:
         return "-"
     digits = 2 if row["time_s"] >= 0.1 else 4
     return f"{row['time_s']:.{digits}f} [{row['time_q25_s']:.{digits}f}-{row['time_q75_s']:.{digits}f}]"
 
 
-def _explanations(rows: Sequence[Row]) -> list[str]:
+def _explanations(rows: Sequence[FlatRow]) -> list[str]:
     """What the values mean, and which rows to read with care."""
     measured = next((row for row in rows if row.get("n_done")), {})
     lines = []
     if measured:
         seeds = measured["seeds"]
         lines.append(
-            f"{measured['n_done']} pictures a row"
+            f"{measured['n_done']} images a row"
             + (f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed")
-            + "; MACs of the denoiser for one picture, dense convention"
+            + "; MACs of the denoiser for one image, dense convention"
         )
     timed = next((row for row in rows if row.get("time_s")), None)
     if timed:
         size, device = timed["time_batch_size"], timed["time_device"]
-        lines.append(f"time of one picture at batch size {size}, median [quartiles], on {device}")
+        lines.append(f"time of one image at batch size {size}, median [quartiles], on {device}")
     if any(row.get("realised") for row in rows):
-        lines.append("of ideal: the speed-up over what it would be if time fell as all MACs do")
+        lines.append("MAC efficiency: the speed-up over what it would be if time fell as all MACs do")
     if any(row.get("macs_g_spread") for row in rows):
-        lines.append("MACs ±: standard deviation over pictures, since a method decides by the features of each")
+        lines.append("MACs ±: standard deviation over images, since a method decides by the features of each")
     if any(row.get("peak_memory_mb") for row in rows):
         lines.append("memory: the peak of one call at that batch size, weights included")
     noted: dict[str, list[str]] = {}
@@ -144,7 +144,7 @@ def _explanations(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _text(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+def _text(rows: list[FlatRow], cells: list[list[str]], notes: list[str]) -> str:
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     blocks, used = [[0]], widths[0]
     for place, width in enumerate(widths[1:], 1):
@@ -163,7 +163,7 @@ def _text(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
     return "\n\n".join(drawn) + "\n\n" + "\n".join(notes)
 
 
-def _markdown(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+def _markdown(rows: list[FlatRow], cells: list[list[str]], notes: list[str]) -> str:
     head, *body = cells
     body = [[cell.replace("|", r"\|").replace("*", r"\*") for cell in line] for line in body]
     lines = [head, ["---", *("---:" for _ in head[1:])], *body]
@@ -171,7 +171,7 @@ def _markdown(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n" + "  \n".join(notes)
 
 
-def _latex(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+def _latex(rows: list[FlatRow], cells: list[list[str]], notes: list[str]) -> str:
     head, *body = [" & ".join(map(_latex_text, line)) + r" \\" for line in cells]
     notes = [f"% {line}" for line in notes]
     table = [rf"\begin{{tabular}}{{l{'r' * (len(cells[0]) - 1)}}}", r"\toprule", head, r"\midrule", *body]
@@ -186,7 +186,7 @@ def _latex_text(text: str) -> str:
     return text
 
 
-def _csv(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+def _csv(rows: list[FlatRow], cells: list[list[str]], notes: list[str]) -> str:
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
@@ -194,11 +194,11 @@ def _csv(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
     return stream.getvalue().rstrip("\n")
 
 
-def _json(rows: list[Row], cells: list[list[str]], notes: list[str]) -> str:
+def _json(rows: list[FlatRow], cells: list[list[str]], notes: list[str]) -> str:
     return json.dumps(rows, indent=1)
 
 
-FORMATS: dict[str, Callable[[list[Row], list[list[str]], list[str]], str]] = {
+FORMATS: dict[str, Callable[[list[FlatRow], list[list[str]], list[str]], str]] = {
     "text": _text,
     "markdown": _markdown,
     "latex": _latex,

@@ -1,4 +1,4 @@
-"""A setting looked at from inside: command-line words to a plan, and its pictures drawn with observers in place."""
+"""A setting looked at from inside: command-line words to a plan, and its images generated with observers in place."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def job_of(
 
 
 def observe(plan: Plan, observers: Sequence[Method], title: str) -> None:
-    """Draw all samples of a plan for the observers' sake, with a progress bar; they stand outside its methods.
+    """Generate all samples of a plan for the observers' sake, with a progress bar; they stand outside its methods.
 
     Args:
-        plan: what to draw.
+        plan: what to generate.
         observers: methods that change nothing.
         title: of the bar.
 
@@ -70,7 +70,7 @@ def observe(plan: Plan, observers: Sequence[Method], title: str) -> None:
 
 
 def generated_images(plan: Plan, pipelines: Pipelines) -> Tensor:
-    """The finished pictures of a plan, (N, 3, H, W), uint8; those that no run has left behind are drawn and kept.
+    """The finished images of a plan, (N, 3, H, W), uint8; those that no run has left behind are generated and kept.
 
     Raises:
         UsageError: settings that the pipeline refuses.

@@ -8,14 +8,14 @@ from postdiff.datasets import choice, coco
 from postdiff.datasets.content import is_whole, shown
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["KINDS", "Recipe", "check", "default_rule", "refuse_seed_column"]
+__all__ = ["KINDS", "DatasetSource", "check", "default_rule", "refuse_seed_column"]
 
 # Kinds with the rules that choose among their lines; the first is the default.
 KINDS = {"captions": coco.RULES, "prompts": choice.PROMPT_RULES, "classes": choice.CLASS_RULES}
 
 
 @dataclass
-class Recipe:
+class DatasetSource:
     """Where a data set comes from, and which of its lines are chosen.
 
     Attributes:
@@ -59,24 +59,24 @@ class Recipe:
         return None if self.md5 is None else ("md5", self.md5)
 
 
-def check(recipe: Recipe) -> None:
+def check(source_card: DatasetSource) -> None:
     """Refuse a recipe that cannot be followed.
 
     Raises:
         UsageError: no kind or rule of that name, no file, or numbers out of range.
     """
-    if recipe == Recipe():
+    if source_card == DatasetSource():
         return
-    if recipe.kind not in KINDS:
-        raise unknown("kind of source", recipe.kind, KINDS)
-    if recipe.file is None:
+    if source_card.kind not in KINDS:
+        raise unknown("kind of source", source_card.kind, KINDS)
+    if source_card.file is None:
         raise UsageError("source names no 'file'; write the name of the official file")
-    if recipe.choose is not None and recipe.choose not in KINDS[recipe.kind]:
-        raise unknown(f"rule for {recipe.kind}", recipe.choose, KINDS[recipe.kind])
-    if (recipe.count is not None and recipe.count < 1) or not is_whole(recipe.seed):
-        told = f"count={shown(recipe.count)}, seed={shown(recipe.seed)}"
-        raise UsageError(f"source: {told}; use a count from 1, and a seed from 0 and below 2**63")
-    refuse_seed_column(recipe.kind, recipe.seed_column)
+    if source_card.choose is not None and source_card.choose not in KINDS[source_card.kind]:
+        raise unknown(f"rule for {source_card.kind}", source_card.choose, KINDS[source_card.kind])
+    if (source_card.count is not None and source_card.count < 1) or not is_whole(source_card.seed):
+        message = f"count={shown(source_card.count)}, seed={shown(source_card.seed)}"
+        raise UsageError(f"source: {message}; use a count from 1, and a seed from 0 and below 2**63")
+    refuse_seed_column(source_card.kind, source_card.seed_column)
 
 
 def refuse_seed_column(kind: str, column: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of single pictures against transformers, scikit-image and formulas written out here."""
+"""Metrics of single images against transformers, scikit-image and formulas written out here."""
 
 import json
 
@@ -36,7 +36,7 @@ def near(images):
 
 
 def test_psnr_and_ssim_are_those_of_scikit_image():
-    images = networks.pictures(1, 3)
+    images = networks.images(1, 3)
     references = near(images)
     psnr, ssim = PairedPSNR(), PairedSSIM()
     for metric in (psnr, ssim):
@@ -55,12 +55,12 @@ def test_psnr_and_ssim_are_those_of_scikit_image():
             use_sample_covariance=False,
             full=True,
         )[1]
-        # Borders are mirrored in another way there, and cut off here and there.
+        # Borders are logged in another way there, and cut off here and there.
         assert found == pytest.approx(whole.mean(), abs=5e-3)
 
 
 def test_clip_score_is_that_of_transformers(clip_folder):
-    images = networks.pictures(1, 3, 32)
+    images = networks.images(1, 3, 32)
     processor, model = CLIPProcessor.from_pretrained(clip_folder), CLIPModel.from_pretrained(clip_folder).eval()
     given = processor(text=PROMPTS, images=list(images), padding="max_length", max_length=16, return_tensors="pt")
     with torch.no_grad():
@@ -84,7 +84,7 @@ def test_a_score_below_zero_is_kept_in_one_scale_and_not_in_the_other(clip_folde
 
 def test_a_template_is_what_the_text_tower_reads(clip_folder):
     clip = clip_model.load(str(clip_folder))
-    images = networks.pictures(1, 3, 32)
+    images = networks.images(1, 3, 32)
     templated, written = ClipScore(clip, ClipOptions(template="see {prompt}")), ClipScore(clip, ClipOptions())
     templated.update(images, PROMPTS)
     written.update(images, [f"see {prompt}" for prompt in PROMPTS])
@@ -126,11 +126,11 @@ def test_open_clip_from_a_file(tmp_path):
     model, _, transform = open_clip.create_model_and_transforms("tiny-open-clip")
     model.eval()
     torch.save(model.state_dict(), tmp_path / "weights.pt")
-    images = networks.pictures(1, 3, 40)
+    images = networks.images(1, 3, 40)
     with torch.no_grad():
         pixels = torch.stack([transform(to_pil_image(image)) for image in images])
-        picture, text = model.encode_image(pixels), model.encode_text(open_clip.tokenize(PROMPTS))
-    expected = 100 * nn.functional.cosine_similarity(picture, text)
+        one_image, text = model.encode_image(pixels), model.encode_text(open_clip.tokenize(PROMPTS))
+    expected = 100 * nn.functional.cosine_similarity(one_image, text)
     metric = ClipScore(clip_model.load(f"open_clip:tiny-open-clip/{tmp_path}/weights.pt"), ClipOptions())
     metric.update(images, PROMPTS)
     assert metric.last.tolist() == pytest.approx(expected.tolist(), abs=1e-3)
@@ -156,7 +156,7 @@ def backbone(make, file):
 
 
 def test_lpips_is_the_weighted_distance_of_unit_features(tmp_path):
-    images = networks.pictures(1, 2, 64)
+    images = networks.images(1, 2, 64)
     file = tmp_path / "alex.pth"
     state = backbone(torchvision.models.alexnet, file)
     references = near(images)
@@ -189,16 +189,16 @@ def test_lpips_is_the_weighted_distance_of_unit_features(tmp_path):
     assert same.identity()["model"] == "LPIPS 0.1, alex"
 
 
-def test_dists_of_equal_pictures_is_zero_and_of_others_not(tmp_path):
+def test_dists_of_equal_images_is_zero_and_of_others_not(tmp_path):
     file = tmp_path / "vgg.pth"
     state = backbone(torchvision.models.vgg16, file)
     metric = perceptual.DISTS(DISTSOptions(weights=str(file)))
-    images = networks.pictures(1, 2, 32)
+    images = networks.images(1, 2, 32)
     references = torch.cat([images[:1], near(images[1:])])
     metric.update(images, references)
     assert metric.last[0] == pytest.approx(0, abs=1e-5) and metric.last[1] > 1e-3
     assert torch.equal(metric.network.stage1[0].weight, state["features.0.weight"])
-    # As written in the paper, with pictures from 0 to 1: structure and texture of each stage, weighted.
+    # As written in the paper, with images from 0 to 1: structure and texture of each stage, weighted.
     network = metric.network
     x, y = (network.forward_once(each.float() / 255) for each in (images, references))
     total = network.alpha.sum() + network.beta.sum()
@@ -213,7 +213,7 @@ def test_dists_of_equal_pictures_is_zero_and_of_others_not(tmp_path):
     assert metric.last.tolist() == pytest.approx(found.tolist(), abs=1e-4)
 
 
-def test_missing_backbones_are_told_and_never_fetched(monkeypatch, tmp_path):
+def test_missing_backbones_are_reported_and_never_fetched(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("it was fetched"))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.delenv("POSTDIFF_ALEXNET", raising=False)

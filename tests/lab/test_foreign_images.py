@@ -1,4 +1,4 @@
-"""Whatever lies where a picture goes and is not what was written for that sample is never measured: it is made anew."""
+"""Whatever lies where an image goes and is not what was written for that sample is never measured: it is made anew."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def png(image, text=None, key="postdiff"):
 
 
 def chunk_of(file):
-    with Image.open(file) as picture:
-        return json.loads(picture.info["postdiff"])
+    with Image.open(file) as image:
+        return json.loads(image.info["postdiff"])
 
 
 def huge(side):
-    """The header of a picture of so many pixels, and next to nothing behind it."""
+    """The header of an image of so many pixels, and next to nothing behind it."""
 
     def part(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -73,7 +73,7 @@ FOREIGN = {
     "a mark of older versions": lambda row, own: png(
         OTHER, json.dumps({key: row[key] for key in ("index", "prompt", "seed", "sha256")})
     ),
-    "other settings": lambda row, own: with_row(own, {**row, "pictures": "def"}),
+    "other settings": lambda row, own: with_row(own, {**row, "images": "def"}),
     "another sample": lambda row, own: with_row(own, {**row, "index": 2}),
     "another seed": lambda row, own: with_row(own, {**row, "seed": 1}),
     "another prompt": lambda row, own: with_row(own, {**row, "prompt": "a cat"}),
@@ -107,7 +107,7 @@ def jpeg():
 
 
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_foreign_file_is_no_picture(drawn, kind, recwarn):
+def test_a_foreign_file_is_no_image(drawn, kind, recwarn):
     made, file = drawn
     content = FOREIGN[kind](chunk_of(file), file.read_bytes())
     file.write_bytes(content)
@@ -124,16 +124,16 @@ def refused_and_removed(made, file):
     assert list(made.repair(SAMPLES)) == [file] and not file.exists()
 
 
-def test_a_single_picture_of_another_batch_is_missing_but_not_damaged(drawn, tmp_path):
+def test_a_single_image_of_another_batch_is_missing_but_not_damaged(drawn, tmp_path):
     fewer = {(sample.seed, sample.index): samples_.batch_name(SAMPLES[:2]) for sample in SAMPLES[:2]}
     other = folder(tmp_path, batches=fewer)
     assert other.file(SAMPLES[0]).is_file() and not other.has(SAMPLES[0])
-    with pytest.raises(UsageError, match="drawn in another batch, of a run with other seeds or count"):
+    with pytest.raises(UsageError, match="generated in another batch, of a run with other seeds or count"):
         other.read(SAMPLES[:1])
     assert folder(tmp_path, batches=None).has(SAMPLES[0])
 
 
-def test_what_lies_in_the_place_of_a_picture(drawn, tmp_path):
+def test_what_lies_in_the_place_of_an_image(drawn, tmp_path):
     made, file = drawn
     file.unlink()
     os.mkfifo(file)

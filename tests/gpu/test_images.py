@@ -48,12 +48,12 @@ def test_no_generator_at_all(on, device):
     [("sd", []), ("sd", ["postdiff"]), ("sdxl", ["encoder_propagation"]), ("pixart_alpha", ["taylor_seer"])],
     ids=str,
 )
-def test_pictures_do_not_depend_on_their_batch(on, name, methods, dtype):
+def test_images_do_not_depend_on_their_batch(on, name, methods, dtype):
     properties.alone_as_in_a_batch(on(name, dtype)[0], methods)
 
 
 @pytest.mark.parametrize("name", ["first_block_cache", "tea_cache"])
-def test_what_is_decided_for_each_picture_does_not_either(on, name):
+def test_what_is_decided_for_each_image_does_not_either(on, name):
     properties.alone_as_in_a_batch(on("pixart_alpha", torch.float32)[0], [name])
 
 

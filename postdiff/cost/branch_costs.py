@@ -1,4 +1,4 @@
-"""What one guidance branch costs: the figures of papers that do not count both."""
+"""What one guidance branch costs: the values of papers that do not count both."""
 
 from __future__ import annotations
 

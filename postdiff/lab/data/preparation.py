@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from postdiff import catalog
-from postdiff.datasets import choice, coco, files, recipe, unpacking
+from postdiff.datasets import archives, choice, coco, files, source_card
+from postdiff.datasets.archives import SourceFile
 from postdiff.datasets.content import is_whole, shown
 from postdiff.datasets.lines import Line
 from postdiff.datasets.manifest import MOST_CLASSES, Manifest, Origin
-from postdiff.datasets.recipe import Recipe
-from postdiff.datasets.unpacking import Source
+from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
 from postdiff.lab.data import data_cards
 from postdiff.lab.files import folders
 from postdiff.lab.files.sources import package_file
 
-__all__ = ["Wish", "prepare"]
+__all__ = ["PrepareOptions", "prepare"]
 
 NAME = re.compile(r"\w[\w.-]{0,79}")  # letters of any language
 
 
 @dataclass(frozen=True)
-class Wish:
+class PrepareOptions:
     """What the command line asks for; None leaves it to the card.
 
     Attributes:
@@ -38,7 +38,7 @@ class Wish:
         column: where the prompts are.
         seed_column: where the lines' own seeds are.
         classes: number of classes that the file names.
-        seeds: "0,1,2", what runs draw with that set no seeds.
+        seeds: "0,1,2", what runs generate with that set no seeds.
         out: file to write.
     """
 
@@ -53,7 +53,7 @@ class Wish:
     out: str | None = None
 
 
-def prepare(name: str, wish: Wish) -> str:
+def prepare(name: str, options: PrepareOptions) -> str:
     """Make the manifest `name`.
 
     Returns:
@@ -69,30 +69,30 @@ def prepare(name: str, wish: Wish) -> str:
         raise UsageError(
             f"'{name}' is a file; give the set a name: postdiff data prepare {Path(name).stem} --from {name}"
         )
-    out = _out(name, wish)
+    out = _out(name, options)
     card = data_cards.shipped_card(name) if name in catalog.names("data") else None
-    if card is not None and not card.source.given and wish.source is not None and wish.out is None:
+    if card is not None and not card.source.given and options.source is not None and options.out is None:
         raise UsageError(
             f"data={name} is a card that reads its own file, and would go on to mean that; give the set from "
-            f"{wish.source} another name, or write it elsewhere with --out"
+            f"{options.source} another name, or write it elsewhere with --out"
         )
-    if card is None and wish.source is None:
+    if card is None and options.source is None:
         data_cards.card(name)  # an unknown name, with the nearest suggested; or prepared before
         raise UsageError(f"data '{name}' is prepared already, and no card says from what; name the file with --from")
-    done = _asked(_recipe(card, wish), wish)
-    seeds = _seeds(wish.seeds) if wish.seeds is not None else (card and card.seeds) or [0]
-    source = unpacking.find(done, _path(card, done, wish), data_cards.downloads())
-    classes = card.classes if card is not None and wish.classes is None else wish.classes
-    manifest = _manifest(name, done, source, classes, seeds, wish)
+    done = _asked(_recipe(card, options), options)
+    seeds = _seeds(options.seeds) if options.seeds is not None else (card and card.seeds) or [0]
+    source = archives.find(done, _path(card, done, options), data_cards.downloads())
+    classes = card.classes if card is not None and options.classes is None else options.classes
+    manifest = _manifest(name, done, source, classes, seeds, options)
     fresh = _write(manifest, out)
-    return _told(manifest, done, out, fresh)
+    return _message(manifest, done, out, fresh)
 
 
-def _out(name: str, wish: Wish) -> Path:
-    if wish.out is None:
+def _out(name: str, options: PrepareOptions) -> Path:
+    if options.out is None:
         folders.writable_outputs()
         return data_cards.prepared(name)
-    out = expanded(wish.out)
+    out = expanded(options.out)
     if out.suffix != ".parquet":
         raise UsageError(f"--out {out} must end in .parquet, since a manifest is a Parquet file")
     if out.is_dir():
@@ -100,30 +100,30 @@ def _out(name: str, wish: Wish) -> Path:
     return out
 
 
-def _recipe(card: data_cards.DataCard | None, wish: Wish) -> Recipe:
+def _recipe(card: data_cards.DataCard | None, options: PrepareOptions) -> DatasetSource:
     """The card's; of a card that reads its file at once, or of an own file, what that file is."""
     if card is not None and card.source.given:
-        if wish.classes is not None:
+        if options.classes is not None:
             raise UsageError("--classes is for files of your own; the card says which classes there are")
         return card.source
-    if wish.classes is not None and wish.classes < 1:
-        raise UsageError(f"--classes {wish.classes} is too small; use at least 1")
-    if wish.classes is not None and wish.classes > MOST_CLASSES:
-        raise UsageError(f"--classes {shown(wish.classes)} is too many; use at most {MOST_CLASSES:,}")
-    numbered = (card is not None and card.classes is not None) or wish.classes is not None
+    if options.classes is not None and options.classes < 1:
+        raise UsageError(f"--classes {options.classes} is too small; use at least 1")
+    if options.classes is not None and options.classes > MOST_CLASSES:
+        raise UsageError(f"--classes {shown(options.classes)} is too many; use at most {MOST_CLASSES:,}")
+    numbered = (card is not None and card.classes is not None) or options.classes is not None
     columns = (card.column, card.seed_column) if card is not None else (None, None)
-    return Recipe("classes" if numbered else None, column=columns[0], seed_column=columns[1])
+    return DatasetSource("classes" if numbered else None, column=columns[0], seed_column=columns[1])
 
 
-def _asked(about: Recipe, wish: Wish) -> Recipe:
+def _asked(about: DatasetSource, options: PrepareOptions) -> DatasetSource:
     """The recipe with what the command line says."""
-    if wish.count is not None and wish.count < 1:
-        raise UsageError(f"--count {wish.count} is too small; use at least 1")
-    if wish.seed is not None and wish.seed < 0:
-        raise UsageError(f"--seed {wish.seed} is negative; use 0 or more")
-    if wish.seed is not None and not is_whole(wish.seed):
-        raise UsageError(f"--seed {shown(wish.seed)} is too large; use one below 2**63")
-    asked = {name: getattr(wish, name) for name in ("count", "seed", "choose", "column", "seed_column")}
+    if options.count is not None and options.count < 1:
+        raise UsageError(f"--count {options.count} is too small; use at least 1")
+    if options.seed is not None and options.seed < 0:
+        raise UsageError(f"--seed {options.seed} is negative; use 0 or more")
+    if options.seed is not None and not is_whole(options.seed):
+        raise UsageError(f"--seed {shown(options.seed)} is too large; use one below 2**63")
+    asked = {name: getattr(options, name) for name in ("count", "seed", "choose", "column", "seed_column")}
     return dataclasses.replace(about, **{name: value for name, value in asked.items() if value is not None})
 
 
@@ -131,44 +131,48 @@ def _seeds(text: str) -> list[int]:
     words = [word.strip() for word in text.split(",")]
     found = [int(word) for word in words if word.isdecimal() and len(word) < 30]
     if len(found) != len(words) or len(set(found)) != len(words) or not all(map(is_whole, found)):
-        told = text if len(text) <= 60 else shown(text)
-        raise UsageError(f"--seeds {told} must be different whole numbers from 0 and below 2**63, for instance 0,1,2")
+        message = text if len(text) <= 60 else shown(text)
+        raise UsageError(
+            f"--seeds {message} must be different whole numbers from 0 and below 2**63, for instance 0,1,2"
+        )
     return found
 
 
-def _path(card: data_cards.DataCard | None, about: Recipe, wish: Wish) -> Path | None:
+def _path(card: data_cards.DataCard | None, about: DatasetSource, options: PrepareOptions) -> Path | None:
     """The file or folder to read, or None if the official file is to be fetched."""
-    if wish.source is not None:
-        return expanded(wish.source)
+    if options.source is not None:
+        return expanded(options.source)
     if about.given and about.url is not None:
         return None
     shipped = about.file if about.file is not None else card and card.prompts
     return package_file(str(shipped))
 
 
-def _manifest(name: str, about: Recipe, source: Source, classes: int | None, seeds: list[int], wish: Wish) -> Manifest:
+def _manifest(
+    name: str, about: DatasetSource, source: SourceFile, classes: int | None, seeds: list[int], options: PrepareOptions
+) -> Manifest:
     kind = about.kind or ("captions" if source.text is not None and coco.is_coco(source.text) else "prompts")
-    rule = about.choose or recipe.default_rule(kind, drawn=wish.seed is not None)
-    recipe.refuse_seed_column(kind, about.seed_column)
+    rule = about.choose or source_card.default_rule(kind, drawn=options.seed is not None)
+    source_card.refuse_seed_column(kind, about.seed_column)
     if kind == "captions":
-        if wish.column is not None:
-            raise UsageError(f"--column {wish.column}: {source.where} is a COCO file, whose captions have no column")
-        lines, told = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
+        if options.column is not None:
+            raise UsageError(f"--column {options.column}: {source.where} is a COCO file, whose captions have no column")
+        lines, message = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
     elif kind == "classes":
-        lines, told = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
+        lines, message = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
     else:
         every = _every(source, about, images=True, seeds=about.seed_column)
-        lines, told = choice.choose_prompts(every, rule, about.count, about.seed, source.where)
-    if wish.seed is not None and "seed" not in told:
-        raise UsageError(f"--seed {wish.seed} changes nothing, since nothing is drawn ({told}); leave it out")
-    asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": told}
+        lines, message = choice.choose_prompts(every, rule, about.count, about.seed, source.where)
+    if options.seed is not None and "seed" not in message:
+        raise UsageError(f"--seed {options.seed} changes nothing, since nothing is drawn ({message}); leave it out")
+    asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": message}
     if about.seed_column is not None:
-        asked |= {"seed_column": about.seed_column, "told": f"{told}, each with its own seed"}
+        asked |= {"seed_column": about.seed_column, "told": f"{message}, each with its own seed"}
     numbered = classes if kind == "classes" else None
     return Manifest(name, kind, asked, tuple(seeds), source.origins, tuple(lines), numbered)
 
 
-def _every(source: Source, about: Recipe, **wanted: Any) -> list[Line]:
+def _every(source: SourceFile, about: DatasetSource, **wanted: Any) -> list[Line]:
     """All lines of a plain file, and as many as the official one has."""
     if source.text is not None:
         found = files.read_text(source.where, source.text, about.column, **wanted)
@@ -182,7 +186,7 @@ def _every(source: Source, about: Recipe, **wanted: Any) -> list[Line]:
     return found
 
 
-def _classes(source: Source, about: Recipe, classes: int | None) -> list[Line]:
+def _classes(source: SourceFile, about: DatasetSource, classes: int | None) -> list[Line]:
     """Every class once, with its number."""
     lines = _every(source, about, classes=classes)
     labels = [line.label for line in lines if line.label is not None] or list(range(len(lines)))
@@ -207,12 +211,12 @@ def _write(manifest: Manifest, out: Path) -> bool:
             "elsewhere with --out"
         )
     content = manifest.to_bytes()
-    with folders.whole_file(out) as temporary:
+    with folders.atomic_write(out) as temporary:
         temporary.write_bytes(content)
     return True
 
 
-def _told(manifest: Manifest, done: Recipe, out: Path, fresh: bool) -> str:
+def _message(manifest: Manifest, done: DatasetSource, out: Path, fresh: bool) -> str:
     rows = [("lines", f"{len(manifest.lines)}: {manifest.rule['told']}")]
     for origin in manifest.origins:
         rows.append(("source", f"{origin.file}  sha256 {origin.sha256}{_checked(origin, done)}"))
@@ -228,7 +232,7 @@ def _told(manifest: Manifest, done: Recipe, out: Path, fresh: bool) -> str:
     return "\n".join([manifest.name, *(f"  {name:{width}}  {value}" for name, value in rows)])
 
 
-def _checked(origin: Origin, about: Recipe) -> str:
+def _checked(origin: Origin, about: DatasetSource) -> str:
     if origin.published is None:
         return "" if about.url is None or about.checksum is not None else "  (no checksum is published)"
     return "  (as published)" if origin.published else "  (not the published file)"

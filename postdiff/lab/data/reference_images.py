@@ -1,4 +1,4 @@
-"""Reference pictures of a data set: which files, and a hash over names and contents that is quick the second time."""
+"""Reference images of a data set: which files, and a hash over names and contents that is quick the second time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from postdiff import model_files
 from postdiff.datasets import files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
-from postdiff.lab.data import data_cards, picture_files
+from postdiff.lab.data import data_cards, image_files
 from postdiff.lab.files import folders, typed
 from postdiff.lab.files.sources import package_file
 
@@ -21,7 +21,7 @@ __all__ = ["Digest", "Listed", "digest", "listed"]
 
 @dataclass(frozen=True)
 class Listed:
-    """Reference pictures.
+    """Reference images.
 
     Attributes:
         name: of the data.
@@ -37,21 +37,21 @@ class Listed:
 
 
 def listed(name: str, images: Path | None) -> Listed:
-    """The reference pictures of a data set.
+    """The reference images of a data set.
 
     Args:
         name: of a data set, or a folder; a folder is called by its own name.
-        images: folder of a data set's pictures; None means the one that its card names.
+        images: folder of a data set's images; None means the one that its card names.
 
     Raises:
-        UsageError: no such data set or folder, no pictures, fewer than two, or one is missing.
+        UsageError: no such data set or folder, no images, fewer than two, or one is missing.
     """
     folder = expanded(name)
     if images is None and folder.is_dir():
         return _whole_folder(folder.resolve().name, folder)
     card = data_cards.card(name)
     if images is None and card.images is None:
-        raise UsageError(f"data '{name}' names no folder of pictures; add --images FOLDER")
+        raise UsageError(f"data '{name}' names no folder of images; add --images FOLDER")
     root = package_file(str(card.images)) if images is None else expanded(str(images))
     if not root.is_dir():
         raise UsageError(f"image folder {root} is missing; name another one with --images FOLDER")
@@ -61,7 +61,7 @@ def listed(name: str, images: Path | None) -> Listed:
     found = [root / each for each in wanted]
     if missing := [file for file in found if not file.is_file()]:
         raise UsageError(
-            f"{len(missing)} of {len(found)} pictures of data '{name}' are missing, the first is {missing[0]}; add "
+            f"{len(missing)} of {len(found)} images of data '{name}' are missing, the first is {missing[0]}; add "
             "them, or name another folder with --images FOLDER"
         )
     _refuse_fewer_than_two(found, root)
@@ -69,7 +69,7 @@ def listed(name: str, images: Path | None) -> Listed:
 
 
 def _named(card: data_cards.DataCard) -> list[str]:
-    """File names of the pictures that belong to the lines, each once; empty if the lines name none."""
+    """File names of the images that belong to the lines, each once; empty if the lines name none."""
     if (manifest := data_cards.of_manifest(card)) is not None:
         return list(manifest.images)
     lines = files.read(package_file(card.prompts), card.column, images=True)
@@ -77,21 +77,21 @@ def _named(card: data_cards.DataCard) -> list[str]:
 
 
 def _whole_folder(name: str, folder: Path) -> Listed:
-    found = picture_files.found_in(folder, deep=True)
-    _refuse_fewer_than_two(found.pictures, folder, found.told)
-    return Listed(name, found.pictures, folder, found.told)
+    found = image_files.found_in(folder, deep=True)
+    _refuse_fewer_than_two(found.images, folder, found.message)
+    return Listed(name, found.images, folder, found.message)
 
 
 def _refuse_fewer_than_two(found: list[Path], folder: Path, passed: str = "") -> None:
     if len(found) < 2:
         others = f" and {passed}" if passed else ""
-        endings = ", ".join(picture_files.ENDINGS)
-        raise UsageError(f"{folder} holds {len(found)} pictures ({endings}){others}; statistics need at least 2")
+        endings = ", ".join(image_files.ENDINGS)
+        raise UsageError(f"{folder} holds {len(found)} images ({endings}){others}; statistics need at least 2")
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What pictures are.
+    """What images are.
 
     Attributes:
         value: 16 hexadecimal digits of names and contents.
@@ -106,22 +106,22 @@ class Digest:
     def keep(self) -> None:
         """Remember the contents, so that next time no file of the same size and time of change is read again."""
         if self.known is not None:
-            with folders.whole_file(self.place) as temporary:
+            with folders.atomic_write(self.place) as temporary:
                 temporary.write_text(json.dumps(self.known))
 
 
-def digest(pictures: Sequence[Path], root: Path) -> Digest:
-    """What pictures are; nothing is written before `Digest.keep`, since what follows may fail.
+def digest(images: Sequence[Path], root: Path) -> Digest:
+    """What images are; nothing is written before `Digest.keep`, since what follows may fail.
 
     Args:
-        pictures: files.
+        images: files.
         root: folder that they are in.
     """
     place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:16]
-    kept = folders.outputs() / "data" / "statistics" / f"pictures-{place}.json"
+    kept = folders.outputs() / "data" / "statistics" / f"images-{place}.json"
     known = _known(kept)
     found: dict[str, list[int | str]] = {}
-    for file in pictures:
+    for file in images:
         name, state = file.relative_to(root).as_posix(), file.stat()
         before = known.get(name)
         if before is not None and before[:2] == [state.st_size, state.st_mtime_ns]:

@@ -1,4 +1,4 @@
-"""`postdiff macs`: counting without weights, beside the printed figures."""
+"""`postdiff macs`: counting without weights, beside the printed values."""
 
 import json
 
@@ -103,7 +103,7 @@ def test_every_view_in_every_format(capsys, style):
 @pytest.mark.parametrize("name", [name for name in catalog.names("structures") if name != "emoji"])
 def test_every_structure_has_its_surroundings(name):
     content = yaml.safe_load(catalog.path("structures", name).read_text())
-    # DeepFloyd-IF works in pixels; a video is decoded frame by frame, and one picture is counted here.
+    # DeepFloyd-IF works in pixels; a video is decoded frame by frame, and one image is counted here.
     assert ("vae" in content) == (name not in ("deepfloyd_if_1_xl", "deepfloyd_if_2_l", "text_to_video_ms"))
     texts = {shape[0] for given, shape in content["conditions"].items() if given == "prompt_embeds"}
     assert {encoder["tokens"] for encoder in content.get("text_encoders", [])} == texts, "DiT has classes"

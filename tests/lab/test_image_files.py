@@ -1,4 +1,4 @@
-"""Folders of pictures: what of them counts, formats and modes as clean-fid has them, what is broken or hostile."""
+"""Folders of images: what of them counts, formats and modes as clean-fid has them, what is broken or hostile."""
 
 import dataclasses
 import io
@@ -14,7 +14,7 @@ from cleanfid import utils as clean_fid
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.data import conditions, data_cards, picture_files
+from postdiff.lab.data import conditions, data_cards, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.metrics import reference_statistics
 from tests.metrics import networks
@@ -28,8 +28,8 @@ def network(tmp_path, monkeypatch):
 
 @pytest.fixture
 def real(tmp_path):
-    """Three real pictures."""
-    return networks.save_pictures(tmp_path / "real", networks.pictures(2, 3))
+    """Three reference images."""
+    return networks.save_images(tmp_path / "real", networks.images(2, 3))
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
@@ -50,11 +50,11 @@ def as_clean_fid(file):
     return found.round().to(torch.uint8)
 
 
-@pytest.mark.parametrize("name", [*picture_files.ENDINGS, ".JPG", ".JPEG", ".PNG", ".Tif", ".NPY"])
+@pytest.mark.parametrize("name", [*image_files.ENDINGS, ".JPG", ".JPEG", ".PNG", ".Tif", ".NPY"])
 def test_every_format_of_clean_fid(tmp_path, name):
-    assert {ending[1:] for ending in picture_files.ENDINGS} == {each.lower() for each in clean_fid.EXTENSIONS}
+    assert {ending[1:] for ending in image_files.ENDINGS} == {each.lower() for each in clean_fid.EXTENSIONS}
     file = save(tmp_path / f"a{name}", "L" if name == ".pgm" else "RGB")
-    assert picture_files.found_in(tmp_path, deep=True).pictures == [file]
+    assert image_files.found_in(tmp_path, deep=True).images == [file]
     expected = as_clean_fid(file) if name != ".NPY" else torch.from_numpy(PIXELS).permute(2, 0, 1)
     assert torch.equal(reference_statistics._read(file, None), expected)
     assert conditions.prepared(file, (24, 32), ConditionConfig()).size == (32, 24)
@@ -89,7 +89,7 @@ def test_every_mode_as_clean_fid_reads_it(tmp_path, kind, recwarn):
     file = save(tmp_path / name, mode, **options)
     found = reference_statistics._read(file, None)
     assert not recwarn.list and torch.equal(found, as_clean_fid(file))
-    # To draw on, a picture stands upright.
+    # To generate on, an image stands upright.
     size = (32, 24) if kind == "turned by its camera" else (24, 32)
     assert np.array(conditions.prepared(file, size, ConditionConfig())).shape == (*size, 3)
 
@@ -127,8 +127,8 @@ def npy(array, shape=None):
 SOUND = encoded(PIXELS)
 GREY = np.full((24, 32), 40_000, np.uint16)
 BROKEN = {
-    "empty": ("a.png", b"", "cannot be read (no picture); put it right or remove it"),
-    "text": ("a.jpg", b"no picture", "cannot be read (no picture)"),
+    "empty": ("a.png", b"", "cannot be read (no image); put it right or remove it"),
+    "text": ("a.jpg", b"no image", "cannot be read (no image)"),
     "truncated": ("a.png", SOUND[:400], "cannot be read ("),
     "truncated JPEG": ("a.jpg", encoded(PIXELS, "jpeg")[:500], "cannot be read ("),
     "truncated TIFF": ("a.tif", encoded(PIXELS, "tiff")[:500], "cannot be read ("),
@@ -165,8 +165,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_broken_and_hostile_pictures_are_one_line(tmp_path, kind, recwarn):
-    name, content, told = BROKEN[kind]
+def test_broken_and_hostile_images_are_one_line(tmp_path, kind, recwarn):
+    name, content, message = BROKEN[kind]
     (tmp_path / name).write_bytes(content)
     for read in (
         lambda file: reference_statistics._read(file, None),
@@ -175,18 +175,20 @@ def test_broken_and_hostile_pictures_are_one_line(tmp_path, kind, recwarn):
         with pytest.raises(UsageError) as error:
             read(tmp_path / name)
         line = str(error.value)
-        assert f"picture {tmp_path / name} {told}" in line and "\n" not in line and len(line) < 180 + len(str(tmp_path))
+        assert (
+            f"image {tmp_path / name} {message}" in line and "\n" not in line and len(line) < 180 + len(str(tmp_path))
+        )
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("kind", ["60000 x 60000", "13000 x 13000", "16 bits of grey", "npy: floats", "text"])
-def test_a_card_s_pictures_are_looked_at_before_anything_is_drawn(tmp_path, kind):
+def test_a_card_s_images_are_looked_at_before_anything_is_drawn(tmp_path, kind):
     name, content, _ = BROKEN[kind]
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / name).write_bytes(content)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / name).write_bytes(content)
     (tmp_path / "p.txt").write_text("a\n")
-    with pytest.raises(UsageError, match="picture .* (has|cannot be read)"):
-        data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures")))
+    with pytest.raises(UsageError, match="image .* (has|cannot be read)"):
+        data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "images")))
 
 
 def test_folders_as_clean_fid_walks_them(tmp_path):
@@ -199,50 +201,50 @@ def test_folders_as_clean_fid_walks_them(tmp_path):
         save(tmp_path / "real" / name)
     for name in ("notes.txt", "b/x.gif", "b/y.GIF", "LICENSE"):
         (tmp_path / "real" / name).write_bytes(b"")
-    found = picture_files.found_in(tmp_path / "real", deep=True)
-    assert found.pictures == sorted([*wanted, tmp_path / "real" / "g" / "f.png"])
-    assert found.told == "2 .gif, 1 without an ending, 1 .txt" and found.unread == 2
-    shallow = picture_files.found_in(tmp_path / "real", deep=False)
-    assert shallow.pictures == [tmp_path / "real" / "a.png"] and shallow.told == "1 without an ending, 1 .txt"
+    found = image_files.found_in(tmp_path / "real", deep=True)
+    assert found.images == sorted([*wanted, tmp_path / "real" / "g" / "f.png"])
+    assert found.message == "2 .gif, 1 without an ending, 1 .txt" and found.unread == 2
+    shallow = image_files.found_in(tmp_path / "real", deep=False)
+    assert shallow.images == [tmp_path / "real" / "a.png"] and shallow.message == "1 without an ending, 1 .txt"
 
 
 @pytest.mark.parametrize("kind", ["a link that leads nowhere", "a FIFO", "a folder"])
-def test_what_is_called_a_picture_and_is_none(tmp_path, kind):
+def test_what_is_called_an_image_and_is_none(tmp_path, kind):
     place = tmp_path / "a.png"
     if kind == "a FIFO":
         os.mkfifo(place)
     elif kind == "a folder":
         place.mkdir()
-        assert picture_files.found_in(tmp_path, deep=True).pictures == []
+        assert image_files.found_in(tmp_path, deep=True).images == []
         return
     else:
         place.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"picture .*a\.png is no file, or a link that leads nowhere; remove it"):
-        picture_files.found_in(tmp_path, deep=True)
+    with pytest.raises(UsageError, match=r"image .*a\.png is no file, or a link that leads nowhere; remove it"):
+        image_files.found_in(tmp_path, deep=True)
 
 
 def test_a_folder_of_too_many_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(picture_files, "MOST_FILES", 2)
+    monkeypatch.setattr(image_files, "MOST_FILES", 2)
     for name in "abc":
         (tmp_path / name).write_text("")
-    with pytest.raises(UsageError, match="holds more than 2 files; name the folder with the pictures"):
-        picture_files.found_in(tmp_path, deep=True)
+    with pytest.raises(UsageError, match="holds more than 2 files; name the folder with the images"):
+        image_files.found_in(tmp_path, deep=True)
 
 
-def test_pictures_in_order_need_all_of_them_to_be_read(tmp_path):
+def test_images_in_order_need_all_of_them_to_be_read(tmp_path):
     for name in ("0.png", "2.png"):
-        save(tmp_path / "pictures" / name)
+        save(tmp_path / "images" / name)
     (tmp_path / "p.txt").write_text("a\nb\n")
-    card = data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "pictures"))
-    (tmp_path / "pictures" / "notes.txt").write_text("")
-    assert [entry.picture.name for entry in data_cards.read(card)] == ["0.png", "2.png"]
-    Image.fromarray(PIXELS).save(tmp_path / "pictures" / "1.gif")
-    with pytest.raises(UsageError, match=r"holds pictures that are not read \(1 \.gif, 1 \.txt\), so which belongs to"):
+    card = data_cards.DataCard(prompts=str(tmp_path / "p.txt"), images=str(tmp_path / "images"))
+    (tmp_path / "images" / "notes.txt").write_text("")
+    assert [entry.image.name for entry in data_cards.read(card)] == ["0.png", "2.png"]
+    Image.fromarray(PIXELS).save(tmp_path / "images" / "1.gif")
+    with pytest.raises(UsageError, match=r"holds images that are not read \(1 \.gif, 1 \.txt\), so which belongs to"):
         data_cards.read(card)
     # By name, any format that Pillow reads will do.
     (tmp_path / "p.csv").write_text("prompt,image\na,1.gif\nb,0.png\n")
-    named = data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.csv"), images=str(tmp_path / "pictures")))
-    assert [entry.picture.name for entry in named] == ["1.gif", "0.png"]
+    named = data_cards.read(data_cards.DataCard(prompts=str(tmp_path / "p.csv"), images=str(tmp_path / "images")))
+    assert [entry.image.name for entry in named] == ["1.gif", "0.png"]
 
 
 def kept(outputs):
@@ -259,43 +261,43 @@ def test_statistics_say_what_they_passed_over(real, network, outputs, command):
             out,
             err,
         )
-        assert "4 pictures, small.pt" in out
-    [statistics, names] = sorted(kept(outputs), key=lambda name: name.startswith("pictures-"))
-    assert statistics.endswith(".safetensors") and names.startswith("pictures-")
+        assert "4 images, small.pt" in out
+    [statistics, names] = sorted(kept(outputs), key=lambda name: name.startswith("images-"))
+    assert statistics.endswith(".safetensors") and names.startswith("images-")
 
 
 @pytest.mark.parametrize(
-    ("change", "words", "told"),
+    ("change", "words", "message"),
     [
-        ("a.png", [], "picture .*a.png cannot be read"),
+        ("a.png", [], "image .*a.png cannot be read"),
         (png(60_000, 60_000), [], "has far too many pixels"),
         (png(13_000, 13_000), [], "has 13000 x 13000 pixels, more than"),
-        (None, ["--crop", "100000"], "--crop 100000 makes 100000 x 100000 pixels of picture .*, more than"),
-        (encoded(np.zeros((1, 9000, 3), np.uint8)), ["--crop", "300"], "makes 2700000 x 300 pixels of picture .*a.png"),
+        (None, ["--crop", "100000"], "--crop 100000 makes 100000 x 100000 pixels of image .*, more than"),
+        (encoded(np.zeros((1, 9000, 3), np.uint8)), ["--crop", "300"], "makes 2700000 x 300 pixels of image .*a.png"),
         (None, ["--batch-size", "0"], "--batch-size 0 is too small"),
         (None, ["--mode", "legacy_pytorch"], "."),
         (None, ["--extractor", "/no/such.pt"], "/no/such.pt"),
         (None, ["--images", "/no/such"], "unknown data|image folder /no/such is missing"),
     ],
 )
-def test_mistakes_leave_nothing_behind(real, network, outputs, command, monkeypatch, change, words, told):
+def test_mistakes_leave_nothing_behind(real, network, outputs, command, monkeypatch, change, words, message):
     monkeypatch.delenv("POSTDIFF_INCEPTION_PYTORCH", raising=False)
     if change is not None:
-        (real / "a.png").write_bytes(b"no picture" if isinstance(change, str) else change)
+        (real / "a.png").write_bytes(b"no image" if isinstance(change, str) else change)
     code, out, err = command("data", "statistics", str(real), *words)
     lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("postdiff: error: ")]
     assert (code, out, len(lines)) == (2, "", 1) and kept(outputs) == [], (err, kept(outputs))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         raise UsageError(lines[0])
 
 
-def test_a_missing_network_is_told_before_pictures_are_hashed(real, outputs, refused, monkeypatch):
+def test_a_missing_network_is_reported_before_images_are_hashed(real, outputs, refused, monkeypatch):
     monkeypatch.setenv("POSTDIFF_INCEPTION", "/no/such.pt")
-    monkeypatch.setattr(reference_statistics.real_pictures, "digest", lambda *_: pytest.fail("pictures were hashed"))
+    monkeypatch.setattr(reference_statistics.reference_images, "digest", lambda *_: pytest.fail("images were hashed"))
     assert "/no/such.pt" in refused("data", "statistics", str(real))
 
 
-def test_large_pictures_go_in_smaller_batches(tmp_path, monkeypatch):
+def test_large_images_go_in_smaller_batches(tmp_path, monkeypatch):
     files = [save(tmp_path / f"{i}.png") for i in range(5)]
     assert [len(batch) for batch in reference_statistics._batches(files, None, 32)] == [5]
     monkeypatch.setattr(reference_statistics, "MOST_PIXELS", 2 * PIXELS[..., 0].size)
@@ -303,7 +305,7 @@ def test_large_pictures_go_in_smaller_batches(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("condition", "told"),
+    ("condition", "message"),
     [
         (
             {"name": "canny", "options": {"low": float("nan")}},
@@ -326,16 +328,14 @@ def test_large_pictures_go_in_smaller_batches(tmp_path, monkeypatch):
         ({"name": "scribble_xdog", "options": {"threshold": 256}}, "threshold=256 is too large; use at most 255"),
     ],
 )
-def test_values_of_conditions(tmp_path, monkeypatch, condition, told):
+def test_values_of_conditions(tmp_path, monkeypatch, condition, message):
     file = tmp_path / "configs" / "data" / "mine.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text(
-        yaml.safe_dump({"prompts": "zoo/emoji/prompts.jsonl", "images": "pictures", "condition": condition})
-    )
+    file.write_text(yaml.safe_dump({"prompts": "zoo/emoji/prompts.jsonl", "images": "images", "condition": condition}))
     monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
     with pytest.raises(UsageError) as error:
         data_cards.card("mine")
-    assert told in str(error.value) and len(str(error.value)) < 170 + len(str(tmp_path))
+    assert message in str(error.value) and len(str(error.value)) < 170 + len(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", conditions.CONDITIONS)

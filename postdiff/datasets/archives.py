@@ -14,17 +14,17 @@ from pathlib import Path, PurePosixPath
 from postdiff.datasets import content, fetch, files
 from postdiff.datasets.content import MB, MOST_BYTES, MOST_STORED, shown
 from postdiff.datasets.manifest import Origin
-from postdiff.datasets.recipe import Recipe
+from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Source", "find"]
+__all__ = ["SourceFile", "find"]
 
 ARCHIVE = ".zip"
 MOST_DIRECTORY = 16 * MB  # of an archive's table of contents, enough for some 200,000 files
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A file found.
 
     Attributes:
@@ -50,7 +50,7 @@ class Source:
         return self.text
 
 
-def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
+def find(source_card: DatasetSource, path: Path | None, downloads: Path) -> SourceFile:
     """Find the file and read it.
 
     Args:
@@ -61,43 +61,43 @@ def find(recipe: Recipe, path: Path | None, downloads: Path) -> Source:
     Raises:
         UsageError: it is not there, cannot be fetched, is damaged, of no known format or too large.
     """
-    file = _fetched(recipe, downloads) if path is None else _given(recipe, path)
+    file = _fetched(source_card, downloads) if path is None else _given(source_card, path)
     ending = file.suffix.lower()
     stored = ending in (ARCHIVE, files.PARQUET)
     # Before its checksum, which reads it whole.
     content.refuse_larger(file, MOST_STORED if stored else MOST_BYTES, "a file of prompts")
     if ending != ARCHIVE:
         files.check_ending(str(file), files.ENDINGS)
-    official = recipe.file is not None and file.name == PurePosixPath(recipe.file).name
+    official = source_card.file is not None and file.name == PurePosixPath(source_card.file).name
     published = None
-    if recipe.checksum is not None and official:
-        published = fetch.checksum(file, recipe.checksum[0]) == recipe.checksum[1]
+    if source_card.checksum is not None and official:
+        published = fetch.checksum(file, source_card.checksum[0]) == source_card.checksum[1]
         if not published and path is None:
             raise UsageError(
-                f"{file} is damaged: its {recipe.checksum[0]} is not the published one; remove it to fetch it anew"
+                f"{file} is damaged: its {source_card.checksum[0]} is not the published one; remove it to fetch it anew"
             )
     if ending == ARCHIVE:
-        return _member(file, recipe.member, published)
+        return _member(file, source_card.member, published)
     origin = Origin(file.name, fetch.checksum(file), published)
     if ending == files.PARQUET:
-        return Source(file, str(file), (origin,), None)
-    return Source(file, str(file), (origin,), content.read_text(file))
+        return SourceFile(file, str(file), (origin,), None)
+    return SourceFile(file, str(file), (origin,), content.read_text(file))
 
 
-def _fetched(recipe: Recipe, downloads: Path) -> Path:
-    file = downloads / str(recipe.file)
+def _fetched(source_card: DatasetSource, downloads: Path) -> Path:
+    file = downloads / str(source_card.file)
     if not file.is_file():
-        fetch.fetch(str(recipe.url), file, recipe.checksum)
+        fetch.fetch(str(source_card.url), file, source_card.checksum)
     return file
 
 
-def _given(recipe: Recipe, path: Path) -> Path:
+def _given(source_card: DatasetSource, path: Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
         raise UsageError(f"{path} is no file or folder; name what the prompts are in")
     # The official file as it comes, or unpacked.
-    names = [name for name in (recipe.member, recipe.file) if name is not None]
+    names = [name for name in (source_card.member, source_card.file) if name is not None]
     if not names:
         raise UsageError(f"{path} is a folder, and no card says which of its files counts; name the file")
     for name in dict.fromkeys([*names, *(PurePosixPath(name).name for name in names)]):
@@ -106,7 +106,7 @@ def _given(recipe: Recipe, path: Path) -> Path:
     raise UsageError(f"{path} holds neither {' nor '.join(names)}; name another folder, or the file itself")
 
 
-def _member(file: Path, member: str | None, published: bool | None) -> Source:
+def _member(file: Path, member: str | None, published: bool | None) -> SourceFile:
     """What counts of an archive, unpacked in memory; sizes are looked at first, since a bomb grows a thousandfold."""
     try:
         _refuse_long_directory(file)
@@ -133,7 +133,7 @@ def _member(file: Path, member: str | None, published: bool | None) -> Source:
     archive = Origin(file.name, fetch.checksum(file), published)
     inside = Origin(PurePosixPath(name).name, hashlib.sha256(found).hexdigest(), published)
     where = f"{file}/{name}"
-    return Source(file, where, (archive, inside), content.decoded(found, where))
+    return SourceFile(file, where, (archive, inside), content.decoded(found, where))
 
 
 def _refuse_long_directory(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures as files: which ones of a folder count, and how one is opened that may be broken or hostile."""
+"""Images as files: which ones of a folder count, and how one is opened that may be broken or hostile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ENDINGS", "MOST_PIXELS", "Found", "found_in", "opened", "refuse_unre
 
 # Those of clean-fid, in capitals too.
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".npy", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Pictures all the same, so that one in between means that those around it are not in the order that they seem to be in.
+# Images all the same, so that one in between means that those around it are not in the order that they seem to be in.
 OTHERS = (
     *(".apng", ".avif", ".dng", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe", ".jxl", ".pbm", ".pnm"),
     *(".psd", ".svg", ".tga"),
@@ -36,15 +36,15 @@ class Found:
     """What a folder holds.
 
     Attributes:
-        pictures: files with one of `ENDINGS`, sorted.
+        images: files with one of `ENDINGS`, sorted.
         passed: how many others there are, by their ending; without hidden files, as clean-fid has it.
     """
 
-    pictures: list[Path] = field(default_factory=list)
+    images: list[Path] = field(default_factory=list)
     passed: Counter[str] = field(default_factory=Counter)
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """The others in words, for instance "3 .gif, 1 .txt"; empty if there are none."""
         every = sorted(self.passed.items(), key=lambda item: (-item[1], item[0]))
         rest = sum(count for _, count in every[5:])
@@ -53,12 +53,12 @@ class Found:
 
     @property
     def unread(self) -> int:
-        """How many of the others are pictures as well."""
+        """How many of the others are images as well."""
         return sum(self.passed[ending] for ending in OTHERS)
 
 
 def found_in(folder: Path, deep: bool) -> Found:
-    """The pictures of a folder.
+    """The images of a folder.
 
     Args:
         folder: that is there.
@@ -77,17 +77,17 @@ def found_in(folder: Path, deep: bool) -> Found:
         folders[:] = [name for name in folders if deep and not name.startswith(".")]
         count += len(names)
         if count > MOST_FILES:
-            raise UsageError(f"{folder} holds more than {MOST_FILES:,} files; name the folder with the pictures")
+            raise UsageError(f"{folder} holds more than {MOST_FILES:,} files; name the folder with the images")
         for name in names:
             ending = os.path.splitext(name)[1].lower()
             if ending in ENDINGS and not name.startswith("."):
-                found.pictures.append(Path(place) / name)
+                found.images.append(Path(place) / name)
             elif not name.startswith("."):
                 found.passed[ending] += 1
-    found.pictures.sort()
-    for file in found.pictures:
+    found.images.sort()
+    for file in found.images:
         if not file.is_file():
-            raise UsageError(f"picture {file} is no file, or a link that leads nowhere; remove it")
+            raise UsageError(f"image {file} is no file, or a link that leads nowhere; remove it")
     return found
 
 
@@ -96,10 +96,10 @@ def _raise(error: OSError) -> None:
 
 
 def refuse_unreadable(file: Path) -> None:
-    """A quick look at a picture's first bytes, long before it is needed.
+    """A quick look at an image's first bytes, long before it is needed.
 
     Raises:
-        UsageError: it is no picture, or has more than `MOST_PIXELS`.
+        UsageError: it is no image, or has more than `MOST_PIXELS`.
     """
     with opened(file):
         pass
@@ -107,7 +107,7 @@ def refuse_unreadable(file: Path) -> None:
 
 @contextmanager
 def opened(file: Path) -> Iterator[Image.Image]:
-    """A picture, decoded where it is first used, as Pillow does it: of several frames the first.
+    """An image, decoded where it is first used, as Pillow does it: of several frames the first.
 
     Args:
         file: of any format that Pillow reads without another program's help, or .npy of uint8 (height, width, 3).
@@ -119,17 +119,17 @@ def opened(file: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd chunks; what cannot be read is an error
-            with _array(file) if file.suffix.lower() == ".npy" else Image.open(file, formats=_formats()) as picture:
-                _check(file, picture)
-                yield picture
+            with _array(file) if file.suffix.lower() == ".npy" else Image.open(file, formats=_formats()) as image:
+                _check(file, image)
+                yield image
     except (UsageError, MemoryError):
         raise
     except Image.DecompressionBombError:
         raise _too_large(file) from None
     except Exception as error:  # decoders raise what they like
         nothing = isinstance(error, UnidentifiedImageError)
-        reason = "no picture" if nothing else " ".join(str(error).split())[:80] or type(error).__name__
-        raise UsageError(f"picture {file} cannot be read ({reason}); put it right or remove it") from None
+        reason = "no image" if nothing else " ".join(str(error).split())[:80] or type(error).__name__
+        raise UsageError(f"image {file} cannot be read ({reason}); put it right or remove it") from None
 
 
 @functools.cache
@@ -147,13 +147,13 @@ def _array(file: Path) -> Image.Image:
     return Image.fromarray(np.array(pixels))
 
 
-def _check(file: Path, picture: Image.Image) -> None:
-    if picture.width * picture.height > MOST_PIXELS:
-        raise _too_large(file, picture.size)
-    if picture.mode[0] in "IF":
-        raise UsageError(f"picture {file} has more than 8 bits of grey (mode {picture.mode}); save it with 8 bits")
+def _check(file: Path, image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise _too_large(file, image.size)
+    if image.mode[0] in "IF":
+        raise UsageError(f"image {file} has more than 8 bits of grey (mode {image.mode}); save it with 8 bits")
 
 
 def _too_large(file: Path, size: tuple[int, ...] = ()) -> UsageError:
-    told = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
-    return UsageError(f"picture {file} has {told}, more than {MOST_PIXELS:,} in all; make it smaller or remove it")
+    message = f"{size[0]} x {size[1]} pixels" if size else "far too many pixels"
+    return UsageError(f"image {file} has {message}, more than {MOST_PIXELS:,} in all; make it smaller or remove it")

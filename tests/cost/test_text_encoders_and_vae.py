@@ -6,7 +6,7 @@ import yaml
 from postdiff import catalog
 from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import real_size
-from postdiff.cost.surroundings import Surroundings
+from postdiff.cost.text_encoders_and_vae import TextEncodersAndVAE
 from postdiff.engine.errors import UsageError
 from postdiff.lab.pipelines import models
 
@@ -15,7 +15,7 @@ GIGA = 10**9
 
 def surroundings(name):
     content = yaml.safe_load(catalog.path("structures", name).read_text())
-    return Surroundings(content["text_encoders"], content["vae"])
+    return TextEncodersAndVAE(content["text_encoders"], content["vae"])
 
 
 @pytest.mark.parametrize(

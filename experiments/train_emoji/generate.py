@@ -1,4 +1,4 @@
-"""Generated pictures, one seed each, and grids of them."""
+"""Generated images, one seed each, and grids of them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +21,10 @@ def load(folder: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
-def draw(
+def generate(
     pipeline: Callable[..., Any], prompts: list[str], steps: int, seed: int = 0, size: int = 64, batch: int = 25
 ) -> Tensor:
-    """Pictures in [0, 1], (N, 3, size, size); the noise of picture i depends on `seed` and i alone.
+    """Images in [0, 1], (N, 3, size, size); the noise of image i depends on `seed` and i alone.
 
     `pipeline` is the pipeline or a driver over it.
     """
@@ -42,11 +42,11 @@ def draw(
                 output_type="pt",
             ).images.cpu()
         )
-    # What a PNG would hold: scores should not depend on whether pictures went through a file.
+    # What a PNG would hold: scores should not depend on whether images went through a file.
     return torch.cat(images).mul(255).round().div(255)
 
 
 def grid(images: Tensor, columns: int, zoom: int = 1) -> Image.Image:
-    """Pictures in rows of `columns` on white, each pixel repeated `zoom` times."""
+    """Images in rows of `columns` on white, each pixel repeated `zoom` times."""
     sheet = to_pil_image(make_grid(images, columns, padding=2, pad_value=1.0))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)

@@ -11,10 +11,10 @@ import torch
 from postdiff.cost.macs import tally
 from postdiff.cost.tally import Tally
 
-__all__ = ["Surroundings"]
+__all__ = ["TextEncodersAndVAE"]
 
 
-class Surroundings:
+class TextEncodersAndVAE:
     """Built on the meta device when they are first asked for.
 
     Args:

@@ -29,8 +29,8 @@ def network(tmp_path, monkeypatch):
 
 @pytest.fixture
 def real(tmp_path):
-    """Eight real pictures."""
-    return networks.save_pictures(tmp_path / "real", networks.pictures(2, 8))
+    """Eight reference images."""
+    return networks.save_images(tmp_path / "real", networks.images(2, 8))
 
 
 def record(outputs, row="plain"):
@@ -40,7 +40,7 @@ def record(outputs, row="plain"):
 def test_a_run_measures_the_fid_of_clean_fid(tiny, outputs, command, network, real):
     code, out, err = command("data", "statistics", "tiny", "--images", str(real))
     assert code == 0, err
-    assert "8 pictures, small.pt" in out
+    assert "8 images, small.pt" in out
     code, out, err = command("run", "tiny", *FEW, "count=5", "metrics=[fid_clean, kid, precision, inception_score]")
     assert code == 0, err
     assert "FID (clean)" in out and "IS" in out
@@ -62,7 +62,7 @@ def test_a_run_measures_the_fid_of_clean_fid(tiny, outputs, command, network, re
     assert "for 6 feature dimensions" in found["metrics"]["fid_clean"]["identity"]["note"]
 
 
-def test_statistics_are_made_once_and_again_when_pictures_change(tiny, outputs, command, network, real, monkeypatch):
+def test_statistics_are_made_once_and_again_when_images_change(tiny, outputs, command, network, real, monkeypatch):
     def make():
         code, out, err = command("data", "statistics", str(real))
         assert code == 0, err
@@ -80,34 +80,34 @@ def test_statistics_are_made_once_and_again_when_pictures_change(tiny, outputs, 
     monkeypatch.undo()
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
     monkeypatch.setenv("POSTDIFF_INCEPTION", str(network))
-    networks.save_pictures(real, networks.pictures(3, 1))
+    networks.save_images(real, networks.images(3, 1))
     assert "there already" not in make()
     assert ReferenceStatistics.load(file).identity["images"] != before.identity["images"]
     (real / "more.png").write_bytes((real / "001.png").read_bytes())
-    assert "9 pictures" in make()
+    assert "9 images" in make()
 
 
 def test_a_crop_is_of_the_middle_and_has_statistics_of_its_own(tiny, outputs, command, network, real):
-    tiny_folder.save_pictures(real, 3)  # 48 x 40
+    tiny_folder.save_images(real, 3)  # 48 x 40
     for words in ([], ["--crop", "20"]):
         assert command("data", "statistics", str(real), *words)[0] == 0
     assert len(list((outputs / "data" / "statistics").glob("*.safetensors"))) == 2
     cropped = reference_statistics._read(real / "0.png", 20)
     assert cropped.shape == (3, 20, 20) and reference_statistics._read(real / "0.png", None).shape == (3, 40, 48)
-    # The disc of the first picture is left of the middle of 24 x 20 pixels.
+    # The disc of the first image is left of the middle of 24 x 20 pixels.
     assert cropped[:, 10, 6].float().mean() > 150 > cropped[:, 10, 18].float().mean()
 
 
-def test_missing_statistics_are_told_with_the_command_before_anything_is_drawn(tiny, refused, network, monkeypatch):
+def test_missing_statistics_are_reported_with_the_command_before_anything_is_drawn(tiny, refused, network, monkeypatch):
     monkeypatch.setattr(models, "load", lambda *_: pytest.fail("the model was loaded before the mistake was told"))
-    told = refused("run", "tiny", *FEW, "metrics=[fid_clean]")
-    assert "metric fid_clean: there are no reference statistics of 'tiny'" in told
-    assert "postdiff data statistics tiny --mode clean" in told
-    told = refused("run", "tiny", *FEW, "metrics=[{kid: {mode: legacy_tensorflow, crop: 20, reference: other}}]")
-    assert "postdiff data statistics other --mode legacy_tensorflow --crop 20" in told
+    message = refused("run", "tiny", *FEW, "metrics=[fid_clean]")
+    assert "metric fid_clean: there are no reference statistics of 'tiny'" in message
+    assert "postdiff data statistics tiny --mode clean" in message
+    message = refused("run", "tiny", *FEW, "metrics=[{kid: {mode: legacy_tensorflow, crop: 20, reference: other}}]")
+    assert "postdiff data statistics other --mode legacy_tensorflow --crop 20" in message
     monkeypatch.delenv("POSTDIFF_INCEPTION")
-    told = refused("run", "tiny", *FEW, "metrics=[fid_clean]")
-    assert "needs the Inception network inception-2015-12-05.pt" in told and "set POSTDIFF_INCEPTION" in told
+    message = refused("run", "tiny", *FEW, "metrics=[fid_clean]")
+    assert "needs the Inception network inception-2015-12-05.pt" in message and "set POSTDIFF_INCEPTION" in message
 
 
 def test_statistics_of_another_network_are_refused(tiny, outputs, command, refused, network, real, tmp_path):
@@ -134,7 +134,7 @@ def test_changed_statistics_are_another_run_and_marked_in_the_table(tiny, output
     code, out, err = command("run", "tiny", *words)
     assert code == 0, err
     assert "than in the first row" not in out
-    networks.save_pictures(real, networks.pictures(4, 2))
+    networks.save_images(real, networks.images(4, 2))
     assert command("data", "statistics", "tiny", "--images", str(real))[0] == 0
     assert ids() != before
     code, out, err = command("run", "tiny", *words, "--rows", "cached")
@@ -144,19 +144,19 @@ def test_changed_statistics_are_another_run_and_marked_in_the_table(tiny, output
 
 
 def test_options_are_checked(tiny, refused):
-    def told(metrics):
+    def message(metrics):
         return refused("run", "tiny", *FEW, f"metrics={metrics}")
 
-    assert "did you mean 'subsets'" in told("[{kid: {subset: 3}}]")
-    assert "metric kid" in told("[{kid: {subsets: many}}]")
-    assert "subsets=0 is too small" in told("[{kid: {subsets: 0}}]")
-    assert "did you mean 'clean'" in told("[{kid: {mode: cleen}}]")
-    assert "did you mean 'fid_clean'" in told("[fid_claen]")
-    assert "has no options" in told("[{paired_psnr: {cap: 3}}]")
-    assert "is written as its name" in told("[{kid: 3}]")
-    assert "names a metric twice" in told("[kid, {kid: {subsets: 3}}]")
-    assert "has no {prompt}" in told("[{clip_score: {template: a}}]")
-    assert "count=3: metric precision needs at least four pictures" in told("[precision]")
+    assert "did you mean 'subsets'" in message("[{kid: {subset: 3}}]")
+    assert "metric kid" in message("[{kid: {subsets: many}}]")
+    assert "subsets=0 is too small" in message("[{kid: {subsets: 0}}]")
+    assert "did you mean 'clean'" in message("[{kid: {mode: cleen}}]")
+    assert "did you mean 'fid_clean'" in message("[fid_claen]")
+    assert "has no options" in message("[{paired_psnr: {cap: 3}}]")
+    assert "is written as its name" in message("[{kid: 3}]")
+    assert "names a metric twice" in message("[kid, {kid: {subsets: 3}}]")
+    assert "has no {prompt}" in message("[{clip_score: {template: a}}]")
+    assert "count=3: metric precision needs at least four images" in message("[precision]")
     assert "bootstrap=-1 is too small" in refused("run", "tiny", *FEW, "bootstrap=-1")
 
 
@@ -188,12 +188,12 @@ def test_bootstrap_intervals_surround_the_values(tiny, outputs, command):
     found = record(outputs, "cached")
     rows = (outputs / "records" / "tiny" / "cached.csv").read_text().splitlines()
     place = rows[0].split(",").index("paired_psnr")
-    figures = [float(row.split(",")[place]) for row in rows[1:]]
+    values = [float(row.split(",")[place]) for row in rows[1:]]
     for name, value in found["metrics"].items():
         low, high = value["interval"]
         assert low <= value["value"] <= high and low < high, name
     low, high = found["metrics"]["paired_psnr"]["interval"]
-    assert min(figures) <= low < high <= max(figures)
+    assert min(values) <= low < high <= max(values)
     assert f"[{low:.1f}, {high:.1f}]" in out
     shown = json.loads(command("table", "tiny", "--format", "json")[1])
     assert next(row for row in shown if row["row"] == "cached")["paired_psnr_low"] == low
