@@ -164,9 +164,9 @@ def shown(value: object) -> str:
 def listed(names: Iterable[str], most: int = 80) -> str:
     """Names in quotes, as many as fit into `most` characters, and how many are left out; "none" if there are none."""
     every = list(names)
-    message: list[str] = []
+    words: list[str] = []
     for name in every:
-        if sum(map(len, message)) > most:
-            return f"{', '.join(message)} and {len(every) - len(message):,} more"
-        message.append(shown(name))
-    return ", ".join(message) or "none"
+        if sum(map(len, words)) > most:
+            return f"{', '.join(words)} and {len(every) - len(words):,} more"
+        words.append(shown(name))
+    return ", ".join(words) or "none"

@@ -127,10 +127,10 @@ def _lines(rows: Iterable[Row], file: str, columns: _Columns) -> list[Line]:
         if key not in values:
             raise UsageError(f"{where}: no key {shown(key)}; every line needs it")
         own = {name: values.get(name) for name in wanted}
-        message = {**own, "id": len(found) if own["id"] is None else own["id"], "prompt": values[key]}
+        fields = {**own, "id": len(found) if own["id"] is None else own["id"], "prompt": values[key]}
         if columns.seed is not None:
-            message["seed"] = values.get(columns.seed)
-        line = checked_line(message, where, columns.classes)
+            fields["seed"] = values.get(columns.seed)
+        line = checked_line(fields, where, columns.classes)
         letters += len(line.prompt)
         if letters > MOST_BYTES:  # a table may say one text a million times
             raise UsageError(f"{file} has more than {MOST_BYTES:,} letters of prompts; use a part of it")

@@ -62,17 +62,17 @@ def checked_line(values: Mapping[str, Any], where: str, classes: int | None = No
     if label is not None and classes is not None:
         label = _number(label)
         if not is_whole(label, classes):
-            message = shown(values["class"])
+            written = shown(values["class"])
             raise UsageError(
-                f"{where}: class {message} is none of 0 to {classes - 1}; correct it, or classes={classes}"
+                f"{where}: class {written} is none of 0 to {classes - 1}; correct it, or classes={classes}"
             )
     if "seed" in values:
         if values["seed"] is None or (isinstance(values["seed"], str) and not values["seed"].strip()):
             raise UsageError(f"{where} has no seed; give every line one, or leave the column of seeds out")
         seed = _number(values["seed"])
         if not is_whole(seed):
-            message = shown(values["seed"])
-            raise UsageError(f"{where}: seed {message} is no whole number from 0 and below 2**63; correct it")
+            written = shown(values["seed"])
+            raise UsageError(f"{where}: seed {written} is no whole number from 0 and below 2**63; correct it")
     return Line(name, prompt, image, label if classes is not None else None, seed)
 
 

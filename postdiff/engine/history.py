@@ -122,7 +122,7 @@ def _enlarged(item: Any, small: Size, large: Size, full: Size, block: int, other
 
 def _share_of_noise(prediction: Tensor, low: Estimate) -> float:
     """How much of the noise a prediction holds: 0 if it is one of x0, 1 of the noise, alpha of the velocity."""
-    clean, noise, message = (value.float().flatten() for value in (low.x0, low.noise, prediction))
+    clean, noise, predicted = (value.float().flatten() for value in (low.x0, low.noise, prediction))
     noise = noise - clean * (clean @ noise) / (clean @ clean).clamp(min=1e-12)
-    share = float((message @ noise) / (noise @ noise).clamp(min=1e-12))
+    share = float((predicted @ noise) / (noise @ noise).clamp(min=1e-12))
     return share if abs(share) > 0.01 else 0.0

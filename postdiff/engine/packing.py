@@ -63,14 +63,14 @@ class Sizes:
     """Latent sizes of the network's calls, one after the other: looking at places of tokens waits for a GPU."""
 
     def __init__(self) -> None:
-        self._told: Any = None
+        self._seen: Any = None
         self._size: Size | None = None
 
     def of(self, kwargs: dict[str, Any]) -> Size:
         """`latent_size`, without looking where the network is told what it was told before."""
-        message = [kwargs.get(name) for name in ("img_ids", "img_shapes")]
-        if self._size is None or not unchanged(message, self._told):
-            self._size, self._told = latent_size(kwargs), noted(message)
+        sizes = [kwargs.get(name) for name in ("img_ids", "img_shapes")]
+        if self._size is None or not unchanged(sizes, self._seen):
+            self._size, self._seen = latent_size(kwargs), noted(sizes)
         return self._size
 
 

@@ -42,7 +42,7 @@ class Run:
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0
-        self.message: Any = None  # what this step's first call was told of the time
+        self.timestep: Any = None  # what this step's first call was told of the time
         self.predictions: dict[str, Tensor] = {}  # of this step's separate calls
 
     @property
@@ -89,7 +89,7 @@ class Run:
         elif self.methods:
             self._check_place(self.timeline, timestep)
         if not self.step_open:
-            self.step_open, self.calls_in_step, self.message = True, 0, timestep
+            self.step_open, self.calls_in_step, self.timestep = True, 0, timestep
             # A pipeline callback may switch guidance off in mid-run, so this is read at every step.
             state.all_branches = state.branches = self._branches_sent()
             state.guidance_scale = self._guidance_scale()
@@ -119,7 +119,7 @@ class Run:
                 f"the timesteps of {type(self.state.scheduler).__name__} were set anew in the middle of a run; "
                 "give every pipeline in use a scheduler of its own"
             )
-        if self.step_open and differ(self.message, timestep):
+        if self.step_open and differ(self.timestep, timestep):
             raise UsageError(
                 f"{name} calls its network for another time before its scheduler has made step {index}: it steps with "
                 "a solver of its own, which methods cannot follow; use it without methods"

@@ -89,21 +89,19 @@ def _first(given: Any) -> Tensor:
     return times[(0,) * times.ndim]
 
 
-def _same_time(message: Tensor, step: Tensor) -> bool:
-    if message.device == step.device and message.dtype == step.dtype and same_memory(message, step):
+def _same_time(sent: Tensor, step: Tensor) -> bool:
+    if sent.device == step.device and sent.dtype == step.dtype and same_memory(sent, step):
         return True  # looking at the numbers would wait for a GPU
-    step = (
-        step.to(message) if message.is_floating_point() else step.to(message.device)
-    )  # in half precision times are rounded
-    return bool(torch.isclose(message.float(), step.float()))
+    step = step.to(sent) if sent.is_floating_point() else step.to(sent.device)  # in half precision times are rounded
+    return bool(torch.isclose(sent.float(), step.float()))
 
 
 def _timesteps(given: Any, rows: int, span: int, state: State) -> Tensor:
     steps = state.timesteps[state.index : state.index + span]
-    message = _first(given)
-    if not _same_time(message, steps[0]):
+    sent = _first(given)
+    if not _same_time(sent, steps[0]):
         raise UsageError(
             "this pipeline tells its network other times than its scheduler's, so those of later steps are not known; "
             "use decoding='sequential'"
         )
-    return steps.to(message.dtype).repeat_interleave(rows).repeat(len(state.branches))
+    return steps.to(sent.dtype).repeat_interleave(rows).repeat(len(state.branches))

@@ -61,8 +61,8 @@ def _hash(waiting: list[str], private: bool = False) -> str:
         tree = _tree(file)
         found[name] = _digest(file)
         waiting += _imported(tree, name, file)
-    message = "".join(f"{name} {found[name]}\n" for name in sorted(found))
-    return hashlib.sha256(message.encode()).hexdigest()[:16]
+    lines = "".join(f"{name} {found[name]}\n" for name in sorted(found))
+    return hashlib.sha256(lines.encode()).hexdigest()[:16]
 
 
 def _file(name: str) -> Path | None:

@@ -60,12 +60,12 @@ def summary(name: str) -> str:
     """
     file = Path(str(plugins.one_file("methods", name)))
     if file.parent != _SHIPPED:
-        message = find(name).__doc__
+        doc = find(name).__doc__
     else:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         [public] = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
-        message = ast.get_docstring(public)
-    return next(iter((message or "").strip().splitlines()), "")
+        doc = ast.get_docstring(public)
+    return next(iter((doc or "").strip().splitlines()), "")
 
 
 def __getattr__(attribute: str) -> Any:

@@ -145,14 +145,14 @@ def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mappin
         )
     if not isinstance(values, dict):
         raise UsageError(f"{where}: must be a mapping of keys and values")
-    message = merged(_RowKeys, [(where, long_form(values))])
+    keys = merged(_RowKeys, [(where, long_form(values))])
     layers = [base, (where, {key: value for key, value in values.items() if key not in ("label", "note", "reported")})]
     written = config = resolve(layers)
     changed: dict[str, Any] = {}
     if overrides:
         config = resolve([*layers, ("command line", overrides)])
         changed = {key: value for key, value in config.as_dict().items() if value != written.as_dict()[key]}
-    return Row(name, _line(message.label or name), config, changed, message.reported or {}, _line(message.note or ""))
+    return Row(name, _line(keys.label or name), config, changed, keys.reported or {}, _line(keys.note or ""))
 
 
 def _line(text: Any) -> str:

@@ -157,17 +157,17 @@ def _manifest(
     if kind == "captions":
         if options.column is not None:
             raise UsageError(f"--column {options.column}: {source.where} is a COCO file, whose captions have no column")
-        lines, message = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
+        lines, selection = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
     elif kind == "classes":
-        lines, message = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
+        lines, selection = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
     else:
         every = _every(source, about, images=True, seeds=about.seed_column)
-        lines, message = choice.choose_prompts(every, rule, about.count, about.seed, source.where)
-    if options.seed is not None and "seed" not in message:
-        raise UsageError(f"--seed {options.seed} changes nothing, since nothing is drawn ({message}); leave it out")
-    asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": message}
+        lines, selection = choice.choose_prompts(every, rule, about.count, about.seed, source.where)
+    if options.seed is not None and "seed" not in selection:
+        raise UsageError(f"--seed {options.seed} changes nothing, since nothing is drawn ({selection}); leave it out")
+    asked = {"choose": rule, "count": about.count, "seed": about.seed, "column": about.column, "told": selection}
     if about.seed_column is not None:
-        asked |= {"seed_column": about.seed_column, "told": f"{message}, each with its own seed"}
+        asked |= {"seed_column": about.seed_column, "told": f"{selection}, each with its own seed"}
     numbered = classes if kind == "classes" else None
     return Manifest(name, kind, asked, tuple(seeds), source.origins, tuple(lines), numbered)
 

@@ -122,8 +122,8 @@ def nvidia_smi(device: str) -> dict[str, Any]:
     values = [value.strip() for value in done.stdout.partition("\n")[0].split(",")]
     if len(values) != len(SMI):
         return {}
-    message = {name: value for name, value in zip(SMI, values, strict=True) if value and value[0] not in "[N"}
-    return {name: value if name == "driver" else float(value) for name, value in message.items()}
+    known = {name: value for name, value in zip(SMI, values, strict=True) if value and value[0] not in "[N"}
+    return {name: value if name == "driver" else float(value) for name, value in known.items()}
 
 
 def _smi_id(device: str) -> str:
