@@ -1,1 +1,1 @@
-"""Tables of records: one flat row of values for each row of an experiment, generated in five formats."""
+"""Tables of records: one flat row of values for each row of an experiment, rendered in five formats."""
