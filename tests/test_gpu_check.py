@@ -201,7 +201,7 @@ def test_goals_beside_figures(check):
         ("speed/sd15_ddim50", row("parallel_b1", loop_speedup=1.7)),
         ("speed/sdxl_1024", row("postdiff_cut_b1", loop_speedup=1.0)),
     ]
-    found = {(one.row, one.goal.figure): one.met for one in verdicts(rows)}
+    found = {(one.row, one.goal.column): one.met for one in verdicts(rows)}
     assert found == {
         ("original_b1", "official_loop_ratio"): False,
         ("deepcache_b8", "realised"): False,

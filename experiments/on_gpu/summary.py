@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from on_gpu.goals import Row, Verdict, verdicts
+from on_gpu.goals import FlatRow, Verdict, verdicts
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import load
 from postdiff.lab.records.record import find
@@ -23,7 +23,7 @@ Lost = dict[tuple[str, str], list[str]]  # {(experiment, row): what is told}
 LOST = 3  # places named for a row that missed its goal
 
 
-def measured(experiments: Sequence[str]) -> list[tuple[str, Row]]:
+def measured(experiments: Sequence[str]) -> list[tuple[str, FlatRow]]:
     """(experiment, flat row) of all that has been timed, in the order given; other experiments are passed over."""
     found = []
     for name in dict.fromkeys(experiments):
@@ -76,7 +76,7 @@ def write(
     (folder / "summary.md").write_text(_message(content, rows, judged, lost))
 
 
-def _machine(rows: Sequence[tuple[str, Row]]) -> dict[str, Any]:
+def _machine(rows: Sequence[tuple[str, FlatRow]]) -> dict[str, Any]:
     """Device, versions and environment as the first record has them."""
     for experiment, row in rows:
         record = find(experiment, row["row"], "speed")
@@ -85,7 +85,9 @@ def _machine(rows: Sequence[tuple[str, Row]]) -> dict[str, Any]:
     return {}
 
 
-def _message(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: Sequence[Verdict], lost: Lost) -> str:
+def _message(
+    content: dict[str, Any], rows: Sequence[tuple[str, FlatRow]], judged: Sequence[Verdict], lost: Lost
+) -> str:
     lines = ["# Measured on a GPU" if "driver" in content["machine"] else "# Dry run, not on a GPU", ""]
     lines += [f"- {name}: {value}" for name, value in content["machine"].items()]
     lines += ["", "| Stage | State | Seconds | Of | What |", "| --- | --- | ---: | ---: | --- |"]
@@ -111,7 +113,7 @@ def _message(content: dict[str, Any], rows: Sequence[tuple[str, Row]], judged: S
     return "\n".join(lines) + "\n"
 
 
-def _line(row: Row, judged: Sequence[Verdict]) -> str:
+def _line(row: FlatRow, judged: Sequence[Verdict]) -> str:
     def column(name: str, digits: int, unit: str = "") -> str:
         return "-" if row.get(name) is None else f"{row[name]:.{digits}f}{unit}"
 

@@ -91,7 +91,7 @@ def kept(monkeypatch):
 
     whole, original = cache.CacheEntry, ResidualSpan._end
     for module in (cache, forecast):
-        monkeypatch.setattr(module, "Entry", entry)
+        monkeypatch.setattr(module, "CacheEntry", entry)
     monkeypatch.setattr(ResidualSpan, "_end", end)
     return found
 
