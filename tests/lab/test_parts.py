@@ -14,7 +14,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.data import data_cards
 from postdiff.lab.data import samples as samples_
-from postdiff.lab.data.samples import PromptDataModule, Sample, Shard
+from postdiff.lab.data.samples import Sample, Shard
 from postdiff.lab.files import folders
 from postdiff.lab.images import grid
 from postdiff.lab.images.image_folder import ImageFolder
@@ -41,10 +41,8 @@ def test_a_samples_noise_is_its_own():
 
 def test_shards_part_the_work():
     samples = samples_.pairs([str(i) for i in range(5)], [0, 1])
-    parts = [
-        [sample for batch in PromptDataModule(samples, 3, Shard(i, 3)).predict_dataloader() for sample in batch]
-        for i in (1, 2, 3)
-    ]
+    batches = samples_.batches(samples, 3)
+    parts = [[sample for batch in samples_.part_of(batches, Shard(i, 3)) for sample in batch] for i in (1, 2, 3)]
     assert sorted([*parts[0], *parts[1], *parts[2]], key=samples.index) == samples
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

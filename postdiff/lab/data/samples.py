@@ -1,23 +1,20 @@
-"""What is generated: samples of a data set in batches, parts of the work, and the Lightning data module of them."""
+"""What is generated: samples of a data set in batches, and parts of the work."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.data.data_cards import Prompt
 
 __all__ = [
-    "PromptDataModule",
     "Sample",
     "Shard",
     "batch_name",
@@ -171,49 +168,3 @@ def measured_share(found: dict[int, list[list[Sample]]], device: Shard) -> list[
 def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
     """The batches of one part of the work: they are dealt out in turns, so that all parts are equally hard."""
     return list(found if part is None else found[part.number - 1 :: part.of])
-
-
-class PromptDataModule(LightningDataModule):
-    """Batches of `Sample`: every prompt with every seed, seed by seed.
-
-    Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
-    so that an image is made in the same batch on one device as on many. When testing, batches are cut where a seed
-    ends, and each device gets a run of neighbouring ones of each seed: what the devices found, joined in their order,
-    is what one would have found.
-
-    Args:
-        samples: all of them, for instance from `pairs`.
-        batch_size: samples in a batch; when predicting, see `batches`.
-        shard: which part to yield when predicting.
-        wanted: which samples to yield when testing (those whose image exists); None means all. When predicting,
-            batches without a wanted sample are left out, all others are whole.
-        device: which of so many devices this is.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        batch_size: int,
-        shard: Shard | None = None,
-        wanted: Callable[[Sample], bool] | None = None,
-        device: Shard | None = None,
-    ) -> None:
-        super().__init__()
-        self.samples, self.batch_size, self.shard = list(samples), batch_size, shard
-        self.wanted, self.device = wanted or (lambda sample: True), device or Shard(1, 1)
-        self.allow_zero_length_dataloader_with_multiple_devices = True
-
-    def transfer_batch_to_device(self, batch: list[Sample], *_: Any) -> list[Sample]:
-        """Samples are text and numbers; there is nothing to move."""
-        return batch
-
-    def predict_dataloader(self) -> DataLoader[list[Sample]]:
-        part = part_of(batches(self.samples, self.batch_size), self.shard)
-        left = [batch for batch in part if any(map(self.wanted, batch))]
-        own = part_of(left, self.device)
-        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
-
-    def test_dataloader(self) -> DataLoader[list[Sample]]:
-        measured = measured_batches(list(filter(self.wanted, self.samples)), self.batch_size)
-        own = measured_share(measured, self.device)
-        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
