@@ -22,12 +22,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from pydantic import AfterValidator
+
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.lab.config import sweep
-from postdiff.lab.config.layers import merged
+from postdiff.lab.config.layers import Finite, checked, merged
 from postdiff.lab.config.schema import RunConfig, long_form, resolve
-from postdiff.lab.config.value_types import Finite, checked
 from postdiff.metrics import names as metric_names
 
 __all__ = ["Experiment", "Row", "load"]
@@ -42,6 +43,7 @@ VALUES = (
 )
 AT_STEP = re.compile(r"(.+)_at_[0-9]{1,6}")
 Layer = tuple[str, Mapping[str, Any]]
+OneLine = Annotated[Any, AfterValidator(lambda text: text and " ".join(str(text).split()))]
 
 
 def _check_figures(reported: Mapping[str, float]) -> None:
@@ -53,15 +55,15 @@ def _check_figures(reported: Mapping[str, float]) -> None:
 
 @dataclass
 class _File:
-    summary: Any = ""
+    summary: OneLine = ""
     base: dict[str, Any] | None = None
     rows: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class _RowKeys(RunConfig):
-    label: Any = None
-    note: Any = None
+    label: OneLine = None
+    note: OneLine = None
     reported: Annotated[dict[str, Finite], checked(_check_figures)] | None = None
 
 
@@ -132,12 +134,15 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
         _row(name, key, base, {} if values is None else values, overrides or {})
         for key, values in sweep.expand(content.rows, str(file)).items()
     ]
-    return Experiment(name, _line(content.summary), rows[0].name, tuple(rows))
+    return Experiment(name, content.summary or "", rows[0].name, tuple(rows))
 
 
 def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mapping[str, Any]) -> Row:
     where = f"row '{name}' of experiment {experiment}"
-    if not _is_name(name):
+    # Files are called so, in whatever language: letters with their marks, digits and a few signs.
+    letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
+    short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
+    if not letters or not short or name[:1] in ("", "-", ".") or name.endswith(".speed"):
         raise UsageError(
             f"experiment {experiment}: '{shown(name)}' is no name for a row, since files are called after it; use "
             f"letters, digits, '_', '+', '=', and not first '-' and '.', at most {MOST_CHARACTERS} "
@@ -151,16 +156,6 @@ def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mappin
     changed: dict[str, Any] = {}
     if overrides:
         config = resolve([*layers, ("command line", overrides)])
-        changed = {key: value for key, value in config.as_dict().items() if value != written.as_dict()[key]}
-    return Row(name, _line(keys.label or name), config, changed, keys.reported or {}, _line(keys.note or ""))
-
-
-def _line(text: Any) -> str:
-    return " ".join(str(text).split())
-
-
-def _is_name(name: str) -> bool:
-    """Whether files can be called so, in whatever language: letters with their marks, digits and a few signs."""
-    letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
-    short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
-    return letters and short and name[:1] not in ("", "-", ".") and not name.endswith(".speed")
+        before = dataclasses.asdict(written)
+        changed = {key: value for key, value in dataclasses.asdict(config).items() if value != before[key]}
+    return Row(name, keys.label or name, config, changed, keys.reported or {}, keys.note or "")

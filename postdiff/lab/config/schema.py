@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from postdiff.lab.config import metric_specs, old_names, schedulers
-from postdiff.lab.config.layers import merged
-from postdiff.lab.config.value_types import (
+from postdiff.engine.errors import UsageError
+from postdiff.lab.config import metric_specs, schedulers
+from postdiff.lab.config.layers import (
     Count,
     DType,
     Frames,
@@ -27,20 +28,16 @@ from postdiff.lab.config.value_types import (
     Whole,
     check_device,
     checked,
+    merged,
 )
 
 __all__ = [
-    "BenchConfig",
-    "LoggerConfig",
-    "NetworkConfig",
-    "RunConfig",
-    "SchedulerConfig",
-    "StageConfig",
-    "TrainerConfig",
-    "digest",
-    "long_form",
-    "resolve",
+    *("BenchConfig", "LoggerConfig", "NetworkConfig", "RunConfig", "SchedulerConfig", "StageConfig", "TrainerConfig"),
+    *("digest", "long_form", "resolve"),
 ]
+
+# {where: {old key: new key}}; "" is the row itself.
+OLD_KEYS = {"": {"mirror": "logger"}, "logger": {"pictures": "images"}}
 
 
 @dataclass
@@ -237,10 +234,6 @@ class RunConfig:
     tensorboard: bool = False
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The config as plain values."""
-        return dataclasses.asdict(self)
-
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
     """Merge the layers, the last one uppermost, and check every value that can be checked without a model.
@@ -252,13 +245,36 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
 
 
 def long_form(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`scheduler: ddim` is what everybody writes first."""
-    found = old_names.current(values)
+    """A row as the schema has it: `scheduler: ddim` is what everybody writes first, and old keys have new names.
+
+    Raises:
+        UsageError: a key in both spellings.
+    """
+    found = _current(values)
     if isinstance(solver := values.get("scheduler"), str):
         found["scheduler"] = {"name": solver}
     if isinstance(stages := values.get("stages"), Mapping):
         found["stages"] = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
     return found
+
+
+def _current(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """Values with today's keys for those of earlier versions, which work until the next release."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        new = OLD_KEYS[inside].get(key, key)
+        if new != key:
+            if new in values:
+                raise UsageError(f"'{key}' is the old name of '{new}', which is given too; leave '{key}' out")
+            _warn(f"{inside}.{key}".lstrip("."), f"{inside}.{new}".lstrip("."))
+        found[new] = _current(value, new) if not inside and new in OLD_KEYS and isinstance(value, Mapping) else value
+    return found
+
+
+@functools.cache
+def _warn(old: str, new: str) -> None:
+    """Each old key is told of once."""
+    print(f"warning: the key '{old}' is called '{new}' now; the old name goes with the next release", file=sys.stderr)
 
 
 def digest(values: Any, length: int = 12) -> str:

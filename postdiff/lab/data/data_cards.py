@@ -23,8 +23,7 @@ from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
-from postdiff.lab.config.layers import merged
-from postdiff.lab.config.value_types import Seeds, Text, checked
+from postdiff.lab.config.layers import Seeds, Text, checked, merged
 from postdiff.lab.data import conditions, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.files import folders

@@ -9,7 +9,7 @@ from pathlib import Path
 from postdiff import hub
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
-from postdiff.lab.config.value_types import Text
+from postdiff.lab.config.layers import Text
 
 __all__ = ["Source", "check", "identity", "network_folder", "package_file"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config.value_types import Finite
+from postdiff.lab.config.layers import Finite
 from postdiff.lab.files import weights
 from postdiff.lab.files.sources import Source, identity, package_file
 from postdiff.lab.pipelines.checks import complete

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.values import expanded, sound
-from postdiff.lab.config.layers import merged
+from postdiff.lab.config.layers import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked, merged
 from postdiff.lab.config.schema import SchedulerConfig
-from postdiff.lab.config.value_types import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source
 from postdiff.lab.pipelines import adapters, quantization

@@ -16,7 +16,7 @@ import torch
 from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import sound
-from postdiff.lab.config.value_types import checked
+from postdiff.lab.config.layers import checked
 from postdiff.lab.files import sources
 from postdiff.lab.files.sources import Source, package_file
 from postdiff.lab.pipelines.checks import complete
