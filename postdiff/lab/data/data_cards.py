@@ -27,7 +27,7 @@ from postdiff.lab.config.layers import Seeds, Text, checked, merged
 from postdiff.lab.data import conditions, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.files import folders
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 
 __all__ = [
     "DataCard",

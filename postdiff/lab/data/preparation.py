@@ -19,7 +19,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
 from postdiff.lab.data import data_cards
 from postdiff.lab.files import folders
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 
 __all__ = ["PrepareOptions", "prepare"]
 

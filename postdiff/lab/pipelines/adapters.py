@@ -16,7 +16,7 @@ from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import Finite
 from postdiff.lab.files import weights
-from postdiff.lab.files.sources import Source, identity, package_file
+from postdiff.lab.files.weights import Source, identity, package_file
 from postdiff.lab.pipelines.checks import complete
 
 __all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "described", "given", "apply_adapters"]
