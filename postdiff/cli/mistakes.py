@@ -6,10 +6,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["foreseen", "line", "refuse_hidden", "stopped", "usage_error"]
+__all__ = ["foreseen", "line", "stopped", "usage_error"]
 
 EXTRA = (
     *("lightning", "torchmetrics", "torchvision", "cleanfid", "numpy", "tqdm", "PIL", "yaml"),
@@ -42,23 +41,6 @@ def line(beginning: str, message: str, longest: int = LONGEST) -> str:
         if len(beginning) + len(" ".join(words)) > longest:
             words[place] = f"{words[place][:12]}...{words[place][15 - SHORTEST :]}"
     return beginning + shown(" ".join(words), longest - len(beginning))
-
-
-def refuse_hidden(words: Sequence[str]) -> None:
-    """Refuse words with characters that nobody sees; a setting may hold line breaks and tabs, as YAML does.
-
-    Raises:
-        UsageError: the first such word.
-    """
-    for word in words:
-        if not word.isprintable():
-            from postdiff.engine.errors import HIDDEN, shown
-
-            # Halves of characters are bytes of a file's name in another encoding.
-            seen = word.encode(errors="ignore").decode()
-            found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
-            if found:
-                raise usage_error(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
 
 
 def foreseen(error: Exception) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from postdiff.cli import commands
-from postdiff.cli.mistakes import refuse_hidden, usage_error
+from postdiff.cli.mistakes import usage_error
 
 __all__ = ["COMMANDS", "parsed"]
 
@@ -158,13 +158,30 @@ class _Parser(argparse.ArgumentParser):
         raise usage_error(f"{message}; see '{self.prog} --help'")
 
 
+def _refuse_hidden(words: Sequence[str]) -> None:
+    """Refuse words with characters that nobody sees; a setting may hold line breaks and tabs, as YAML does.
+
+    Raises:
+        UsageError: the first such word.
+    """
+    for word in words:
+        if not word.isprintable():
+            from postdiff.engine.errors import HIDDEN, shown
+
+            # Halves of characters are bytes of a file's name in another encoding.
+            seen = word.encode(errors="ignore").decode()
+            found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
+            if found:
+                raise usage_error(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
+
+
 def parsed(words: Sequence[str]) -> argparse.Namespace:
     """Words as a namespace: `command`, a `Command`; `overrides`, the key=value words; and the command's options.
 
     Raises:
         UsageError: a word that no command takes.
     """
-    refuse_hidden(words)
+    _refuse_hidden(words)
     whole = _Parser(prog="postdiff", description="Accelerate diffusion models and measure what it costs.")
     whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
     among = {"": whole.add_subparsers(metavar="COMMAND", required=True)}

@@ -39,29 +39,21 @@ class SourceFile:
     origins: tuple[Origin, ...]
     text: str | None
 
-    def needed_text(self) -> str:
-        """The text.
-
-        Raises:
-            UsageError: it has none.
-        """
-        if self.text is None:
-            raise UsageError(f"{self.where} is a Parquet file, and captions of COCO are JSON; name captions_*.json")
-        return self.text
-
 
 def find(source_card: DatasetSource, path: Path | None, downloads: Path) -> SourceFile:
     """Find the file and read it.
 
     Args:
-        recipe: which file, member and checksum the known data set has; empty for a file of one's own.
+        source_card: which file, member and checksum the known data set has; empty for a file of one's own.
         path: a file, or a folder that holds the official one; None means fetched.
         downloads: folder where the official file is kept.
 
     Raises:
         UsageError: it is not there, cannot be fetched, is damaged, of no known format or too large.
     """
-    file = _fetched(source_card, downloads) if path is None else _given(source_card, path)
+    file = downloads / str(source_card.file) if path is None else _given(source_card, path)
+    if path is None and not file.is_file():
+        fetch.fetch(str(source_card.url), file, source_card.checksum)
     ending = file.suffix.lower()
     stored = ending in (ARCHIVE, files.PARQUET)
     # Before its checksum, which reads it whole.
@@ -82,13 +74,6 @@ def find(source_card: DatasetSource, path: Path | None, downloads: Path) -> Sour
     if ending == files.PARQUET:
         return SourceFile(file, str(file), (origin,), None)
     return SourceFile(file, str(file), (origin,), content.read_text(file))
-
-
-def _fetched(source_card: DatasetSource, downloads: Path) -> Path:
-    file = downloads / str(source_card.file)
-    if not file.is_file():
-        fetch.fetch(str(source_card.url), file, source_card.checksum)
-    return file
 
 
 def _given(source_card: DatasetSource, path: Path) -> Path:

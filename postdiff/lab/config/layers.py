@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import re
-import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
@@ -141,7 +140,7 @@ def _keys(schema: Any, place: Sequence[Any]) -> list[str]:
     """The keys of the dataclass that stands at a place within another one."""
     for part in place:
         hint = get_type_hints(schema)[part] if dataclasses.is_dataclass(schema) else get_args(schema)[-1]
-        schema = get_args(hint)[0] if isinstance(hint, types.UnionType) else hint
+        schema = get_args(hint)[0] if type(None) in get_args(hint) else hint
     return [field.name for field in dataclasses.fields(schema)]
 
 
