@@ -1,4 +1,4 @@
-"""What is generated: samples of a data set in batches, and parts of the work."""
+"""What is generated: samples of a data set in batches, parts of the work, and the Lightning data module of them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
 
 from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.data.data_cards import Prompt
 
 __all__ = [
+    "PromptDataModule",
     "Sample",
     "Shard",
     "batch_name",
@@ -168,3 +171,22 @@ def measured_share(found: dict[int, list[list[Sample]]], device: Shard) -> list[
 def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
     """The batches of one part of the work: they are dealt out in turns, so that all parts are equally hard."""
     return list(found if part is None else found[part.number - 1 :: part.of])
+
+
+class PromptDataModule(LightningDataModule):
+    """A row's samples for a Lightning trainer: when predicting, see `batches`; when testing, `measured_batches`."""
+
+    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
+        super().__init__()
+        self.samples, self.batch_size = samples, batch_size
+
+    def transfer_batch_to_device(self, batch: list[Sample], *_: Any) -> list[Sample]:
+        """Samples are text and numbers; there is nothing to move."""
+        return batch
+
+    def predict_dataloader(self) -> DataLoader[list[Sample]]:
+        return DataLoader(batches(self.samples, self.batch_size), batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[list[Sample]]:
+        measured = itertools.chain(*measured_batches(self.samples, self.batch_size).values())
+        return DataLoader(list(measured), batch_size=None, collate_fn=list)  # type: ignore[arg-type]
