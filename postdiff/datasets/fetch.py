@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -120,7 +119,9 @@ def _rest(url: str, part: Path) -> None:
         _tag(part).write_text("" if strong.startswith("W/") else strong or answer.headers.get("Last-Modified", ""))
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
-        with part.open("ab" if goes_on else "wb") as stream, _bar(part.stem, total, have) as bar:
+        every = 0.1 if sys.stderr.isatty() else 10.0  # seconds
+        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, mininterval=every)
+        with part.open("ab" if goes_on else "wb") as stream, bar:
             for piece in answer.iter_content(PIECE):
                 stream.write(piece)
                 bar.update(len(piece))
@@ -136,19 +137,6 @@ def _size(part: Path) -> int:
 def _tag(part: Path) -> Path:
     """What the server called the version of the file that the part is of."""
     return part.with_name(part.name + ".tag")
-
-
-def _bar(title: str, total: int | None, done: int) -> Any:
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=title,
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,
-    )
 
 
 def _short_reason(error: Exception) -> str:

@@ -11,7 +11,7 @@ import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -81,31 +81,24 @@ def merged(schema: type[T], layers: Sequence[tuple[str, Mapping[str, Any]]]) -> 
         UsageError: an unknown key (nearest one suggested), or a value of the wrong type or out of range, in any layer.
     """
     together: Any = {}
-    made = None if layers else schema()
+    made, reader = schema(), adapter(cast(Any, schema))
     for where, values in layers:
+        together = _laid_over(together, values)
         try:
-            made = _validated(schema, values)
-            if together:
-                made = _validated(schema, together := _laid_over(together, values))
-            together = together or values
+            made = reader.validate_json(json.dumps(together, default=str), strict=True, extra="forbid")
+        except ValidationError as error:
+            raise UsageError(f"{where}: {_message(schema, error.errors(include_url=False)[0])}") from None
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from None
-    return made  # type: ignore[return-value]
+        except ValueError:  # Python writes no whole number beyond 4,300 digits
+            raise UsageError(f"{where}: a number has more digits than anybody can mean; give another value") from None
+    return made
 
 
 @functools.cache
 def adapter(schema: Any) -> TypeAdapter[Any]:
     """Pydantic's reader of a type, made once: that takes longer than all reading."""
     return TypeAdapter(schema)
-
-
-def _validated(schema: Any, values: Any) -> Any:
-    try:
-        return adapter(schema).validate_json(json.dumps(values, default=str), strict=True, extra="forbid")
-    except ValidationError as error:
-        raise _message(schema, error.errors(include_url=False)[0]) from None
-    except ValueError:  # Python writes no whole number beyond 4,300 digits
-        raise UsageError("a number has more digits than anybody can mean; give another value") from None
 
 
 def _laid_over(below: Any, above: Any) -> Any:

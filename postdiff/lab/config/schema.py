@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config import metric_specs, schedulers
+from postdiff.lab.config import metric_specs
 from postdiff.lab.config.layers import (
     Count,
     DType,
@@ -30,22 +30,15 @@ from postdiff.lab.config.layers import (
     checked,
     merged,
 )
+from postdiff.lab.config.schedulers import SchedulerConfig
 
 __all__ = [
-    *("BenchConfig", "LoggerConfig", "NetworkConfig", "RunConfig", "SchedulerConfig", "StageConfig", "TrainerConfig"),
+    *("BenchConfig", "LoggerConfig", "NetworkConfig", "RunConfig", "StageConfig", "TrainerConfig"),
     *("digest", "long_form", "resolve"),
 ]
 
 # {where: {old key: new key}}; "" is the row itself.
 OLD_KEYS = {"": {"mirror": "logger"}, "logger": {"pictures": "images"}}
-
-
-@dataclass
-class SchedulerConfig:
-    """The solver: a name of `schedulers.SCHEDULERS` (null: the model's own) and options laid over the model's."""
-
-    name: Annotated[str, checked(schedulers.check_name)] | None = None
-    options: Annotated[dict[str, Any], checked(schedulers.check_numbers)] = field(default_factory=dict)
 
 
 @dataclass
@@ -244,22 +237,16 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
     return merged(RunConfig, [(where, long_form(values)) for where, values in layers])
 
 
-def long_form(values: Mapping[str, Any]) -> dict[str, Any]:
+def long_form(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
     """A row as the schema has it: `scheduler: ddim` is what everybody writes first, and old keys have new names.
+
+    Args:
+        values: as they are written.
+        inside: key that they stand below; empty for a row or a stage itself.
 
     Raises:
         UsageError: a key in both spellings.
     """
-    found = _current(values)
-    if isinstance(solver := values.get("scheduler"), str):
-        found["scheduler"] = {"name": solver}
-    if isinstance(stages := values.get("stages"), Mapping):
-        found["stages"] = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
-    return found
-
-
-def _current(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
-    """Values with today's keys for those of earlier versions, which work until the next release."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         new = OLD_KEYS[inside].get(key, key)
@@ -267,7 +254,13 @@ def _current(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
             if new in values:
                 raise UsageError(f"'{key}' is the old name of '{new}', which is given too; leave '{key}' out")
             _warn(f"{inside}.{key}".lstrip("."), f"{inside}.{new}".lstrip("."))
-        found[new] = _current(value, new) if not inside and new in OLD_KEYS and isinstance(value, Mapping) else value
+        if not inside and new == "scheduler" and isinstance(value, str):
+            value = {"name": value}
+        elif not inside and new == "stages" and isinstance(value, Mapping):
+            value = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in value.items()}
+        elif not inside and new in OLD_KEYS and isinstance(value, Mapping):
+            value = long_form(value, new)
+        found[new] = value
     return found
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from postdiff.engine.errors import UsageError, shown, unknown
@@ -44,14 +44,12 @@ def expand(rows: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UsageError(f"{where}: {count} rows are too many; write at most {MOST_ROWS}, in several files if need be")
     found: dict[str, Any] = {}
     for name, values in rows.items():
-        if not isinstance(values, Mapping) or "over" not in values:
-            made = {name: values}
-        else:
-            made = _expanded(name, values, where)
-        for key in made:
+        for key, row in _expanded(name, values, where):
             if key in found:
-                raise _alike(key, where)
-        found |= made
+                raise UsageError(
+                    f"{where}: two rows are named '{shown(key)}'; put every name of 'over' into the row's name"
+                )
+            found[key] = row
     return found
 
 
@@ -76,23 +74,16 @@ def _size(template: Any) -> int:
     return 1 + sum(map(_size, template)) if isinstance(template, list) else 1
 
 
-def _alike(key: str, where: str) -> UsageError:
-    message = f"two rows are named '{shown(key)}'; put every name of 'over' into the row's name"
-    return UsageError(f"{where}: {message}")
-
-
-def _expanded(name: str, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _expanded(name: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, Mapping) or "over" not in values:
+        yield name, values
+        return
     over = values["over"]
     template = {key: value for key, value in values.items() if key != "over"}
-    made: dict[str, Any] = {}
     written = [[_Value(each, str(each)[: MOST_IN_A_TEXT + 1]) for each in listed] for listed in over.values()]
     for chosen in itertools.product(*written):
         value_of = dict(zip(over, chosen, strict=True))
-        key = str(_filled(name, value_of, where))
-        if key in made:
-            raise _alike(key, where)
-        made[key] = _filled(template, value_of, where)
-    return made
+        yield str(_filled(name, value_of, where)), _filled(template, value_of, where)
 
 
 class _Value(NamedTuple):

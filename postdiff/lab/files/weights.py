@@ -15,8 +15,8 @@ from postdiff.lab.config.layers import Text
 from postdiff.model_files import WEIGHTS
 
 __all__ = [
-    *("Source", "check", "checked_file", "identity", "network_files", "network_folder", "network_hash", "networks"),
-    *("package_file", "pipeline_files", "pipeline_hash", "pipeline_index", "refuse_pickle"),
+    *("Source", "check", "checked_file", "identity", "network_files", "network_folder", "networks"),
+    *("package_file", "pipeline_files", "pipeline_index", "refuse_pickle"),
 ]
 
 INDEX = "model_index.json"
@@ -67,19 +67,24 @@ def check(source: Source, what: str) -> None:
         raise UsageError(f"{what} either 'folder' or 'hub', not both")
 
 
-def identity(source: Source, of_folder: Callable[[Path], str], file: str = "") -> str:
+def identity(source: Source, files: Callable[[Path, str | None], list[Path]], file: str = "") -> str:
     """What the model is: a folder's hash, or `repository@commit[:variant][/file][~changes]` on the hub.
 
     Args:
         source: where it is.
-        of_folder: the hash of a folder.
-        file: the one file of a repository that counts, if it is one.
+        files: those that count of a folder and a variant of weights; the hash is over their names and contents.
+        file: the one file of a repository that counts, if it is one; then the hash is over its contents.
+
+    Returns:
+        Of a folder, 16 hexadecimal digits.
 
     Raises:
-        UsageError: what `of_folder` raises, or the hub does not answer.
+        UsageError: what `files` raises, or the hub does not answer.
     """
     if source.hub is None:
-        return of_folder(package_file(str(source.folder)))
+        folder = package_file(str(source.folder))
+        found = files(folder, source.variant)
+        return (model_files.sha256(found[0]) if file else model_files.identity(found, folder))[:16]
     variant = f":{source.variant}" if source.variant else ""
     try:
         commit = hub.commit(source.hub, source.revision)
@@ -167,16 +172,6 @@ def network_files(folder: Path, variant: str | None = None) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a diffusers network: no config.json; make one with save_pretrained")
     return model_files.of_part(folder, variant, strict=True)
-
-
-def pipeline_hash(folder: Path, variant: str | None = None) -> str:
-    """16 hexadecimal digits over names and contents of `pipeline_files`."""
-    return model_files.identity(pipeline_files(folder, variant), folder)[:16]
-
-
-def network_hash(folder: Path, variant: str | None = None) -> str:
-    """16 hexadecimal digits over names and contents of `network_files`."""
-    return model_files.identity(network_files(folder, variant), folder)[:16]
 
 
 def checked_file(folder: Path, name: str, what: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from postdiff import hub, model_files
+from postdiff import hub
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import Finite
 from postdiff.lab.files import weights
@@ -155,7 +155,7 @@ def described(key: str, source: Any) -> str:
     """
     name = source.weight_name
     weights.refuse_pickle(Path(name), key)
-    file = identity(source, lambda folder: model_files.sha256(weights.checked_file(folder, name, key))[:16], name)
+    file = identity(source, lambda folder, _: [weights.checked_file(folder, name, key)], name)
     scale = f"*{source.scale:g}" if isinstance(source, Lora) else ""
     token = f"={source.token}" if isinstance(source, Embedding) and source.token is not None else ""
     return f"+{key}={file}{scale}{token}"

@@ -10,7 +10,7 @@ from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.values import expanded, sound
 from postdiff.lab.config.layers import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked, merged
-from postdiff.lab.config.schema import SchedulerConfig
+from postdiff.lab.config.schedulers import SchedulerConfig
 from postdiff.lab.files import weights
 from postdiff.lab.files.weights import Source
 from postdiff.lab.pipelines import adapters, quantization

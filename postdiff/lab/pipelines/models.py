@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +55,10 @@ def checkpoint(model: PipelineCard) -> str:
         return ";".join(found)
     if not model.weights_given:
         raise UsageError("the model card names a structure alone and no weights; use weights=random")
-    identity = weights.identity(model, partial(weights.pipeline_hash, variant=model.variant))
+    identity = weights.identity(model, weights.pipeline_files)
     for key, source in parts(model).items():
         identity += "+" if key == "network" else f"+{key}="
-        identity += weights.identity(source, partial(weights.network_hash, variant=source.variant))
+        identity += weights.identity(source, weights.network_files)
     for key, source in adapters.given(model):
         identity += adapters.described(key, source)
     return identity + (quantization.described(model.quantization) if model.quantization.given else "")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import torch
 
-from postdiff import hub, model_files
+from postdiff import hub
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import sound
 from postdiff.lab.config.layers import checked
@@ -124,7 +124,7 @@ def described(found: Quantization) -> str:
     """
     if found.method == "gguf":
         name = str(found.weight_name)
-        file = weights.identity(found, lambda folder: model_files.sha256(_checked(folder / name))[:16], name)
+        file = weights.identity(found, lambda folder, _: [_checked(folder / name)], name)
         return f"+quantization=gguf:{file}"
     networks = f"({','.join(sorted(found.networks))})" if found.networks else ""
     options = json.dumps(found.options, sort_keys=True) if found.options else ""
