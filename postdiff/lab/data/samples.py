@@ -17,17 +17,8 @@ from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.data.data_cards import Prompt
 
 __all__ = [
-    "PromptDataModule",
-    "Sample",
-    "Shard",
-    "batch_name",
-    "batches",
-    "generator",
-    "measured_batches",
-    "measured_share",
-    "pairs",
-    "part_of",
-    "samples",
+    *("PromptDataModule", "Sample", "Shard", "batch_name", "batches", "generator", "measured_batches"),
+    *("measured_share", "pairs", "part_of", "samples"),
 ]
 
 T = TypeVar("T")
