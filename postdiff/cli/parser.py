@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from postdiff.cli import commands
-from postdiff.cli.mistakes import usage_error
+from postdiff.engine.errors import HIDDEN, UsageError, shown
 
 __all__ = ["COMMANDS", "parsed"]
 
@@ -155,7 +155,7 @@ class _Once(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise usage_error(f"{message}; see '{self.prog} --help'")
+        raise UsageError(f"{message}; see '{self.prog} --help'")
 
 
 def _refuse_hidden(words: Sequence[str]) -> None:
@@ -166,13 +166,11 @@ def _refuse_hidden(words: Sequence[str]) -> None:
     """
     for word in words:
         if not word.isprintable():
-            from postdiff.engine.errors import HIDDEN, shown
-
             # Halves of characters are bytes of a file's name in another encoding.
             seen = word.encode(errors="ignore").decode()
             found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
             if found:
-                raise usage_error(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
+                raise UsageError(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -204,9 +202,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
         rest.insert(0, given.experiment)
         given.experiment = None
     if rest and not given.command.overrides:
-        raise usage_error(f"unexpected '{rest[0]}'; see 'postdiff --help'")
+        raise UsageError(f"unexpected '{rest[0]}'; see 'postdiff --help'")
     for word in rest:
         if word.startswith("-") or "=" not in word:
-            raise usage_error(f"unexpected '{word}'; options are listed by --help, settings are written key=value")
+            raise UsageError(f"unexpected '{word}'; options are listed by --help, settings are written key=value")
     given.overrides = rest
     return given

@@ -47,25 +47,20 @@ def fetch(url: str, file: Path, expected: tuple[str, str] | None = None) -> None
     with FileLock(lock):  # two processes may want it at once
         try:
             if not file.is_file():
-                _checked(url, file, part, expected)
+                _whole(url, file, part)
+                if expected is not None and (found := checksum(part, expected[0])) != expected[1]:
+                    part.unlink()
+                    _tag(part).unlink(missing_ok=True)
+                    raise UsageError(
+                        f"{url} gave a file with {expected[0]} {found}, and the published one is {expected[1]}; try "
+                        f"again, or fetch it elsewhere and put it at {file}"
+                    )
+                part.replace(file)
+                _tag(part).unlink(missing_ok=True)
         finally:
             # While it is held: whoever waits for it finds it gone, and begins again with one of its own.
             with suppress(OSError):
                 lock.unlink()
-
-
-def _checked(url: str, file: Path, part: Path, expected: tuple[str, str] | None) -> None:
-    """The file, once the whole part is what was published."""
-    _whole(url, file, part)
-    if expected is not None and (found := checksum(part, expected[0])) != expected[1]:
-        part.unlink()
-        _tag(part).unlink(missing_ok=True)
-        raise UsageError(
-            f"{url} gave a file with {expected[0]} {found}, and the published one is {expected[1]}; try again, or "
-            f"fetch it elsewhere and put it at {file}"
-        )
-    part.replace(file)
-    _tag(part).unlink(missing_ok=True)
 
 
 def _whole(url: str, file: Path, part: Path) -> None:
