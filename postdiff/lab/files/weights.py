@@ -103,7 +103,9 @@ def network_folder(source: Source) -> Path:
         UsageError: it cannot be fetched.
     """
     if source.hub is not None:
-        return hub.fetch_network(source.hub, source.revision, source.variant)
+        stem = "diffusion_pytorch_model" + (f".{source.variant}" if source.variant else "")
+        wanted = ["config.json", f"{stem}{WEIGHTS}", f"{stem}-*{WEIGHTS}", "*.index*.json"]
+        return hub.fetch_files(source.hub, hub.commit(source.hub, source.revision), wanted)
     return package_file(str(source.folder))
 
 
