@@ -63,7 +63,7 @@ def test_shipped_data_cards(name, tmp_path, monkeypatch):
         return
     found = data_cards.card(name)
     least = 100 if found.images is None else 10
-    assert found.summary and len(set(data_cards.read_prompts(found))) > least
+    assert found.summary and len({line.prompt for line in data_cards.read(found)}) > least
 
 
 @pytest.mark.parametrize("name", catalog.names("models"))
@@ -86,7 +86,7 @@ def test_prompt_files_are_checked(tmp_path, text, message):
     if text is not None:
         file.write_text(text)
     with pytest.raises(UsageError, match=message):
-        data_cards.read_prompts(data_cards.DataCard(prompts=str(file)))
+        data_cards.read(data_cards.DataCard(prompts=str(file)))
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")

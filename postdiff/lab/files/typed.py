@@ -47,9 +47,12 @@ def parsed(text: str) -> Any:
     """
     try:
         from_json(text, allow_inf_nan=False)  # stricter than Python's, but without bounds of numbers
+    except ValueError:
+        raise NotAsHinted("is not JSON") from None
+    try:
         return json.loads(text, parse_int=_bounded, parse_float=_bounded)
     except ValueError:
-        raise NotAsHinted("is not JSON, or holds a number without bounds") from None
+        raise NotAsHinted("holds a number without bounds") from None
 
 
 def _bounded(digits: str) -> float:
