@@ -34,10 +34,10 @@ class Sample:
         index: the image's number: the place of its line in the file, times `frames`, plus its place in the video.
         prompt: the text.
         seed: of the run, one of its `seeds`.
-        image: see `Entry`.
-        label: see `Entry`.
+        image: see `Prompt`.
+        label: see `Prompt`.
         frames: images that one call of the pipeline makes of the line; 1 but for videos.
-        own_seed: see `Entry`.
+        own_seed: see `Prompt`.
     """
 
     index: int
