@@ -15,9 +15,8 @@ from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import decoded
 
-__all__ = ["KINDS", "names", "path", "read", "shipped"]
+__all__ = ["names", "path", "read", "shipped"]
 
-KINDS = ("experiments", "models", "methods", "data", "structures")
 _PACKAGE = Path(__file__).parent
 _SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
 
@@ -28,8 +27,6 @@ def shipped(file: Path) -> bool:
 
 
 def _files(kind: str) -> dict[str, Path]:
-    if kind not in KINDS:
-        raise unknown("kind of config", kind, KINDS)
     found: dict[str, Path] = {}
     for root in (_SHIPPED, *(root / "configs" for root in plugins.roots())):
         for file in sorted((root / kind).rglob("*.yaml")):

@@ -17,7 +17,7 @@ from pathlib import Path
 from postdiff import model_files
 from postdiff.engine.errors import UsageError
 
-__all__ = ["altered", "commit", "fetch_file", "fetch_files", "fetch_network", "fetch_pipeline", "offline", "parts"]
+__all__ = ["altered", "commit", "fetch_file", "fetch_files", "fetch_pipeline", "offline", "parts"]
 
 
 OWN_FOLDER = "give model=/path/to/folder"
@@ -90,22 +90,6 @@ def fetch_pipeline(repository: str, revision: str | None, variant: str | None, g
             **dict.fromkeys(given),
         )
     return Path(folder)
-
-
-def fetch_network(repository: str, revision: str | None, variant: str | None) -> Path:
-    """The folder of a network that has a repository of its own, fetched if it is not on this machine.
-
-    Args:
-        repository: "organisation/name".
-        revision: a commit, tag or branch; None means the default branch.
-        variant: weight variant, for instance "fp16".
-
-    Raises:
-        UsageError: it is not on this machine and cannot be fetched.
-    """
-    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
-    wanted = ["config.json", f"{stem}.safetensors", f"{stem}-*.safetensors", "*.index*.json"]
-    return fetch_files(repository, commit(repository, revision), wanted)
 
 
 def fetch_files(repository: str, revision: str | None, wanted: Sequence[str], remedy: str = OWN_FOLDER) -> Path:

@@ -80,12 +80,6 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
             return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         return {"bool": text.lower() == "true", "null": None}.get(kind, text)
 
-    def sequence(self, node: Any) -> list[Any]:
-        """A list."""
-        if not isinstance(node, yaml.SequenceNode):
-            raise _mistake(f"{node.tag} is for a list", node)
-        return [self.construct_object(item, deep=True) for item in node.value]
-
     def mapping(self, node: Any) -> dict[str, Any]:
         """A mapping. YAML's own reader drops the first of two equal keys without a word, a whole row for instance."""
         if not isinstance(node, yaml.MappingNode):
@@ -105,7 +99,7 @@ for _kind, _pattern in {"null": _NULL, "bool": _BOOL, "int": _INT, "float": _FLO
     _Loader.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_pattern.pattern})$"), None)
 for _kind in ("null", "bool", "int", "float", "str"):
     _Loader.add_constructor(_TAG + _kind, _Loader.scalar)
-_Loader.add_constructor(_TAG + "seq", _Loader.sequence)
+_Loader.add_constructor(_TAG + "seq", lambda loader, node: loader.construct_sequence(node, deep=True))
 _Loader.add_constructor(_TAG + "map", _Loader.mapping)
 _Loader.add_constructor(None, _Loader.construct_undefined)
 

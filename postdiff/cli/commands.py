@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from postdiff.cli.mistakes import line, usage_error
+from postdiff.cli.mistakes import line
+from postdiff.engine.errors import UsageError
 
 __all__ = [
     *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "profile", "run", "score"),
@@ -129,7 +130,7 @@ def _experiment(given: argparse.Namespace, silent: bool = True) -> Any:  # an Ex
         quiet.quiet()
     rows = None if given.rows is None else [name.strip() for name in given.rows.split(",") if name.strip()]
     if rows == []:
-        raise usage_error("--rows names no row; write --rows A,B, or leave it out for all")
+        raise UsageError("--rows names no row; write --rows A,B, or leave it out for all")
     return experiment.load(
         "demo" if given.experiment is None else given.experiment, from_words(given.overrides)
     ).select(rows)

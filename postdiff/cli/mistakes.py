@@ -1,4 +1,4 @@
-"""What a mistake is told as: one line for those that a user can mend. Loads nothing until there is one."""
+"""What a mistake is told as: one line for those that a user can mend."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["foreseen", "line", "refuse_hidden", "stopped", "usage_error"]
+from postdiff.engine import plugins
+from postdiff.engine.errors import UsageError, shown
+
+__all__ = ["foreseen", "line", "stopped"]
 
 EXTRA = (
     *("lightning", "torchmetrics", "torchvision", "cleanfid", "numpy", "tqdm", "PIL", "yaml"),
@@ -22,43 +24,17 @@ OURS = Path(__file__).parents[1]
 MISNAMED = (errno.ENAMETOOLONG, errno.EISDIR, errno.ELOOP, errno.ENOENT, errno.EINVAL)
 
 
-def usage_error(message: str) -> ValueError:
-    """The error of a word that the command line does not take."""
-    from postdiff.engine.errors import UsageError
-
-    return UsageError(message)
-
-
 def line(beginning: str, message: str, longest: int = LONGEST) -> str:
     """A message as it is printed: one line of no more characters, none of which moves a cursor.
 
     Where it is too long, all long words but the first lose their middle, which are mostly the same path once more; then
     the message does. So the thing, which comes first, and the remedy, which comes last, stay.
     """
-    from postdiff.engine.errors import shown
-
     words = message.split()
     for place in [place for place, word in enumerate(words) if len(word) > SHORTEST][1:]:
         if len(beginning) + len(" ".join(words)) > longest:
             words[place] = f"{words[place][:12]}...{words[place][15 - SHORTEST :]}"
     return beginning + shown(" ".join(words), longest - len(beginning))
-
-
-def refuse_hidden(words: Sequence[str]) -> None:
-    """Refuse words with characters that nobody sees; a setting may hold line breaks and tabs, as YAML does.
-
-    Raises:
-        UsageError: the first such word.
-    """
-    for word in words:
-        if not word.isprintable():
-            from postdiff.engine.errors import HIDDEN, shown
-
-            # Halves of characters are bytes of a file's name in another encoding.
-            seen = word.encode(errors="ignore").decode()
-            found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
-            if found:
-                raise usage_error(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
 
 
 def foreseen(error: Exception) -> str | None:
@@ -67,8 +43,6 @@ def foreseen(error: Exception) -> str | None:
         missing = (error.name or "").partition(".")[0]
         if missing in EXTRA:
             return f'this command needs {missing}, which is not installed; pip install "postdiff[lab]"'
-    from postdiff.engine.errors import UsageError
-
     if isinstance(error, UsageError):
         return str(error)
     if _out_of_memory(error):
@@ -91,8 +65,6 @@ def foreseen(error: Exception) -> str | None:
 
 def stopped(end: SystemExit) -> str | None:
     """What to tell if code of the user's own has ended the process; None if we or argparse did."""
-    from postdiff.engine import plugins
-
     place = plugins.place_of(end)
     return place and f"code of your own ends the process, {place}; it must not call sys.exit, take it out"
 
@@ -120,8 +92,6 @@ def _of_a_library(error: Exception) -> str | None:
 
 def _of_a_private_file(error: Exception) -> str | None:
     """An error that comes out of code of the user's own, or comes up under it."""
-    from postdiff.engine import plugins
-
     reason = f"{type(error).__name__}: {error}".rstrip(": ")
     if (place := plugins.place_of(error)) is not None:
         return f"code of your own fails, {place}: {reason}; mend it, --debug shows the traceback"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from postdiff.cli import commands
-from postdiff.cli.mistakes import refuse_hidden, usage_error
+from postdiff.engine.errors import HIDDEN, UsageError, shown
 
 __all__ = ["COMMANDS", "parsed"]
 
@@ -155,7 +155,22 @@ class _Once(argparse.Action):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise usage_error(f"{message}; see '{self.prog} --help'")
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+def _refuse_hidden(words: Sequence[str]) -> None:
+    """Refuse words with characters that nobody sees; a setting may hold line breaks and tabs, as YAML does.
+
+    Raises:
+        UsageError: the first such word.
+    """
+    for word in words:
+        if not word.isprintable():
+            # Halves of characters are bytes of a file's name in another encoding.
+            seen = word.encode(errors="ignore").decode()
+            found = HIDDEN.search(seen.translate({10: " ", 9: " "}) if "=" in seen else seen)
+            if found:
+                raise UsageError(f"'{shown(word)}' holds a hidden character, U+{ord(found[0]):04X}; leave it out")
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -164,7 +179,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     Raises:
         UsageError: a word that no command takes.
     """
-    refuse_hidden(words)
+    _refuse_hidden(words)
     whole = _Parser(prog="postdiff", description="Accelerate diffusion models and measure what it costs.")
     whole.add_argument("--debug", action="store_true", help="show the traceback of an error")
     among = {"": whole.add_subparsers(metavar="COMMAND", required=True)}
@@ -187,9 +202,9 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
         rest.insert(0, given.experiment)
         given.experiment = None
     if rest and not given.command.overrides:
-        raise usage_error(f"unexpected '{rest[0]}'; see 'postdiff --help'")
+        raise UsageError(f"unexpected '{rest[0]}'; see 'postdiff --help'")
     for word in rest:
         if word.startswith("-") or "=" not in word:
-            raise usage_error(f"unexpected '{word}'; options are listed by --help, settings are written key=value")
+            raise UsageError(f"unexpected '{word}'; options are listed by --help, settings are written key=value")
     given.overrides = rest
     return given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-import os
 import struct
 import zipfile
 import zlib
@@ -20,7 +19,6 @@ from postdiff.engine.errors import UsageError
 __all__ = ["SourceFile", "find"]
 
 ARCHIVE = ".zip"
-MOST_DIRECTORY = 16 * MB  # of an archive's table of contents, enough for some 200,000 files
 
 
 @dataclass(frozen=True)
@@ -39,29 +37,21 @@ class SourceFile:
     origins: tuple[Origin, ...]
     text: str | None
 
-    def needed_text(self) -> str:
-        """The text.
-
-        Raises:
-            UsageError: it has none.
-        """
-        if self.text is None:
-            raise UsageError(f"{self.where} is a Parquet file, and captions of COCO are JSON; name captions_*.json")
-        return self.text
-
 
 def find(source_card: DatasetSource, path: Path | None, downloads: Path) -> SourceFile:
     """Find the file and read it.
 
     Args:
-        recipe: which file, member and checksum the known data set has; empty for a file of one's own.
+        source_card: which file, member and checksum the known data set has; empty for a file of one's own.
         path: a file, or a folder that holds the official one; None means fetched.
         downloads: folder where the official file is kept.
 
     Raises:
         UsageError: it is not there, cannot be fetched, is damaged, of no known format or too large.
     """
-    file = _fetched(source_card, downloads) if path is None else _given(source_card, path)
+    file = downloads / str(source_card.file) if path is None else _given(source_card, path)
+    if path is None and not file.is_file():
+        fetch.fetch(str(source_card.url), file, source_card.checksum)
     ending = file.suffix.lower()
     stored = ending in (ARCHIVE, files.PARQUET)
     # Before its checksum, which reads it whole.
@@ -84,13 +74,6 @@ def find(source_card: DatasetSource, path: Path | None, downloads: Path) -> Sour
     return SourceFile(file, str(file), (origin,), content.read_text(file))
 
 
-def _fetched(source_card: DatasetSource, downloads: Path) -> Path:
-    file = downloads / str(source_card.file)
-    if not file.is_file():
-        fetch.fetch(str(source_card.url), file, source_card.checksum)
-    return file
-
-
 def _given(source_card: DatasetSource, path: Path) -> Path:
     if path.is_file():
         return path
@@ -109,7 +92,6 @@ def _given(source_card: DatasetSource, path: Path) -> Path:
 def _member(file: Path, member: str | None, published: bool | None) -> SourceFile:
     """What counts of an archive, unpacked in memory; sizes are looked at first, since a bomb grows a thousandfold."""
     try:
-        _refuse_long_directory(file)
         with zipfile.ZipFile(file) as opened:
             name = member or _only(file, opened.namelist())
             size = opened.getinfo(name).file_size
@@ -134,19 +116,6 @@ def _member(file: Path, member: str | None, published: bool | None) -> SourceFil
     inside = Origin(PurePosixPath(name).name, hashlib.sha256(found).hexdigest(), published)
     where = f"{file}/{name}"
     return SourceFile(file, where, (archive, inside), content.decoded(found, where))
-
-
-def _refuse_long_directory(file: Path) -> None:
-    """Refuse an archive of millions of files before all of their names are read."""
-    with file.open("rb") as stream:
-        stream.seek(max(0, os.fstat(stream.fileno()).st_size - (1 << 16) - 100))
-        end = stream.read()
-    place, large = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
-    size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
-    if size == 0xFFFFFFFF and large >= 0:  # too large for the old field
-        size = int.from_bytes(end[large + 40 : large + 48], "little")
-    if size > MOST_DIRECTORY:
-        raise UsageError(f"{file} holds too many files to look through; unpack it and name the one with the prompts")
 
 
 def _only(file: Path, names: list[str]) -> str:

@@ -52,12 +52,10 @@ def enough(count: int | None, available: int, what: str, where: str) -> int:
         where: file, for messages.
 
     Raises:
-        UsageError: fewer than 1, or more than there are.
+        UsageError: more than there are.
     """
     if count is None:
         return available
-    if count < 1:
-        raise UsageError(f"count={count} is too small; use at least 1")
     if count > available:
         raise UsageError(f"count={count}, but {where} has {available} {what}; use at most that")
     return count
@@ -72,7 +70,7 @@ def choose_prompts(
         lines: all of the file.
         rule: one of `PROMPT_RULES`.
         count: number of lines; None means all.
-        seed: of a random
+        seed: of a random choice.
         where: file, for messages.
 
     Raises:
@@ -98,13 +96,11 @@ def choose_classes(classes: Sequence[Line], rule: str, count: int | None, seed: 
         seed: of random labels.
 
     Raises:
-        UsageError: no such rule, a count below 1, or one that cannot be balanced.
+        UsageError: no such rule, or a count that cannot be balanced.
     """
     if rule not in CLASS_RULES:
         raise unknown("rule for classes", rule, CLASS_RULES)
     count = len(classes) if count is None else count
-    if count < 1:
-        raise UsageError(f"count={count} is too small; use at least 1")
     if rule == "balanced":
         each, rest = divmod(count, len(classes))
         if rest:
@@ -112,10 +108,8 @@ def choose_classes(classes: Sequence[Line], rule: str, count: int | None, seed: 
                 f"count={count} is no multiple of {len(classes)} classes, so it cannot be balanced; use "
                 f"{(each + 1) * len(classes)}, or --choose random"
             )
-        picked, how = (
-            [classes[i % len(classes)] for i in range(count)],
-            f"each of {len(classes)} classes {'once' if each == 1 else f'{each} times'}",
-        )
+        picked = [classes[i % len(classes)] for i in range(count)]
+        how = f"each of {len(classes)} classes {'once' if each == 1 else f'{each} times'}"
     else:
         # A whole number below that of classes, each as likely as the others.
         digests = (int.from_bytes(_digest(seed, "label", i), "big") for i in range(count))

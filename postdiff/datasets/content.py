@@ -19,17 +19,8 @@ from postdiff.engine import values
 from postdiff.engine.errors import UsageError
 
 __all__ = [
-    "MOST_BYTES",
-    "MOST_LINES",
-    "MOST_STORED",
-    "decoded",
-    "is_whole",
-    "listed",
-    "parsed_json",
-    "read_text",
-    "refuse_larger",
-    "shown",
-    "unreadable",
+    *("MOST_BYTES", "MOST_LINES", "MOST_STORED", "decoded", "is_whole", "listed", "parsed_json", "read_text"),
+    *("refuse_larger", "shown", "unreadable"),
 ]
 
 MB = 1_000_000

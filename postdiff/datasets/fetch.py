@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -48,25 +47,20 @@ def fetch(url: str, file: Path, expected: tuple[str, str] | None = None) -> None
     with FileLock(lock):  # two processes may want it at once
         try:
             if not file.is_file():
-                _checked(url, file, part, expected)
+                _whole(url, file, part)
+                if expected is not None and (found := checksum(part, expected[0])) != expected[1]:
+                    part.unlink()
+                    _tag(part).unlink(missing_ok=True)
+                    raise UsageError(
+                        f"{url} gave a file with {expected[0]} {found}, and the published one is {expected[1]}; try "
+                        f"again, or fetch it elsewhere and put it at {file}"
+                    )
+                part.replace(file)
+                _tag(part).unlink(missing_ok=True)
         finally:
             # While it is held: whoever waits for it finds it gone, and begins again with one of its own.
             with suppress(OSError):
                 lock.unlink()
-
-
-def _checked(url: str, file: Path, part: Path, expected: tuple[str, str] | None) -> None:
-    """The file, once the whole part is what was published."""
-    _whole(url, file, part)
-    if expected is not None and (found := checksum(part, expected[0])) != expected[1]:
-        part.unlink()
-        _tag(part).unlink(missing_ok=True)
-        raise UsageError(
-            f"{url} gave a file with {expected[0]} {found}, and the published one is {expected[1]}; try again, or "
-            f"fetch it elsewhere and put it at {file}"
-        )
-    part.replace(file)
-    _tag(part).unlink(missing_ok=True)
 
 
 def _whole(url: str, file: Path, part: Path) -> None:
@@ -120,7 +114,9 @@ def _rest(url: str, part: Path) -> None:
         _tag(part).write_text("" if strong.startswith("W/") else strong or answer.headers.get("Last-Modified", ""))
         length = answer.headers.get("Content-Length")
         total = None if length is None else have + int(length)
-        with part.open("ab" if goes_on else "wb") as stream, _bar(part.stem, total, have) as bar:
+        every = 0.1 if sys.stderr.isatty() else 10.0  # seconds
+        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, mininterval=every)
+        with part.open("ab" if goes_on else "wb") as stream, bar:
             for piece in answer.iter_content(PIECE):
                 stream.write(piece)
                 bar.update(len(piece))
@@ -136,19 +132,6 @@ def _size(part: Path) -> int:
 def _tag(part: Path) -> Path:
     """What the server called the version of the file that the part is of."""
     return part.with_name(part.name + ".tag")
-
-
-def _bar(title: str, total: int | None, done: int) -> Any:
-    return tqdm(
-        total=total,
-        initial=done,
-        desc=title,
-        unit="B",
-        unit_scale=True,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        mininterval=0.1 if sys.stderr.isatty() else 10.0,
-    )
 
 
 def _short_reason(error: Exception) -> str:

@@ -33,7 +33,7 @@ from postdiff.datasets.lines import Line, checked_line, refuse_twins
 from postdiff.datasets.tables import Table
 from postdiff.engine.errors import UsageError, unknown
 
-__all__ = ["ENDINGS", "PARQUET", "TEXTS", "USUAL", "check_ending", "read", "read_text"]
+__all__ = ["ENDINGS", "PARQUET", "TEXTS", "USUAL", "check_ending", "read"]
 
 USUAL = ("prompt", "prompts", "caption", "text")
 PARQUET = ".parquet"
@@ -60,6 +60,7 @@ def read(
     images: bool = False,
     classes: int | None = None,
     seeds: str | None = None,
+    text: str | None = None,
 ) -> list[Line]:
     """All lines of a file, in its order.
 
@@ -69,11 +70,14 @@ def read(
         images: whether `image` is wanted.
         classes: number of classes if `class` is wanted.
         seeds: column of the lines' own seeds, whole numbers from 0 and below 2**63; None means that they have none.
+        text: what the file holds, where it was read already, for instance out of an archive.
 
     Raises:
         UsageError: the file is missing, empty, broken or too large, or a line is; told with the line.
     """
     columns, name = _Columns(column, images, classes, seeds), str(file)
+    if text is not None:
+        return _lines(TEXTS[check_ending(name, TEXTS)](name, text), name, columns)
     try:
         missing = not file.exists() or file.is_dir()
     except OSError as error:
@@ -83,23 +87,6 @@ def read(
     ending = check_ending(name, ENDINGS)
     rows = _rows_of_table(file, columns) if ending == PARQUET else TEXTS[ending](name, content.read_text(file))
     return _lines(rows, name, columns)
-
-
-def read_text(
-    name: str,
-    text: str,
-    column: str | None = None,
-    *,
-    images: bool = False,
-    classes: int | None = None,
-    seeds: str | None = None,
-) -> list[Line]:
-    """The same for text that was read already, for instance out of an archive; `name` says its format.
-
-    Raises:
-        UsageError: see `read`.
-    """
-    return _lines(TEXTS[check_ending(name, TEXTS)](name, text), name, _Columns(column, images, classes, seeds))
 
 
 def check_ending(name: str, known: Iterable[str]) -> str:

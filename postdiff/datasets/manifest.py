@@ -11,12 +11,14 @@ import functools
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from postdiff.datasets.content import MOST_STORED, is_whole, parsed_json, refuse_larger, shown
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from postdiff.datasets.content import MOST_STORED, parsed_json, refuse_larger, shown
 from postdiff.datasets.lines import Line, checked_line, refuse_twins
 from postdiff.datasets.tables import Table
 from postdiff.engine.errors import UsageError
@@ -125,6 +127,25 @@ class Manifest:
         return _loaded(file, stamp.st_mtime_ns, stamp.st_size)
 
 
+def _different(seeds: list[int]) -> list[int]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("a seed twice")
+    return seeds
+
+
+@dataclass
+class _About:
+    """What the metadata must be; a file that somebody else wrote may hold anything."""
+
+    name: str
+    kind: Literal["captions", "prompts", "classes"]
+    rule: dict[str, str | int | None]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(min_length=1), AfterValidator(_different)]
+    origins: list[Origin]
+    classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None
+    content: str
+
+
 @functools.lru_cache(maxsize=4)
 def _loaded(file: Path, *_stamp: int) -> Manifest:
     """The manifest in a file of that stamp, read once: a run asks for its card and for its lines."""
@@ -133,22 +154,17 @@ def _loaded(file: Path, *_stamp: int) -> Manifest:
     about = _about(table)
     if about is None:
         raise UsageError(f"{file} is no manifest; make one with 'postdiff data prepare NAME --from {file.name}'")
-    if not is_whole(about.get("format")) or about["format"] != FORMAT:
+    if type(about.get("format")) is not int or about["format"] != FORMAT:
         raise UsageError(f"{file} has format {shown(about.get('format'))}, this PostDiff reads {FORMAT}; {ANEW}")
-    for key, sound in SOUND.items():
-        if key not in about or not sound(about[key]):
-            value = shown(about[key]) if key in about else "missing"
-            raise UsageError(f"{file} is not a whole manifest ({key}: {value}); {ANEW}")
-    found = Manifest(
-        about["name"],
-        about["kind"],
-        about["rule"],
-        tuple(about["seeds"]),
-        tuple(Origin(**origin) for origin in about["origins"]),
-        tuple(_lines(table, about["classes"])),
-        about["classes"],
-    )
-    if found.content != about["content"]:
+    try:
+        sound = TypeAdapter(_About).validate_json(json.dumps(about), strict=True)
+    except ValidationError as error:
+        key = error.errors(include_url=False)[0]["loc"][0]
+        value = shown(about[key]) if key in about else "missing"
+        raise UsageError(f"{file} is not a whole manifest ({key}: {value}); {ANEW}") from None
+    lines = tuple(_lines(table, sound.classes))
+    found = Manifest(sound.name, sound.kind, sound.rule, tuple(sound.seeds), tuple(sound.origins), lines, sound.classes)
+    if found.content != sound.content:
         raise UsageError(f"{file} was changed after it was prepared; {ANEW}")
     refuse_twins(found.lines, str(file))
     return found
@@ -178,35 +194,3 @@ def _lines(table: Table, classes: int | None) -> Iterator[Line]:
     names = [name for name in COLUMNS if name in (*table.texts, *table.numbers)]
     for row in table.read(names):
         yield checked_line(row, f"{table.file}, line {shown(row['id'])}", classes)
-
-
-def _is_origin(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() == {"file", "sha256", "published"}
-        and isinstance(value["file"], str)
-        and isinstance(value["sha256"], str)
-        and value["published"] in (None, True, False)
-    )
-
-
-def _is_rule(value: Any) -> bool:
-    simple = isinstance(value, dict) and all(isinstance(each, str | int | None) for each in value.values())
-    return simple and isinstance(value.get("told", ""), str)
-
-
-def _are_seeds(value: Any) -> bool:
-    sound = isinstance(value, list) and all(map(is_whole, value))
-    return sound and 0 < len(value) == len(set(value))
-
-
-# What each key of the metadata must be; a file that somebody else wrote may hold anything.
-SOUND: dict[str, Callable[[Any], bool]] = {
-    "name": lambda value: isinstance(value, str),
-    "kind": lambda value: value in ("captions", "prompts", "classes"),
-    "rule": _is_rule,
-    "seeds": _are_seeds,
-    "origins": lambda value: isinstance(value, list) and all(map(_is_origin, value)),
-    "classes": lambda value: value is None or (is_whole(value, MOST_CLASSES + 1) and value > 0),
-    "content": lambda value: isinstance(value, str),
-}

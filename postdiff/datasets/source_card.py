@@ -47,11 +47,6 @@ class DatasetSource:
     seed: int = 0
 
     @property
-    def given(self) -> bool:
-        """Whether a card says anything here."""
-        return self.kind is not None
-
-    @property
     def checksum(self) -> tuple[str, str] | None:
         """Name of the hash and its published value, or None."""
         if self.sha256 is not None:
@@ -65,8 +60,6 @@ def check(source_card: DatasetSource) -> None:
     Raises:
         UsageError: no kind or rule of that name, no file, or numbers out of range.
     """
-    if source_card == DatasetSource():
-        return
     if source_card.kind not in KINDS:
         raise unknown("kind of source", source_card.kind, KINDS)
     if source_card.file is None:

@@ -39,8 +39,10 @@ class Table:
             schema, self.rows = found.schema_arrow, found.metadata.num_rows
         self.metadata: dict[bytes, bytes] = schema.metadata or {}
         self.columns = {field.name: str(field.type) for field in schema}
-        kinds = {field.name: _of_values(field.type) for field in schema}
-        self.texts = [name for name, kind in kinds.items() if _is_text(kind)]
+        # Pandas writes categories as dictionaries.
+        kinds = {f.name: f.type.value_type if types.is_dictionary(f.type) else f.type for f in schema}
+        text = (types.is_string, types.is_large_string, types.is_string_view)
+        self.texts = [name for name, kind in kinds.items() if any(check(kind) for check in text)]
         self.numbers = [name for name, kind in kinds.items() if types.is_integer(kind)]
 
     def read(self, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -60,7 +62,10 @@ class Table:
         texts = [name for name in names if name in self.texts]
         with _message(self.file, self.remedy), pq.ParquetFile(self.file, read_dictionary=texts) as found:
             groups = range(found.metadata.num_row_groups)
-            if (size := sum(_size(found.metadata.row_group(group), names) for group in groups)) > MOST_BYTES:
+            parts = [found.metadata.row_group(group) for group in groups]
+            stored = [part.column(place) for part in parts for place in range(part.num_columns)]
+            size = sum(column.total_uncompressed_size for column in stored if column.path_in_schema in names)
+            if size > MOST_BYTES:
                 most = f"{MOST_BYTES // MB} MB"
                 raise UsageError(f"{self.file} has {size / MB:,.0f} MB of text, more than {most}; use a part of it")
             for group in groups:
@@ -68,25 +73,6 @@ class Table:
                 columns = [_values(part.column(name)) for name in names]
                 for _ in range(part.num_rows):
                     yield {name: next(values) for name, values in zip(names, columns, strict=True)}
-
-
-def _of_values(kind: Any) -> Any:
-    """The type of a column's values; pandas writes categories as dictionaries."""
-    from pyarrow import types
-
-    return kind.value_type if types.is_dictionary(kind) else kind
-
-
-def _is_text(kind: Any) -> bool:
-    from pyarrow import types
-
-    return any(check(kind) for check in (types.is_string, types.is_large_string, types.is_string_view))
-
-
-def _size(group: Any, names: Sequence[str]) -> int:
-    """Bytes of some columns of a group of rows, unpacked."""
-    columns = (group.column(place) for place in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema in names)
 
 
 def _values(column: Any) -> Iterator[Any]:

@@ -85,7 +85,7 @@ def test_shipped_prompts_and_classes(outputs, command):
     assert command("data", "prepare", "emoji", "--count", "20", "--seed", "3")[0] == 0
     emoji = Manifest.load(outputs / "data" / "emoji.parquet")
     assert (emoji.kind, emoji.rule["choose"], len(emoji.lines)) == ("prompts", "random", 20)
-    assert set(line.prompt for line in emoji.lines) < set(data_cards.read_prompts(data_cards.card("emoji")))
+    assert {line.prompt for line in emoji.lines} < {line.prompt for line in data_cards.read(data_cards.card("emoji"))}
     assert command("data", "prepare", "imagenet_50k", "--count", "3000", "--seeds", "1,2")[0] == 0
     card = data_cards.card("imagenet_50k")
     entries = data_cards.read(card)
@@ -112,7 +112,7 @@ def test_a_name_in_any_language(tmp_path, outputs, command):
     words = ["--from", str(tmp_path / "猫.csv"), "--column", "プロンプト"]
     code, out, err = command("data", "prepare", "絵文字", *words)
     assert (code, err) == (0, "") and "data=絵文字 " in out
-    assert data_cards.read_prompts(data_cards.card("絵文字")) == ["赤いハート"]
+    assert [line.prompt for line in data_cards.read(data_cards.card("絵文字"))] == ["赤いハート"]
 
 
 def test_a_shipped_name_for_a_set_elsewhere(tmp_path, outputs, command):

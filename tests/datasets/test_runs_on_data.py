@@ -73,7 +73,7 @@ def test_a_prepared_set_is_run_scored_and_tabled(mini, tiny, outputs, command, m
 def test_a_file_is_a_data_set_by_itself(tmp_path, outputs, command, name, content):
     (tmp_path / name).write_text(content)
     card = data_cards.card(str(tmp_path / name))
-    assert data_cards.read_prompts(card) == ["a red heart", "an owl"] and card.seeds is None
+    assert [line.prompt for line in data_cards.read(card)] == ["a red heart", "an owl"] and card.seeds is None
 
 
 def test_seeds_of_a_run_stand_above_those_of_the_data(mini, tiny):
@@ -100,7 +100,7 @@ def test_a_card_names_column_and_seeds(tmp_path, monkeypatch):
     (tmp_path / "own.tsv").write_text("text\twords\nno\ta red heart\nno\tan owl\n")
     own_card(tmp_path, monkeypatch, prompts=str(tmp_path / "own.tsv"), column="words", seeds=[3, 5])
     card = data_cards.card("own")
-    assert data_cards.read_prompts(card) == ["a red heart", "an owl"] and card.seeds == [3, 5]
+    assert [line.prompt for line in data_cards.read(card)] == ["a red heart", "an owl"] and card.seeds == [3, 5]
 
 
 @pytest.mark.parametrize(

@@ -158,17 +158,17 @@ VALUES = [
 def test_seeds_that_are_none(value, message):
     with pytest.raises(UsageError, match=re.escape(message)) as error:
         lines = [{"prompt": "a", "s": 3}, {"prompt": "b", "s": value}]
-        files.read_text("p.jsonl", "\n".join(map(json.dumps, lines)), seeds="s")
+        files.read(Path("p.jsonl"), text="\n".join(map(json.dumps, lines)), seeds="s")
     assert "p.jsonl, line 2" in str(error.value) and len(str(error.value)) < 200
     if isinstance(value, str):
         for name, separator in {"p.csv": ",", "p.tsv": "\t"}.items():
             with pytest.raises(UsageError, match=re.escape(message)):
-                files.read_text(name, f"prompt{separator}s\nb{separator}{value}\n", seeds="s")
+                files.read(Path(name), text=f"prompt{separator}s\nb{separator}{value}\n", seeds="s")
 
 
 def test_seeds_in_every_spelling():
     text = "prompt,s\na,0\nb, 7 \nc,9223372036854775807\nd,007\n"
-    assert [line.seed for line in files.read_text("p.csv", text, seeds="s")] == [0, 7, 2**63 - 1, 7]
+    assert [line.seed for line in files.read(Path("p.csv"), text=text, seeds="s")] == [0, 7, 2**63 - 1, 7]
 
 
 @pytest.mark.parametrize(
@@ -244,6 +244,6 @@ def test_files_as_they_are_published(name, count, seeds):
 )
 def test_files_of_published_shape_are_read_and_prepared_as_they_are(tmp_path, outputs, command, name, content):
     (tmp_path / name).write_text(content, newline="")
-    assert data_cards.read_prompts(data_cards.card(str(tmp_path / name))) == ["a red heart", "an owl"]
+    assert [line.prompt for line in data_cards.read(data_cards.card(str(tmp_path / name)))] == ["a red heart", "an owl"]
     assert command("data", "prepare", "own", "--from", str(tmp_path / name))[0] == 0
-    assert data_cards.read_prompts(data_cards.card("own")) == ["a red heart", "an owl"]
+    assert [line.prompt for line in data_cards.read(data_cards.card("own"))] == ["a red heart", "an owl"]

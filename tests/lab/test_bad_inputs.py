@@ -21,7 +21,7 @@ from postdiff.lab import run as run_module
 from postdiff.lab.config.experiment import load as load_experiment
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.devices import distributed
-from postdiff.lab.files import locks
+from postdiff.lab.files import folders
 from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan.plan import plan_rows
@@ -323,7 +323,7 @@ def test_a_locked_folder_is_waited_for_and_left_alone(here, outputs, command, mo
         if len(waits) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(locks, "SILENT", 0)
+    monkeypatch.setattr(folders, "SILENT", 0)
     monkeypatch.setattr(time, "sleep", ends_after_three)
     with (place / "all.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

@@ -10,7 +10,7 @@ import pytest
 
 from postdiff.lab.data import data_cards
 from postdiff.lab.data import samples as samples_
-from postdiff.lab.data.samples import PromptDataModule, Shard
+from postdiff.lab.data.samples import Shard
 from postdiff.lab.generate.sampler import Sampler
 from tests.lab import runs
 
@@ -140,18 +140,12 @@ def test_parts_and_devices_deal_out_the_same_batches(frames, parts):
     plan = samples_.batches(samples, 2)
     assert [sample for batch in plan for sample in batch] == samples
     assert {len(batch) for batch in plan} == {2 * frames} and all(batch[0].frame == 0 for batch in plan)
-    dealt = [
-        [list(batch) for batch in PromptDataModule(samples, 2, **{kind: Shard(number + 1, parts)}).predict_dataloader()]
-        for kind in ("shard", "device")
-        for number in range(parts)
-    ]
-    for found in (dealt[:parts], dealt[parts:]):
-        assert sorted(keys(batch) for share in found for batch in share) == sorted(map(keys, plan))
-        assert max(map(len, found)) - min(map(len, found)) <= 1
-    one = [list(batch) for batch in PromptDataModule(samples, 4 * frames).test_dataloader()]
-    shares = [
-        list(PromptDataModule(samples, 4 * frames, device=Shard(n + 1, parts)).test_dataloader()) for n in range(parts)
-    ]
+    dealt = [samples_.part_of(plan, Shard(number + 1, parts)) for number in range(parts)]
+    assert sorted(keys(batch) for share in dealt for batch in share) == sorted(map(keys, plan))
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    measured = samples_.measured_batches(samples, 4 * frames)
+    one = samples_.measured_share(measured, Shard(1, 1))
+    shares = [samples_.measured_share(measured, Shard(n + 1, parts)) for n in range(parts)]
     for seed in (3, 1):
         joined = [batch for share in shares for batch in share if batch[0].seed == seed]
         assert joined == [batch for batch in one if batch[0].seed == seed], "batches are measured as one device would"

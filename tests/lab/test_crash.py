@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from postdiff.lab.data.samples import Shard
-from postdiff.lab.files import locks
+from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
 from tests.lab import runs
 from tests.lab.forks import Fork
@@ -150,7 +150,7 @@ def test_processes_that_divide_the_work_otherwise_lose_nothing(tiny, outputs, co
 
 
 def test_the_second_process_waits_and_says_for_whom(outputs, monkeypatch):
-    monkeypatch.setattr(locks, "SILENT", 0.1)
+    monkeypatch.setattr(folders, "SILENT", 0.1)
     message, order = [], []
     folder = ImageFolder(outputs / "images" / "abc")
 

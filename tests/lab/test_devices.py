@@ -10,7 +10,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import RunConfig, TrainerConfig
-from postdiff.lab.data.samples import PromptDataModule, Shard, pairs
+from postdiff.lab.data.samples import Shard, batches, measured_batches, measured_share, pairs, part_of
 from postdiff.lab.devices import distributed, placement, slurm
 from tests.lab import runs
 from tests.lab.forks import Fork
@@ -79,19 +79,17 @@ def test_a_mistake_that_one_device_meets_is_reported_once(extended, outputs, tmp
 
 def test_nothing_is_made_or_measured_twice():
     samples = pairs([str(number) for number in range(7)], [0, 1])
-    whole = [batch for batch in PromptDataModule(samples, 3).predict_dataloader()]
+    whole = batches(samples, 3)
     for devices in (2, 3, 6):
-        shares = [PromptDataModule(samples, 3, device=Shard(number + 1, devices)) for number in range(devices)]
-        made = [list(share.predict_dataloader()) for share in shares]
+        shares = [Shard(number + 1, devices) for number in range(devices)]
+        made = [part_of(whole, share) for share in shares]
         assert sorted(map(str, (batch for share in made for batch in share))) == sorted(map(str, whole))
         assert max(map(len, made)) - min(map(len, made)) <= 1
-        measured = [[sample for batch in share.test_dataloader() for sample in batch] for share in shares]
+        cut = measured_batches(samples, 3)
+        measured = [[sample for batch in measured_share(cut, share) for sample in batch] for share in shares]
         for seed in (0, 1):
             joined = [sample for share in measured for sample in share if sample.seed == seed]
             assert joined == [sample for sample in samples if sample.seed == seed], "order is not kept"
-    missing = samples[4]
-    left = PromptDataModule(samples, 3, wanted=lambda sample: sample == missing).predict_dataloader()
-    assert [missing in batch for batch in left] == [True], "batches without a wanted image are left out"
 
 
 @pytest.mark.parametrize(

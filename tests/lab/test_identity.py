@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from postdiff import hub, model_files
 from postdiff.lab.config import experiment
-from postdiff.lab.files.sources import Source
+from postdiff.lab.files.weights import Source
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.adapters import Lora
 from postdiff.lab.pipelines.cards import ModelCard, StageCard

@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.data import conditions, data_cards
+from postdiff.lab.data import conditions, data_cards, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.signature import signature_of
@@ -169,7 +169,7 @@ def test_scribbles_come_from_controlnet_aux(images, monkeypatch):
 def test_a_broken_image_is_named_when_it_is_drawn_on(images):
     file = images / "0.png"
     file.write_bytes(file.read_bytes()[:200])
-    conditions.refuse_unreadable(file)  # the first bytes are sound
+    image_files.refuse_unreadable(file)  # the first bytes are sound
     with pytest.raises(UsageError, match=r"image .*0\.png cannot be read"):
         conditions.prepared(file, (32, 32), ConditionConfig())
 

@@ -12,7 +12,7 @@ from threading import Event, Thread
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders, locks
+from postdiff.lab.files import folders
 from tests.lab import runs
 
 ELSEWHERE = "0123456789ab"
@@ -131,7 +131,7 @@ def test_who_holds_a_lock_is_not_written_through_a_link(outputs, tmp_path):
     place = outputs / "locks" / "abc"
     place.mkdir(parents=True)
     (place / "all.who").symlink_to(victim)
-    with locks.held("abc/all"):
+    with folders.lock("abc/all"):
         assert victim.read_text() == "precious"
         assert (place / "all.who").read_text().startswith(f"process {os.getpid()} on ")
 
@@ -143,7 +143,7 @@ def test_a_strange_signature_is_another_process(tmp_path, text):
         os.mkfifo(holder)
     else:
         holder.write_bytes(text if isinstance(text, bytes) else text.encode())
-    assert locks._message(holder) == "another process"
+    assert folders._holder_in(holder) == "another process"
 
 
 def test_a_file_system_without_locks_is_reported_of_once(outputs, monkeypatch, capsys):
@@ -151,27 +151,27 @@ def test_a_file_system_without_locks_is_reported_of_once(outputs, monkeypatch, c
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", missing)
-    locks._warn_of_soft_locks.cache_clear()
+    folders._warn_of_soft_locks.cache_clear()
     for _ in range(2):
-        with locks.held("abc/1-of-2", print), locks.held("records/tiny/plain"):
+        with folders.lock("abc/1-of-2", print), folders.lock("records/tiny/plain"):
             pass
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "has no locks, so files stand in for them" in err
 
 
 def test_a_lock_that_is_held_for_long_is_reported_of(outputs, monkeypatch, capsys):
-    monkeypatch.setattr(locks, "SILENT", 0.1)
+    monkeypatch.setattr(folders, "SILENT", 0.1)
     begun = Event()
 
     def hold():
-        with locks.held("records/tiny/plain"):
+        with folders.lock("records/tiny/plain"):
             begun.set()
             time.sleep(0.5)
 
     other = Thread(target=hold)
     other.start()
     begun.wait(10)
-    with locks.held("records/tiny/plain"):
+    with folders.lock("records/tiny/plain"):
         pass
     other.join(10)
     place = outputs / "locks" / "records" / "tiny" / "plain.lock"

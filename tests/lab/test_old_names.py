@@ -6,18 +6,18 @@ import pytest
 
 from experiments.rewrite_records import main, rewritten
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config import old_names
+from postdiff.lab.config import schema
 
 
 @pytest.fixture(autouse=True)
 def _fresh():
-    old_names._warn.cache_clear()
+    schema._warn.cache_clear()
 
 
 def test_old_keys_become_todays_with_one_warning_each(capsys):
     old = {"steps": 5, "mirror": {"pictures": 3, "tags": ["a"]}}
     for _ in range(2):
-        assert old_names.current(old) == {"steps": 5, "logger": {"images": 3, "tags": ["a"]}}
+        assert schema.long_form(old) == {"steps": 5, "logger": {"images": 3, "tags": ["a"]}}
     assert [line.split("'")[1:4:2] for line in capsys.readouterr().err.splitlines()] == [
         ["mirror", "logger"],
         ["logger.pictures", "logger.images"],
@@ -26,12 +26,12 @@ def test_old_keys_become_todays_with_one_warning_each(capsys):
 
 def test_todays_keys_stay_and_nothing_is_said(capsys):
     values = {"logger": {"images": 3}, "methods": [{"pictures": 1}], "pictures": 2}
-    assert old_names.current(values) == values and capsys.readouterr().err == ""
+    assert schema.long_form(values) == values and capsys.readouterr().err == ""
 
 
 def test_both_spellings_are_refused():
     with pytest.raises(UsageError, match="'mirror' is the old name of 'logger'"):
-        old_names.current({"mirror": {}, "logger": {}})
+        schema.long_form({"mirror": {}, "logger": {}})
 
 
 def test_a_record_keeps_every_number_and_a_second_time_changes_nothing(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config.sweep import expand
+from postdiff.lab.config.experiment import expand
 
 
 def test_every_combination_becomes_a_row_the_last_name_fastest():

@@ -12,7 +12,7 @@ from PIL import Image
 
 from postdiff import hub
 from postdiff.lab.config import experiment
-from postdiff.lab.data.samples import PromptDataModule, Sample, Shard, generator
+from postdiff.lab.data.samples import Sample, Shard, batches, generator, part_of
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan.plan import plan_rows
@@ -126,7 +126,7 @@ def test_frames_of_a_video_share_its_noise_and_stay_together():
     videos = [Sample(index, "a", seed, frames=4) for seed in (0, 1) for index in range(12)]
     assert generator(videos[1]).initial_seed() == generator(videos[0]).initial_seed()
     assert generator(videos[4]).initial_seed() == generator(Sample(1, "a", 0)).initial_seed()
-    parts = [list(PromptDataModule(videos, 2, Shard(i, 2)).predict_dataloader()) for i in (1, 2)]
+    parts = [part_of(batches(videos, 2), Shard(i, 2)) for i in (1, 2)]
     assert [[len(batch) for batch in part] for part in parts] == [[8, 8], [8]], "whole batches of two videos"
     whole = [{(sample.call, sample.frame) for batch in part for sample in batch} for part in parts]
     assert not whole[0] & whole[1] and len(whole[0] | whole[1]) == 24

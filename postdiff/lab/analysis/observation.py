@@ -11,7 +11,7 @@ from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
-from postdiff.lab.data.samples import PromptDataModule
+from postdiff.lab.data.samples import batches
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
@@ -80,7 +80,7 @@ def generated_images(plan: Plan, pipelines: Pipelines) -> Tensor:
     if missing:
         sampler = pipelines.sampler(plan)
         with bar(plan.row.label, len(missing), "img") as shown:
-            for batch in PromptDataModule(missing, plan.config.batch_size).predict_dataloader():
+            for batch in batches(missing, plan.config.batch_size):
                 folder.write(batch, sampler(batch))
                 shown.update(len(batch))
     return folder.read(plan.samples)

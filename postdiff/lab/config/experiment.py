@@ -10,27 +10,39 @@ rows:
     reported: {macs_g: 17770}
     note: what to know when reading the reported values
 
-Many rows of one kind are written once; see `postdiff.lab.config.sweep`.
+Many rows of one kind are written once: `over` lists values, braces say where they go.
+
+rows:
+  t{steps}_s{low}:
+    over: {steps: [8, 20], low: [0.2, 0.5]}
+    label: "{steps} steps, {low} low"
+    steps: "{steps}"
+    methods: [{mixed_resolution: {switch: "{low}"}}]
+
+Values vary as in nested loops, the last one fastest. A text that is one pair of braces and nothing else becomes the
+value itself, of its own type; within other text it is written out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AfterValidator
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
-from postdiff.lab.config import sweep
-from postdiff.lab.config.layers import merged
+from postdiff.lab.config.layers import Finite, checked, merged
 from postdiff.lab.config.schema import RunConfig, long_form, resolve
-from postdiff.lab.config.value_types import Finite, checked
 from postdiff.metrics import names as metric_names
 
-__all__ = ["Experiment", "Row", "load"]
+__all__ = ["Experiment", "Row", "expand", "load"]
 
 # Of a row's name; its files add up to 90 bytes more, and most file systems take 255.
 MOST_CHARACTERS, MOST_BYTES = 120, 160
@@ -40,8 +52,12 @@ VALUES = (
     *("macs_saving", "time_s", "loop_s", "speedup", "loop_speedup", "images_per_s", "peak_memory_mb"),
     *("network_calls", "unet_s", "fid", "sfid", "clip", "psnr", "ssim", "lpips", "hps"),
 )
+MOST_ROWS, MOST_VALUES = 10_000, 300_000  # of an experiment, and in all rows that were written once
+MOST_IN_A_TEXT = 1000
+BRACES = re.compile(r"\{(\w+)\}")
 AT_STEP = re.compile(r"(.+)_at_[0-9]{1,6}")
 Layer = tuple[str, Mapping[str, Any]]
+OneLine = Annotated[Any, AfterValidator(lambda text: text and " ".join(str(text).split()))]
 
 
 def _check_figures(reported: Mapping[str, float]) -> None:
@@ -53,15 +69,15 @@ def _check_figures(reported: Mapping[str, float]) -> None:
 
 @dataclass
 class _File:
-    summary: Any = ""
+    summary: OneLine = ""
     base: dict[str, Any] | None = None
     rows: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class _RowKeys(RunConfig):
-    label: Any = None
-    note: Any = None
+    label: OneLine = None
+    note: OneLine = None
     reported: Annotated[dict[str, Finite], checked(_check_figures)] | None = None
 
 
@@ -130,14 +146,17 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     base = (f"base of experiment {name}", content.base or {})
     rows = [
         _row(name, key, base, {} if values is None else values, overrides or {})
-        for key, values in sweep.expand(content.rows, str(file)).items()
+        for key, values in expand(content.rows, str(file)).items()
     ]
-    return Experiment(name, _line(content.summary), rows[0].name, tuple(rows))
+    return Experiment(name, content.summary or "", rows[0].name, tuple(rows))
 
 
 def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mapping[str, Any]) -> Row:
     where = f"row '{name}' of experiment {experiment}"
-    if not _is_name(name):
+    # Files are called so, in whatever language: letters with their marks, digits and a few signs.
+    letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
+    short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
+    if not letters or not short or name[:1] in ("", "-", ".") or name.endswith(".speed"):
         raise UsageError(
             f"experiment {experiment}: '{shown(name)}' is no name for a row, since files are called after it; use "
             f"letters, digits, '_', '+', '=', and not first '-' and '.', at most {MOST_CHARACTERS} "
@@ -151,16 +170,88 @@ def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mappin
     changed: dict[str, Any] = {}
     if overrides:
         config = resolve([*layers, ("command line", overrides)])
-        changed = {key: value for key, value in config.as_dict().items() if value != written.as_dict()[key]}
-    return Row(name, _line(keys.label or name), config, changed, keys.reported or {}, _line(keys.note or ""))
+        before = dataclasses.asdict(written)
+        changed = {key: value for key, value in dataclasses.asdict(config).items() if value != before[key]}
+    return Row(name, keys.label or name, config, changed, keys.reported or {}, keys.note or "")
 
 
-def _line(text: Any) -> str:
-    return " ".join(str(text).split())
+def expand(rows: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Every row that has `over`, once for each combination of its values; other rows as they are.
+
+    Args:
+        rows: row names and their values, as read from YAML.
+        where: the file, for messages.
+
+    Raises:
+        UsageError: braces around an unlisted name, a value that no list holds, two rows of one name, or more than
+            `MOST_ROWS`, which are counted before any is made.
+    """
+    count = sum(_count(name, values, where) for name, values in rows.items())
+    if count > MOST_ROWS:
+        raise UsageError(f"{where}: {count} rows are too many; write at most {MOST_ROWS}, in several files if need be")
+    found: dict[str, Any] = {}
+    for name, values in rows.items():
+        for key, row in _expanded(name, values, where):
+            if key in found:
+                raise UsageError(
+                    f"{where}: two rows are named '{shown(key)}'; put every name of 'over' into the row's name"
+                )
+            found[key] = row
+    return found
 
 
-def _is_name(name: str) -> bool:
-    """Whether files can be called so, in whatever language: letters with their marks, digits and a few signs."""
-    letters = all(sign in "_+=-." or unicodedata.category(sign)[0] in "LMN" for sign in name)
-    short = len(name) <= MOST_CHARACTERS and len(name.encode(errors="replace")) <= MOST_BYTES
-    return letters and short and name[:1] not in ("", "-", ".") and not name.endswith(".speed")
+def _count(name: str, values: Any, where: str) -> int:
+    """How many rows one becomes."""
+    if not isinstance(values, Mapping) or "over" not in values:
+        return 1
+    over = values["over"]
+    if not isinstance(over, Mapping) or not over or not all(isinstance(each, list) and each for each in over.values()):
+        raise UsageError(f"{where}: 'over' of row '{shown(name)}' must be a mapping of names to lists of values")
+    count = math.prod(map(len, over.values()))
+    if count * _size(values) > MOST_VALUES:
+        raise UsageError(
+            f"{where}: row '{shown(name)}' becomes {count} rows with more than {MOST_VALUES} values in all; list fewer"
+        )
+    return count
+
+
+def _size(template: Any) -> int:
+    if isinstance(template, Mapping):
+        return 1 + sum(_size(value) for key, value in template.items() if key != "over")
+    return 1 + sum(map(_size, template)) if isinstance(template, list) else 1
+
+
+def _expanded(name: str, values: Any, where: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(values, Mapping) or "over" not in values:
+        yield name, values
+        return
+    over = values["over"]
+    template = {key: value for key, value in values.items() if key != "over"}
+    written = [[_Value(each, str(each)[: MOST_IN_A_TEXT + 1]) for each in listed] for listed in over.values()]
+    for chosen in itertools.product(*written):
+        value_of = dict(zip(over, chosen, strict=True))
+        yield str(_filled(name, value_of, where)), _filled(template, value_of, where)
+
+
+class _Value(NamedTuple):
+    value: Any
+    text: str
+
+
+def _filled(template: Any, value_of: Mapping[str, _Value], where: str) -> Any:
+    if isinstance(template, Mapping):
+        return {key: _filled(value, value_of, where) for key, value in template.items()}
+    if isinstance(template, list):
+        return [_filled(item, value_of, where) for item in template]
+    if not isinstance(template, str):
+        return template
+    for name in BRACES.findall(template):
+        if name not in value_of:
+            raise UsageError(f"{where}: {unknown('name in braces', name, value_of)}")
+    alone = BRACES.fullmatch(template)
+    if alone:
+        return value_of[alone[1]].value
+    filled = BRACES.sub(lambda match: value_of[match[1]].text, template)
+    if len(filled) > MOST_IN_A_TEXT:
+        raise UsageError(f"{where}: '{shown(template)}' becomes longer than {MOST_IN_A_TEXT} characters; write less")
+    return filled

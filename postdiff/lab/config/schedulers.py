@@ -9,13 +9,18 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, get_args, get_type_hints
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_args, get_type_hints
 
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import fits, spelt
+from postdiff.lab.config.layers import checked
 
-__all__ = ["SCHEDULERS", "build", "check", "check_config", "check_name", "check_numbers", "find", "layered", "stand_in"]
+__all__ = [
+    *("SCHEDULERS", "SchedulerConfig", "build", "check", "check_config", "check_name", "check_numbers", "find"),
+    *("layered", "stand_in"),
+]
 
 SCHEDULERS = {
     "ddim": "DDIMScheduler",
@@ -59,13 +64,6 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 UNSURE = ("algorithm_type", "solver_type")
 
 
-class Solver(Protocol):
-    """A solver as configs name it; `postdiff.lab.config.schema.SchedulerConfig` is made from what stands here."""
-
-    name: str | None
-    options: dict[str, Any]
-
-
 def check_name(name: str) -> None:
     """Refuse what names no scheduler, without loading any.
 
@@ -105,6 +103,14 @@ def check_numbers(options: Mapping[str, Any]) -> None:
             fine = False
         if not fine:
             raise UsageError(f"scheduler option {option}={shown(value)} does not fit this model or any; use {message}")
+
+
+@dataclass
+class SchedulerConfig:
+    """The solver: a name of `SCHEDULERS` (null: the model's own) and options laid over the model's."""
+
+    name: Annotated[str, checked(check_name)] | None = None
+    options: Annotated[dict[str, Any], checked(check_numbers)] = field(default_factory=dict)
 
 
 def check(name: str, options: Mapping[str, Any], cls: Any = None) -> None:
@@ -216,7 +222,7 @@ def _try(built: Any) -> None:
             sample = trial.step(output, time, sample).prev_sample
 
 
-def layered(present: Any, *solvers: Solver) -> Any:
+def layered(present: Any, *solvers: SchedulerConfig) -> Any:
     """`build` for several configs one over another: the model card's and the run's, say.
 
     Raises:
@@ -227,7 +233,7 @@ def layered(present: Any, *solvers: Solver) -> Any:
     return present
 
 
-def stand_in(own: Solver | None = None) -> Any:
+def stand_in(own: SchedulerConfig | None = None) -> Any:
     """The solver that cards and runs are laid over where there is no folder to read the model's own from.
 
     Args:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from postdiff.lab.config import metric_specs, old_names, schedulers
-from postdiff.lab.config.layers import merged
-from postdiff.lab.config.value_types import (
+from postdiff.engine.errors import UsageError
+from postdiff.lab.config import metric_specs
+from postdiff.lab.config.layers import (
     Count,
     DType,
     Frames,
@@ -27,28 +28,17 @@ from postdiff.lab.config.value_types import (
     Whole,
     check_device,
     checked,
+    merged,
 )
+from postdiff.lab.config.schedulers import SchedulerConfig
 
 __all__ = [
-    "BenchConfig",
-    "LoggerConfig",
-    "NetworkConfig",
-    "RunConfig",
-    "SchedulerConfig",
-    "StageConfig",
-    "TrainerConfig",
-    "digest",
-    "long_form",
-    "resolve",
+    *("BenchConfig", "LoggerConfig", "NetworkConfig", "RunConfig", "StageConfig", "TrainerConfig"),
+    *("digest", "long_form", "resolve"),
 ]
 
-
-@dataclass
-class SchedulerConfig:
-    """The solver: a name of `schedulers.SCHEDULERS` (null: the model's own) and options laid over the model's."""
-
-    name: Annotated[str, checked(schedulers.check_name)] | None = None
-    options: Annotated[dict[str, Any], checked(schedulers.check_numbers)] = field(default_factory=dict)
+# {where: {old key: new key}}; "" is the row itself.
+OLD_KEYS = {"": {"mirror": "logger"}, "logger": {"pictures": "images"}}
 
 
 @dataclass
@@ -237,10 +227,6 @@ class RunConfig:
     tensorboard: bool = False
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
-    def as_dict(self) -> dict[str, Any]:
-        """The config as plain values."""
-        return dataclasses.asdict(self)
-
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
     """Merge the layers, the last one uppermost, and check every value that can be checked without a model.
@@ -251,14 +237,37 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> RunConfig:
     return merged(RunConfig, [(where, long_form(values)) for where, values in layers])
 
 
-def long_form(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`scheduler: ddim` is what everybody writes first."""
-    found = old_names.current(values)
-    if isinstance(solver := values.get("scheduler"), str):
-        found["scheduler"] = {"name": solver}
-    if isinstance(stages := values.get("stages"), Mapping):
-        found["stages"] = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in stages.items()}
+def long_form(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
+    """A row as the schema has it: `scheduler: ddim` is what everybody writes first, and old keys have new names.
+
+    Args:
+        values: as they are written.
+        inside: key that they stand below; empty for a row or a stage itself.
+
+    Raises:
+        UsageError: a key in both spellings.
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        new = OLD_KEYS[inside].get(key, key)
+        if new != key:
+            if new in values:
+                raise UsageError(f"'{key}' is the old name of '{new}', which is given too; leave '{key}' out")
+            _warn(f"{inside}.{key}".lstrip("."), f"{inside}.{new}".lstrip("."))
+        if not inside and new == "scheduler" and isinstance(value, str):
+            value = {"name": value}
+        elif not inside and new == "stages" and isinstance(value, Mapping):
+            value = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in value.items()}
+        elif not inside and new in OLD_KEYS and isinstance(value, Mapping):
+            value = long_form(value, new)
+        found[new] = value
     return found
+
+
+@functools.cache
+def _warn(old: str, new: str) -> None:
+    """Each old key is told of once."""
+    print(f"warning: the key '{old}' is called '{new}' now; the old name goes with the next release", file=sys.stderr)
 
 
 def digest(values: Any, length: int = 12) -> str:

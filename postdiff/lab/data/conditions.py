@@ -20,9 +20,8 @@ from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.layers import merged
 from postdiff.lab.data import image_files
-from postdiff.lab.data.image_files import refuse_unreadable
 
-__all__ = ["CONDITIONS", "Condition", "ConditionConfig", "build", "find", "prepared", "refuse_unreadable"]
+__all__ = ["CONDITIONS", "Condition", "ConditionConfig", "build", "find", "prepared"]
 
 PILImage = Image.Image
 # The largest gradient of 8-bit pixels under Sobel's filter is 2040.

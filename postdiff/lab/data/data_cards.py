@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
@@ -23,29 +23,19 @@ from postdiff.datasets.manifest import MOST_CLASSES, Manifest, is_manifest
 from postdiff.datasets.source_card import DatasetSource
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
-from postdiff.lab.config.layers import merged
-from postdiff.lab.config.value_types import Seeds, Text, checked
+from postdiff.lab.config.layers import Seeds, Text, checked, merged
 from postdiff.lab.data import conditions, image_files
 from postdiff.lab.data.conditions import ConditionConfig
 from postdiff.lab.files import folders
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 
 __all__ = [
-    "DataCard",
-    "Prompt",
-    "card",
-    "downloads",
-    "prepared",
-    "prepared_names",
-    "read",
-    "read_prompts",
+    *("DataCard", "Prompt", "card", "downloads", "of_manifest", "prepared", "prepared_names", "read"),
     "shipped_card",
 ]
 
-
-def _long_form(value: Any) -> Any:
-    """`condition: canny` is what everybody writes first."""
-    return {"name": value} if isinstance(value, str) else value
+# `condition: canny` is what everybody writes first.
+LONG_FORM = BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
 
 
 @dataclass
@@ -67,7 +57,7 @@ class DataCard:
         classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
             its key `class` says which class it names. With `count` and seeds every class is sampled equally often.
         reference_statistics: safetensors file with mean, covariance and n of reference images' features, or null.
-        source: how `postdiff data prepare` makes the set, which takes the place of `prompts`.
+        source: how `postdiff data prepare` makes the set, which takes the place of `prompts`; or null.
     """
 
     summary: Text = ""
@@ -76,12 +66,10 @@ class DataCard:
     seed_column: Text | None = None
     seeds: Seeds | None = None
     images: str | None = None
-    condition: Annotated[ConditionConfig, BeforeValidator(_long_form), checked(conditions.build)] = field(
-        default_factory=ConditionConfig
-    )
+    condition: Annotated[ConditionConfig, LONG_FORM, checked(conditions.build)] = field(default_factory=ConditionConfig)
     classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     reference_statistics: str | None = None
-    source: Annotated[DatasetSource, checked(source_card.check)] = field(default_factory=DatasetSource)
+    source: Annotated[DatasetSource, checked(source_card.check)] | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +114,15 @@ def card(name: str) -> DataCard:
     known, ready = catalog.names("data"), prepared(name)
     if name in known:
         found = shipped_card(name)
-        return _prepared_card(name, found) if found.source.given else found
+        if found.source is None:
+            return found
+        if ready.is_file():
+            return _of_file(ready, found)
+        command, url = f"postdiff data prepare {name}", found.source.url
+        raise UsageError(
+            f"data '{name}' is not prepared yet; run '{command}', which fetches "
+            + ("nothing" if url is None else f"{url}, or put that file at {downloads() / str(found.source.file)} first")
+        )
     if name in prepared_names():
         return _of_file(ready, DataCard())
     if "/" in name or Path(name).suffix.lower() in files.ENDINGS:
@@ -134,24 +130,10 @@ def card(name: str) -> DataCard:
     raise unknown("data", name, [*known, *prepared_names()])
 
 
-def _prepared_card(name: str, about: DataCard) -> DataCard:
-    if (file := prepared(name)).is_file():
-        return _of_file(file, about)
-    command, source = f"postdiff data prepare {name}", about.source
-    if source.url is None:
-        raise UsageError(f"data '{name}' is not prepared yet; run '{command}', which fetches nothing")
-    place = downloads() / str(source.file)
-    raise UsageError(
-        f"data '{name}' is not prepared yet; run '{command}', which fetches {source.url}, "
-        f"or put that file at {place} first"
-    )
-
-
 def _of_file(file: Path, about: DataCard) -> DataCard:
     found = dataclasses.replace(about, prompts=str(file.absolute()))
-    if file.suffix.lower() != ".parquet" or not is_manifest(file):
+    if (manifest := of_manifest(found)) is None:
         return found
-    manifest = Manifest.load(file)
     summary = about.summary or f"{manifest.name}: {manifest.rule.get('told', '')}"
     return dataclasses.replace(found, summary=summary, seeds=list(manifest.seeds), classes=manifest.classes)
 
@@ -164,11 +146,11 @@ def shipped_card(name: str) -> DataCard:
     """
     file = catalog.path("data", name)
     found = merged(DataCard, [(str(file), catalog.read(file))])
-    if bool(found.prompts) == found.source.given:
+    if bool(found.prompts) == (found.source is not None):
         raise UsageError(f"{file} must name either 'prompts' or a 'source' to prepare them from")
     if found.images is None and found.condition != ConditionConfig():
         raise UsageError(f"{file}: condition '{found.condition.name}' has no images; name their folder under 'images'")
-    if found.source.given and (found.column or found.seed_column):
+    if found.source is not None and (found.column or found.seed_column):
         raise UsageError(f"{file}: 'column' and 'seed_column' of a set that is prepared stand under 'source'")
     return found
 
@@ -205,35 +187,28 @@ def of_manifest(data: DataCard) -> Manifest | None:
     return Manifest.load(file) if plain and file.suffix.lower() == PARQUET and is_manifest(file) else None
 
 
-def read_prompts(data: DataCard) -> list[str]:
-    """The prompts of a card alone; see `read`."""
-    return [entry.prompt for entry in read(data)]
-
-
 def _images(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
+    """The images that lines name, or else the first ones of the folder by their names, one a line."""
     if not folder.is_dir():
         raise UsageError(f"image folder {folder} is missing; name another one in the data card")
-    found = [folder / line.image for line in lines if line.image is not None] or _in_order(folder, lines, file)
+    found = [folder / line.image for line in lines if line.image is not None]
+    if not found:
+        there = image_files.found_in(folder, deep=False)
+        if there.unread:
+            raise UsageError(
+                f"{folder} holds images that are not read ({there.message}), so which belongs to which line is open; "
+                "name them under a key 'image', or convert them"
+            )
+        if len(there.images) < len(lines):
+            raise UsageError(
+                f"{folder} holds {len(there.images)} images for {len(lines)} prompts of {file}; add those missing"
+            )
+        found = there.images[: len(lines)]
     for path in found:
         if not path.is_file():
             raise UsageError(f"image {path}, which {file} names, is missing; add it or correct the key 'image'")
         image_files.refuse_unreadable(path)
     return found
-
-
-def _in_order(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
-    """The first images of a folder by their names, one a line."""
-    found = image_files.found_in(folder, deep=False)
-    if found.unread:
-        raise UsageError(
-            f"{folder} holds images that are not read ({found.message}), so which belongs to which line is open; name "
-            "them under a key 'image', or convert them"
-        )
-    if len(found.images) < len(lines):
-        raise UsageError(
-            f"{folder} holds {len(found.images)} images for {len(lines)} prompts of {file}; add those missing"
-        )
-    return found.images[: len(lines)]
 
 
 def _labels(classes: int, lines: Sequence[Line], file: Path) -> list[int]:

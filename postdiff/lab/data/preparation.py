@@ -19,7 +19,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
 from postdiff.lab.data import data_cards
 from postdiff.lab.files import folders
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 
 __all__ = ["PrepareOptions", "prepare"]
 
@@ -71,7 +71,7 @@ def prepare(name: str, options: PrepareOptions) -> str:
         )
     out = _out(name, options)
     card = data_cards.shipped_card(name) if name in catalog.names("data") else None
-    if card is not None and not card.source.given and options.source is not None and options.out is None:
+    if card is not None and card.source is None and options.source is not None and options.out is None:
         raise UsageError(
             f"data={name} is a card that reads its own file, and would go on to mean that; give the set from "
             f"{options.source} another name, or write it elsewhere with --out"
@@ -102,7 +102,7 @@ def _out(name: str, options: PrepareOptions) -> Path:
 
 def _recipe(card: data_cards.DataCard | None, options: PrepareOptions) -> DatasetSource:
     """The card's; of a card that reads its file at once, or of an own file, what that file is."""
-    if card is not None and card.source.given:
+    if card is not None and card.source is not None:
         if options.classes is not None:
             raise UsageError("--classes is for files of your own; the card says which classes there are")
         return card.source
@@ -142,7 +142,7 @@ def _path(card: data_cards.DataCard | None, about: DatasetSource, options: Prepa
     """The file or folder to read, or None if the official file is to be fetched."""
     if options.source is not None:
         return expanded(options.source)
-    if about.given and about.url is not None:
+    if about.url is not None:
         return None
     shipped = about.file if about.file is not None else card and card.prompts
     return package_file(str(shipped))
@@ -157,7 +157,9 @@ def _manifest(
     if kind == "captions":
         if options.column is not None:
             raise UsageError(f"--column {options.column}: {source.where} is a COCO file, whose captions have no column")
-        lines, selection = coco.choose(coco.parse(source.needed_text(), source.where), rule, about.count, about.seed)
+        if source.text is None:
+            raise UsageError(f"{source.where} is a Parquet file, and captions of COCO are JSON; name captions_*.json")
+        lines, selection = coco.choose(coco.parse(source.text, source.where), rule, about.count, about.seed)
     elif kind == "classes":
         lines, selection = choice.choose_classes(_classes(source, about, classes), rule, about.count, about.seed)
     else:
@@ -174,10 +176,7 @@ def _manifest(
 
 def _every(source: SourceFile, about: DatasetSource, **wanted: Any) -> list[Line]:
     """All lines of a plain file, and as many as the official one has."""
-    if source.text is not None:
-        found = files.read_text(source.where, source.text, about.column, **wanted)
-    else:
-        found = files.read(source.file, about.column, **wanted)
+    found = files.read(Path(source.where), about.column, text=source.text, **wanted)
     if about.lines is not None and len(found) != about.lines:
         raise UsageError(
             f"{source.where} has {len(found)} prompts, and the official set {about.lines}; fetch it again, or give a "
@@ -224,7 +223,7 @@ def _message(manifest: Manifest, done: DatasetSource, out: Path, fresh: bool) ->
     rows.append(("written" if fresh else "there already", str(out)))
     # Whether a run finds the manifest under its name, and not a card that reads its own file.
     by_name = out.absolute() == data_cards.prepared(manifest.name).absolute() and (
-        manifest.name not in catalog.names("data") or data_cards.shipped_card(manifest.name).source.given
+        manifest.name not in catalog.names("data") or data_cards.shipped_card(manifest.name).source is not None
     )
     own = "each line's own plus " if any(line.seed is not None for line in manifest.lines) else ""
     rows.append(("use it", f"data={manifest.name if by_name else out}  (seeds {own}{list(manifest.seeds)})"))

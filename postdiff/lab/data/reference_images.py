@@ -14,7 +14,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
 from postdiff.lab.data import data_cards, image_files
 from postdiff.lab.files import folders, typed
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 
 __all__ = ["Digest", "Listed", "digest", "listed"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,17 +17,8 @@ from postdiff.engine.errors import UsageError, shown
 from postdiff.lab.data.data_cards import Prompt
 
 __all__ = [
-    "PromptDataModule",
-    "Sample",
-    "Shard",
-    "batch_name",
-    "batches",
-    "generator",
-    "measured_batches",
-    "measured_share",
-    "pairs",
-    "part_of",
-    "samples",
+    *("PromptDataModule", "Sample", "Shard", "batch_name", "batches", "generator", "measured_batches"),
+    *("measured_share", "pairs", "part_of", "samples"),
 ]
 
 T = TypeVar("T")
@@ -43,10 +34,10 @@ class Sample:
         index: the image's number: the place of its line in the file, times `frames`, plus its place in the video.
         prompt: the text.
         seed: of the run, one of its `seeds`.
-        image: see `Entry`.
-        label: see `Entry`.
+        image: see `Prompt`.
+        label: see `Prompt`.
         frames: images that one call of the pipeline makes of the line; 1 but for videos.
-        own_seed: see `Entry`.
+        own_seed: see `Prompt`.
     """
 
     index: int
@@ -174,46 +165,19 @@ def part_of(found: Sequence[T], part: Shard | None) -> list[T]:
 
 
 class PromptDataModule(LightningDataModule):
-    """Batches of `Sample`: every prompt with every seed, seed by seed.
+    """A row's samples for a Lightning trainer: when predicting, see `batches`; when testing, `measured_batches`."""
 
-    Several devices share the batches without repeating a sample. When predicting, whole batches are dealt out in turns,
-    so that an image is made in the same batch on one device as on many. When testing, batches are cut where a seed
-    ends, and each device gets a run of neighbouring ones of each seed: what the devices found, joined in their order,
-    is what one would have found.
-
-    Args:
-        samples: all of them, for instance from `pairs`.
-        batch_size: samples in a batch; when predicting, see `batches`.
-        shard: which part to yield when predicting.
-        wanted: which samples to yield when testing (those whose image exists); None means all. When predicting,
-            batches without a wanted sample are left out, all others are whole.
-        device: which of so many devices this is.
-    """
-
-    def __init__(
-        self,
-        samples: Sequence[Sample],
-        batch_size: int,
-        shard: Shard | None = None,
-        wanted: Callable[[Sample], bool] | None = None,
-        device: Shard | None = None,
-    ) -> None:
+    def __init__(self, samples: Sequence[Sample], batch_size: int) -> None:
         super().__init__()
-        self.samples, self.batch_size, self.shard = list(samples), batch_size, shard
-        self.wanted, self.device = wanted or (lambda sample: True), device or Shard(1, 1)
-        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.samples, self.batch_size = samples, batch_size
 
     def transfer_batch_to_device(self, batch: list[Sample], *_: Any) -> list[Sample]:
         """Samples are text and numbers; there is nothing to move."""
         return batch
 
     def predict_dataloader(self) -> DataLoader[list[Sample]]:
-        part = part_of(batches(self.samples, self.batch_size), self.shard)
-        left = [batch for batch in part if any(map(self.wanted, batch))]
-        own = part_of(left, self.device)
-        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+        return DataLoader(batches(self.samples, self.batch_size), batch_size=None, collate_fn=list)  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader[list[Sample]]:
-        measured = measured_batches(list(filter(self.wanted, self.samples)), self.batch_size)
-        own = measured_share(measured, self.device)
-        return DataLoader(own, batch_size=None, collate_fn=list)  # type: ignore[arg-type]
+        measured = itertools.chain(*measured_batches(self.samples, self.batch_size).values())
+        return DataLoader(list(measured), batch_size=None, collate_fn=list)  # type: ignore[arg-type]

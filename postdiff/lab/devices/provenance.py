@@ -13,7 +13,7 @@ import torch
 
 import postdiff
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config.value_types import check_device
+from postdiff.lab.config.layers import check_device
 
 __all__ = ["device_name", "environment", "git", "nvidia_smi", "resolve_device", "versions"]
 

@@ -2,6 +2,9 @@
 
 What is being written has a temporary name until it is whole. The name says which process writes it, so that what a
 killed process left is told from what is being written, and from the hidden files of others.
+
+When several processes share the folder, whoever comes second waits. A lock is a locked file below `outputs/locks`; the
+operating system opens it when its holder ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,24 +16,21 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.values import expanded
 
 __all__ = [
-    "committed_records",
-    "discard",
-    "outputs",
-    "refuse_folder",
-    "refuse_link",
-    "remove_stale_files",
-    "temporary_name",
-    "atomic_write",
-    "writable_outputs",
+    *("Say", "atomic_write", "committed_records", "discard", "lock", "outputs", "refuse_folder", "refuse_link"),
+    *("remove_stale_files", "temporary_name", "writable_outputs"),
 ]
 
 TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,9})-[0-9a-f]{8}(\.\w+)?")
@@ -38,6 +38,9 @@ TEMPORARY = re.compile(r"\.postdiff-(?P<machine>[0-9a-f]{12})-(?P<pid>\d{1,9})-[
 QUIET = 24 * 3600.0
 # Folders of outputs that every command sweeps; one of images holds many files, and is swept when it is worked on.
 SWEPT = ("records", "grids", "exports", "data", "profiles", "calibrations", "locks")
+Say = Callable[[str], None]
+LOOK_AGAIN = 0.5  # seconds between two looks whether a lock is free
+SILENT = 3.0  # seconds that a lock may be waited for without a word
 
 
 def outputs() -> Path:
@@ -99,6 +102,64 @@ def atomic_write(file: Path, sweeping: bool = True) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def _print(line: str) -> None:
+    print(f"postdiff: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def lock(name: str, say: Say = _print) -> Iterator[None]:
+    """A lock, for as long as the block runs.
+
+    Args:
+        name: of what only one process at a time may write, for instance "records/demo/deepcache".
+        say: told once for whom this process waits.
+
+    Raises:
+        UsageError: the file system cannot lock.
+    """
+    file = outputs() / "locks" / f"{name}.lock"
+    holder = file.with_suffix(".who")
+    held = FileLock(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                held.acquire(SILENT, LOOK_AGAIN)
+            except Timeout:
+                say(f"waiting for {_holder_in(holder)}, which holds {file}")
+                held.acquire(-1, LOOK_AGAIN)
+        if caught:
+            _warn_of_soft_locks(str(outputs()))
+    except OSError as error:
+        raise UsageError(
+            f"{file} cannot be locked ({error.strerror or error}); set POSTDIFF_OUTPUTS to a folder on a file system "
+            "with locks"
+        ) from error
+    try:
+        with atomic_write(holder) as temporary:  # takes the place of a link, and follows none
+            temporary.write_text(f"process {os.getpid()} on {socket.gethostname()[:40]}")
+        yield
+    finally:
+        held.release()
+
+
+def _holder_in(holder: Path) -> str:
+    """Who holds a lock, as its file says; anybody may have written it."""
+    with suppress(OSError, UnicodeDecodeError):
+        if holder.is_file() and holder.stat().st_size < 100:
+            text = holder.read_text(encoding="utf-8")
+            if text.startswith("process ") and text.isprintable():
+                return text
+    return "another process"
+
+
+@functools.cache
+def _warn_of_soft_locks(root: str) -> None:
+    """A file system without locks is told of once, and not at every lock."""
+    _print(f"warning: the file system of {root} has no locks, so files stand in for them; better use another one")
 
 
 def refuse_folder(file: Path) -> None:

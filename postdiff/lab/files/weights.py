@@ -1,25 +1,22 @@
-"""Model folders and weight files as cards name them: checked to be safe, and hashes that say which they are."""
+"""Weights as cards name them, in a folder or on the hub: checked to be safe, and hashes that say which they are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff import model_files
+from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
+from postdiff.engine.values import expanded
+from postdiff.lab.config.layers import Text
 from postdiff.model_files import WEIGHTS
 
 __all__ = [
-    "checked_file",
-    "network_files",
-    "network_hash",
-    "networks",
-    "pipeline_files",
-    "pipeline_hash",
-    "pipeline_index",
-    "refuse_pickle",
+    *("Source", "check", "checked_file", "identity", "network_files", "network_folder", "networks"),
+    *("package_file", "pipeline_files", "pipeline_index", "refuse_pickle"),
 ]
 
 INDEX = "model_index.json"
@@ -27,6 +24,89 @@ INDEX = "model_index.json"
 UNUSED = "safety_checker"
 # Parts without weights, whose folders may hold a config.json all the same.
 WEIGHTLESS = ("Tokenizer", "TokenizerFast", "Processor", "ImageProcessorFast", "Extractor", "Scheduler")
+
+
+@dataclass
+class Source:
+    """Where weights are.
+
+    Attributes:
+        folder: relative to the package, or absolute; or
+        hub: repository on the hub, with
+        revision: its commit or tag; null means its default branch, whose commit is looked up, and
+        variant: weight variant, for instance fp16.
+    """
+
+    folder: Text | None = None
+    hub: Text | None = None
+    revision: Text | None = None
+    variant: Text | None = None
+
+    @property
+    def given(self) -> bool:
+        """Whether a card says anything here."""
+        return self != type(self)()
+
+
+def package_file(name: str) -> Path:
+    """A file of the package (`zoo/emoji`), or anywhere if the path is absolute or begins with ~."""
+    return Path(__file__).parents[2] / expanded(name)
+
+
+def check(source: Source, what: str) -> None:
+    """Refuse a source that names no place, or two.
+
+    Args:
+        source: of a card.
+        what: the file and key, for messages.
+
+    Raises:
+        UsageError: neither folder nor hub, or both.
+    """
+    if (source.folder is None) == (source.hub is None):
+        raise UsageError(f"{what} either 'folder' or 'hub', not both")
+
+
+def identity(source: Source, files: Callable[[Path, str | None], list[Path]], file: str = "") -> str:
+    """What the model is: a folder's hash, or `repository@commit[:variant][/file][~changes]` on the hub.
+
+    Args:
+        source: where it is.
+        files: those that count of a folder and a variant of weights; the hash is over their names and contents.
+        file: the one file of a repository that counts, if it is one; then the hash is over its contents.
+
+    Returns:
+        Of a folder, 16 hexadecimal digits.
+
+    Raises:
+        UsageError: what `files` raises, or the hub does not answer.
+    """
+    if source.hub is None:
+        folder = package_file(str(source.folder))
+        found = files(folder, source.variant)
+        return (model_files.sha256(found[0]) if file else model_files.identity(found, folder))[:16]
+    variant = f":{source.variant}" if source.variant else ""
+    try:
+        commit = hub.commit(source.hub, source.revision)
+    except UsageError:
+        # Without a connection a row can still be prepared and counted; loading it will fail on the same question.
+        if not hub.offline():
+            raise
+        commit = source.revision or "main"
+    return f"{source.hub}@{commit}{variant}{file and '/' + file}{hub.altered(source.hub, commit, file)}"
+
+
+def network_folder(source: Source) -> Path:
+    """The folder of a single network, fetched if need be.
+
+    Raises:
+        UsageError: it cannot be fetched.
+    """
+    if source.hub is not None:
+        stem = "diffusion_pytorch_model" + (f".{source.variant}" if source.variant else "")
+        wanted = ["config.json", f"{stem}{WEIGHTS}", f"{stem}-*{WEIGHTS}", "*.index*.json"]
+        return hub.fetch_files(source.hub, hub.commit(source.hub, source.revision), wanted)
+    return package_file(str(source.folder))
 
 
 def pipeline_index(folder: Path) -> dict[str, Any]:
@@ -94,16 +174,6 @@ def network_files(folder: Path, variant: str | None = None) -> list[Path]:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} is not a diffusers network: no config.json; make one with save_pretrained")
     return model_files.of_part(folder, variant, strict=True)
-
-
-def pipeline_hash(folder: Path, variant: str | None = None) -> str:
-    """16 hexadecimal digits over names and contents of `pipeline_files`."""
-    return model_files.identity(pipeline_files(folder, variant), folder)[:16]
-
-
-def network_hash(folder: Path, variant: str | None = None) -> str:
-    """16 hexadecimal digits over names and contents of `network_files`."""
-    return model_files.identity(network_files(folder, variant), folder)[:16]
 
 
 def checked_file(folder: Path, name: str, what: str) -> Path:

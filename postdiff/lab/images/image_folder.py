@@ -18,8 +18,8 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.data.samples import Sample, Shard, batch_name
-from postdiff.lab.files import folders, locks
-from postdiff.lab.files.locks import Say
+from postdiff.lab.files import folders
+from postdiff.lab.files.folders import Say
 from postdiff.lab.images import marked_png
 from postdiff.lab.images.marked_png import CorruptImageError
 
@@ -59,11 +59,11 @@ class ImageFolder:
         name = self.folder.name
         with ExitStack() as stack:
             if part is not None:
-                stack.enter_context(locks.held(f"{name}/{part.number}-of-{part.of}", say))
+                stack.enter_context(folders.lock(f"{name}/{part.number}-of-{part.of}", say))
             else:
                 parts = sorted((folders.outputs() / "locks" / name).glob("*-of-*.lock"))
                 for one in ("all", *(file.stem for file in parts)):
-                    stack.enter_context(locks.held(f"{name}/{one}", say))
+                    stack.enter_context(folders.lock(f"{name}/{one}", say))
             yield
 
     def has(self, sample: Sample) -> bool:
@@ -161,7 +161,7 @@ class ImageFolder:
         Args:
             rows: with at least index, prompt, seed and sha256.
         """
-        with locks.held(f"{self.folder.name}/manifest"):
+        with folders.lock(f"{self.folder.name}/manifest"):
             file = self.folder / "manifest.csv"
             before = file.read_bytes() if file.is_file() else b""
             listed = _lines(before)

@@ -109,7 +109,7 @@ def _of_stages(row: Row, chain: Sequence[StageRun], twins: dict[str, MetaPipelin
 def _run(
     card: PipelineCard,
     who: str,
-    solvers: Sequence[schedulers.Solver],
+    solvers: Sequence[schedulers.SchedulerConfig],
     methods: Sequence[Any],
     given: Mapping[str, Any],
     twins: dict[str, MetaPipeline],

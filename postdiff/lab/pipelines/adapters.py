@@ -12,11 +12,11 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from postdiff import hub, model_files
+from postdiff import hub
 from postdiff.engine.errors import UsageError
-from postdiff.lab.config.value_types import Finite
+from postdiff.lab.config.layers import Finite
 from postdiff.lab.files import weights
-from postdiff.lab.files.sources import Source, identity, package_file
+from postdiff.lab.files.weights import Source, identity, package_file
 from postdiff.lab.pipelines.checks import complete
 
 __all__ = ["Adapters", "CustomDiffusion", "Embedding", "Lora", "described", "given", "apply_adapters"]
@@ -155,7 +155,7 @@ def described(key: str, source: Any) -> str:
     """
     name = source.weight_name
     weights.refuse_pickle(Path(name), key)
-    file = identity(source, lambda folder: model_files.sha256(weights.checked_file(folder, name, key))[:16], name)
+    file = identity(source, lambda folder, _: [weights.checked_file(folder, name, key)], name)
     scale = f"*{source.scale:g}" if isinstance(source, Lora) else ""
     token = f"={source.token}" if isinstance(source, Embedding) and source.token is not None else ""
     return f"+{key}={file}{scale}{token}"

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.values import expanded, sound
-from postdiff.lab.config.layers import merged
-from postdiff.lab.config.schema import SchedulerConfig
-from postdiff.lab.config.value_types import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked
-from postdiff.lab.files import sources
-from postdiff.lab.files.sources import Source
+from postdiff.lab.config.layers import Count, DType, Frames, Guidance, Offload, Pixels, Strength, Text, checked, merged
+from postdiff.lab.config.schedulers import SchedulerConfig
+from postdiff.lab.files import weights
+from postdiff.lab.files.weights import Source
 from postdiff.lab.pipelines import adapters, quantization
 from postdiff.lab.pipelines.adapters import Adapters
 from postdiff.lab.pipelines.quantization import Quantization
@@ -159,13 +158,13 @@ def parts(model: PipelineCard) -> dict[str, Source]:
 
 def _check(found: PipelineCard, where: str) -> None:
     if found.weights_given or found.structure is None:
-        sources.check(found, f"{where}: give")
+        weights.check(found, f"{where}: give")
     for key, source in parts(found).items():
-        sources.check(source, f"{where}: give '{key}'")
+        weights.check(source, f"{where}: give '{key}'")
         if found.pipeline is None:
             raise UsageError(f"{where}: '{key}' is a part of a pipeline; name its class under 'pipeline'")
     for key, source in adapters.given(found):
-        sources.check(source, f"{where}: give '{key}'")
+        weights.check(source, f"{where}: give '{key}'")
     if found.quantization.given:
         quantization.check_card(found.quantization, found.pipeline, found.network, where)
 

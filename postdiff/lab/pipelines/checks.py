@@ -22,7 +22,7 @@ from postdiff import model_files
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.intercept import intercept
 from postdiff.lab.config import schedulers
-from postdiff.lab.config.value_types import MOST_PIXELS
+from postdiff.lab.config.layers import MOST_PIXELS
 
 __all__ = ["check_parts", "check_values", "check_words", "complete"]
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import torch
 from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
-from postdiff.lab.files import sources, weights
-from postdiff.lab.files.sources import Source, package_file
+from postdiff.lab.files import weights
+from postdiff.lab.files.weights import Source, package_file
 from postdiff.lab.pipelines import adapters, checks, quantization
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, card, parts
 
@@ -56,10 +55,10 @@ def checkpoint(model: PipelineCard) -> str:
         return ";".join(found)
     if not model.weights_given:
         raise UsageError("the model card names a structure alone and no weights; use weights=random")
-    identity = sources.identity(model, partial(weights.pipeline_hash, variant=model.variant))
+    identity = weights.identity(model, weights.pipeline_files)
     for key, source in parts(model).items():
         identity += "+" if key == "network" else f"+{key}="
-        identity += sources.identity(source, partial(weights.network_hash, variant=source.variant))
+        identity += weights.identity(source, weights.network_files)
     for key, source in adapters.given(model):
         identity += adapters.described(key, source)
     return identity + (quantization.described(model.quantization) if model.quantization.given else "")
@@ -165,7 +164,7 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
 def _load_network(source: Source, options: dict[str, Any]) -> Any:
     import diffusers
 
-    folder = sources.network_folder(source)
+    folder = weights.network_folder(source)
     files = weights.network_files(folder, source.variant)
     checks.check_values(files)
     return _loaded(diffusers.AutoModel, folder, files, variant=source.variant, **options)

@@ -19,8 +19,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
+from postdiff.lab.config.layers import Offload
 from postdiff.lab.config.schema import NetworkConfig, RunConfig
-from postdiff.lab.config.value_types import Offload
 from postdiff.lab.pipelines import attention_backends, compiled_blocks
 
 __all__ = ["NetworkOptions", "check", "described", "offload_of", "place"]

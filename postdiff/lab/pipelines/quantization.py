@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 import torch
 
-from postdiff import hub, model_files
+from postdiff import hub
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import sound
-from postdiff.lab.config.value_types import checked
-from postdiff.lab.files import sources
-from postdiff.lab.files.sources import Source, package_file
+from postdiff.lab.config.layers import checked
+from postdiff.lab.files import weights
+from postdiff.lab.files.weights import Source, package_file
 from postdiff.lab.pipelines.checks import complete
 
 __all__ = ["Quantization", "check", "check_card", "configs", "described", "single_file"]
@@ -84,7 +84,7 @@ def check_card(found: Quantization, pipeline: str | None, network: Source, where
         if (extra := next((name for name in from_file if getattr(found, name) is not None), None)) is not None:
             raise UsageError(f"{where}: quantization method={found.method} reads no file; leave out '{extra}'")
         return
-    sources.check(found, f"{where}: give 'quantization'")
+    weights.check(found, f"{where}: give 'quantization'")
     _refuse_other(Path(str(found.weight_name)))
     if found.networks or found.options:
         raise UsageError(f"{where}: a GGUF file holds the denoiser as it is; leave out 'networks' and 'options'")
@@ -124,7 +124,7 @@ def described(found: Quantization) -> str:
     """
     if found.method == "gguf":
         name = str(found.weight_name)
-        file = sources.identity(found, lambda folder: model_files.sha256(_checked(folder / name))[:16], name)
+        file = weights.identity(found, lambda folder, _: [_checked(folder / name)], name)
         return f"+quantization=gguf:{file}"
     networks = f"({','.join(sorted(found.networks))})" if found.networks else ""
     options = json.dumps(found.options, sort_keys=True) if found.options else ""

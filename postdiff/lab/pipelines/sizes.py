@@ -13,7 +13,7 @@ from postdiff import hub
 from postdiff.cost import structure_file
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
-from postdiff.lab.files.sources import package_file
+from postdiff.lab.files.weights import package_file
 from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.cards import PipelineCard, parts
 

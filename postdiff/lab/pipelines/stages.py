@@ -10,7 +10,8 @@ from postdiff import presets
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Row
-from postdiff.lab.config.schema import RunConfig, SchedulerConfig, StageConfig
+from postdiff.lab.config.schedulers import SchedulerConfig
+from postdiff.lab.config.schema import RunConfig, StageConfig
 from postdiff.lab.pipelines import models, signature, sizes
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
 

@@ -125,7 +125,7 @@ class Plan:
         chain = {stage.name: stage.described() for stage in self.stages}
         own = [entry.seed for entry in self.entries if entry.seed is not None]
         seeded = {"line_seeds": digest(own)} if own else {}
-        return {**self.config.as_dict(), "methods": presets.describe(self.methods), "stages": chain, **seeded}
+        return {**dataclasses.asdict(self.config), "methods": presets.describe(self.methods), "stages": chain, **seeded}
 
     @cached_property
     def images_id(self) -> str:

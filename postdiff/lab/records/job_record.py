@@ -14,7 +14,7 @@ from typing import Any
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import distributed, provenance
-from postdiff.lab.files import folders, locks
+from postdiff.lab.files import folders
 from postdiff.lab.plan.plan import Plan
 from postdiff.lab.records.record import KINDS, Record, find, fresh_path, full
 
@@ -85,7 +85,7 @@ def keep(record: Record, rows: Sequence[Mapping[str, Any]]) -> None:
     writer.writerows(rows)
     content = stream.getvalue().encode()
     record.values = hashlib.sha256(content).hexdigest()
-    with locks.held(f"records/{record.experiment}/{record.row}"):
+    with folders.lock(f"records/{record.experiment}/{record.row}"):
         if not record.full and full(record.experiment, record.row, record.kind, record.run_id):
             return
         with folders.atomic_write(file.with_suffix(".csv")) as temporary:
@@ -118,6 +118,6 @@ def refuse_folders(plan: Plan) -> None:
 def remove(plan: Plan, *, timed: bool) -> None:
     """Take away what is recorded of a row's images and, if asked, of its times."""
     quality, speed = (fresh_path(plan.experiment, plan.name, kind) for kind in ("quality", "speed"))
-    with locks.held(f"records/{plan.experiment}/{plan.name}"):
+    with folders.lock(f"records/{plan.experiment}/{plan.name}"):
         for file in (quality, quality.with_suffix(".csv"), *([speed] if timed else [])):
             file.unlink(missing_ok=True)
