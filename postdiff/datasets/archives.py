@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
+import os
 import struct
 import zipfile
 import zlib
@@ -19,6 +20,7 @@ from postdiff.engine.errors import UsageError
 __all__ = ["SourceFile", "find"]
 
 ARCHIVE = ".zip"
+MOST_DIRECTORY = 16 * MB  # of an archive's table of contents, enough for some 200,000 files
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def _given(source_card: DatasetSource, path: Path) -> Path:
 def _member(file: Path, member: str | None, published: bool | None) -> SourceFile:
     """What counts of an archive, unpacked in memory; sizes are looked at first, since a bomb grows a thousandfold."""
     try:
+        _refuse_long_directory(file)
         with zipfile.ZipFile(file) as opened:
             name = member or _only(file, opened.namelist())
             size = opened.getinfo(name).file_size
@@ -116,6 +119,19 @@ def _member(file: Path, member: str | None, published: bool | None) -> SourceFil
     inside = Origin(PurePosixPath(name).name, hashlib.sha256(found).hexdigest(), published)
     where = f"{file}/{name}"
     return SourceFile(file, where, (archive, inside), content.decoded(found, where))
+
+
+def _refuse_long_directory(file: Path) -> None:
+    """Refuse an archive of millions of files before all of their names are read."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, os.fstat(stream.fileno()).st_size - (1 << 16) - 100))
+        end = stream.read()
+    place, large = end.rfind(b"PK\5\6"), end.rfind(b"PK\6\6")
+    size = int.from_bytes(end[place + 12 : place + 16], "little") if place >= 0 else 0
+    if size == 0xFFFFFFFF and large >= 0:  # too large for the old field
+        size = int.from_bytes(end[large + 40 : large + 48], "little")
+    if size > MOST_DIRECTORY:
+        raise UsageError(f"{file} holds too many files to look through; unpack it and name the one with the prompts")
 
 
 def _only(file: Path, names: list[str]) -> str:

@@ -132,10 +132,13 @@ def test_damaged_archives(tmp_path, compression):
     assert message > len(sound) // 9
 
 
-def test_archives_of_macs_and_of_too_many_files(tmp_path):
+def test_archives_of_macs_and_of_too_many_files(tmp_path, monkeypatch):
     assert found(packed(tmp_path, p__txt="a", __MACOSX_in_=b"", **{"x_in_._p__txt": b"\0"})).text == "a"
     file = packed(tmp_path, **{f"{i}__txt": "a" for i in range(50)})
     with pytest.raises(UsageError, match="holds 50 files with prompts; unpack it and name one"):
+        found(file)
+    monkeypatch.setattr(archives, "MOST_DIRECTORY", 1000)
+    with pytest.raises(UsageError, match="holds too many files to look through; unpack it"):
         found(file)
 
 
