@@ -30,7 +30,7 @@ from postdiff.lab.analysis.observation import job_of, observe
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
-from postdiff.lab.records.job_record import now
+from postdiff.lab.records.stored import now
 
 EXPERIMENT = "faster_diffusion/features"
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 32, "batch_size": 8}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from postdiff.cost.shapes import HoldsValues, shapes
+from postdiff.cost.operations import HoldsValues, shapes
 from postdiff.cost.tally import Journal, Work
 from postdiff.engine.intercept import Scope, intercept
 

@@ -18,7 +18,7 @@ from postdiff.lab.images import grid
 from postdiff.lab.loggers import log
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan.plan import Plan, plan_rows
-from postdiff.lab.records import job_record, stored
+from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record
 
 __all__ = ["bench", "draw_grid", "run", "score", "unfinished"]
@@ -122,7 +122,7 @@ def draw_grid(experiment: Experiment) -> Path | None:
 def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, report: Report) -> list[str]:
     """Names of the rows to run; with `fresh` their old results are gone."""
     for plan in plans:
-        job_record.refuse_folders(plan)
+        stored.refuse_folders(plan)
     folders.remove_stale_files(folders.outputs() / "images", deep=False)
     if fresh and shard is None:
         stored.remove(plans, timed, report)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from postdiff.cost import latency
-from postdiff.cost.latency import Rounds, Timed, measure
+from postdiff.cost.latency import Rounds, Timed, TimeIsUp, TimeLimit, measure
 from postdiff.cost.moments import CpuMoments, CudaMoments, moments_of
 from postdiff.cost.ratios import Latency, ratio
-from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.engine.errors import UsageError
 from tests.support.snapshot import snapshot
 from tests.support.tiny import STEPS, build

@@ -3,9 +3,8 @@
 import diffusers
 import pytest
 
-from postdiff.cost.branch_costs import one_branch
-from postdiff.cost.by_hand import paper_accounting
-from postdiff.cost.groups import GROUPS
+from postdiff.cost.macs import GROUPS
+from postdiff.cost.paper_values import one_branch, paper_accounting
 from postdiff.cost.structures import real_size
 from postdiff.engine.errors import UsageError
 from postdiff.methods import CrossAttentionCache, DeepCache, MixedResolution

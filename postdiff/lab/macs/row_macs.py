@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff import presets
-from postdiff.cost.branch_costs import one_branch
-from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.macs import count_macs
 from postdiff.cost.on_meta import Seen
+from postdiff.cost.paper_values import one_branch, paper_accounting
 from postdiff.cost.structures import MetaPipeline, real_size
 from postdiff.cost.tally import Cell, Tally, Work
 from postdiff.engine.errors import UsageError
