@@ -19,7 +19,7 @@ from postdiff.cost.macs import tally
 from postdiff.cost.on_meta import OnMeta, Seen, pin_to_cpu
 from postdiff.cost.operations import Known
 from postdiff.cost.structure_file import Structure
-from postdiff.cost.tally import Macs, Tally
+from postdiff.cost.tally import Tally
 from postdiff.engine.driver import accelerate
 
 __all__ = ["MetaPipeline", "TextEncodersAndVAE", "real_size"]
@@ -95,10 +95,6 @@ class MetaPipeline:
     known: Known = field(default_factory=dict, repr=False)
     blocks: KnownBlocks = field(default_factory=KnownBlocks, repr=False)
 
-    def macs(self, methods: Sequence[Any] = (), **call: Any) -> Macs:
-        """MACs of the denoiser for one image, by convention; arguments and errors are those of `tally`."""
-        return self._denoiser(methods, call)[0].macs("denoiser")
-
     def tally(self, methods: Sequence[Any] = (), **call: Any) -> tuple[Tally, Seen]:
         """Run the pipeline for one image and count: the denoiser by step and group of modules, and what is around it.
 
@@ -116,17 +112,14 @@ class MetaPipeline:
             UsageError: a method does not fit the network, the solver or the number of steps, or the installed
                 libraries do not know a class or configuration of the structure file.
         """
-        denoiser, seen = self._denoiser(methods, call)
-        with self.structure.fitting():
-            around = self.surroundings.tally(seen.prompts, seen.latents)
-        return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen
-
-    def _denoiser(self, methods: Sequence[Any], call: dict[str, Any]) -> tuple[Tally, Seen]:
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.structure.conditions.items()}
         run = {"output_type": "latent", **zeros, **self.structure.arguments, **call}
-        return tally(self.pipe, lambda: fast(**run), self.known, self.blocks), seen
+        denoiser = tally(self.pipe, lambda: fast(**run), self.known, self.blocks)
+        with self.structure.fitting():
+            around = self.surroundings.tally(seen.prompts, seen.latents)
+        return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen
 
 
 def real_size(name: str, scheduler: Any) -> MetaPipeline:

@@ -60,7 +60,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     if distributed.is_rank_zero():
         stored.keep(record, found.rows)
         images.list_in_manifest(found.rows)
-    log.finish(loggers, plan, images, record)
+    log.finish(loggers, plan, record)
     return record
 
 
@@ -99,7 +99,7 @@ def score(plan: Plan, report: Report) -> Record:
         record.device = before.device  # where the images were generated
     stored.keep(record, found.rows)
     images.list_in_manifest(found.rows)
-    log.finish(None, plan, images, record)
+    log.finish(None, plan, record)
     if not record.full:
         missing = record.n_asked - record.n_done
         report(f"{plan.name}: {missing} of {record.n_asked} images are missing; 'postdiff run' makes them")

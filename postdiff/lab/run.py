@@ -56,7 +56,7 @@ def run(
         for plan in map(_on_local_device, plans):
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
-                log.relog(plan, stored.images_of(plan))
+                log.relog(plan)
                 continue
             with rows.row():
                 record = row.measure(plan, pipelines, shard, report_once)

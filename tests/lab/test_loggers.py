@@ -163,7 +163,7 @@ def test_only_the_first_device_logs(tiny, outputs, monkeypatch):
     monkeypatch.setattr(distributed, "is_rank_zero", lambda: False)
     one = prepared(wandb="offline", tensorboard=True)
     assert log.start(one) is None
-    log.relog(one, images_of(one))
+    log.relog(one)
     assert not outputs.exists()
 
 

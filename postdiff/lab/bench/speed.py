@@ -174,7 +174,7 @@ def _measure(
         record.write(fresh_path(row.plan.experiment, name, "speed"))
         records.append(record)
     for row, record in zip(rows, records, strict=True):
-        log.speed(row.plan, record)
+        log.finish(None, row.plan, record)
     return records
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def draw(rows: Sequence[tuple[str, ImageFolder]], samples: Sequence[Sample], fil
     font = ImageFont.load_default(max(13, width // 9))  # Pillow's own, so no font of the machine is needed
     assert isinstance(font, ImageFont.FreeTypeFont), "Pillow was built without FreeType"
     left = GAP + max(round(font.getlength(label)) for label, _ in rows) + 2 * GAP
-    titles = [_wrapped(sample.prompt, font, width) for sample in samples]
+    letters = max(1, int(width / font.getlength("n")))  # "n" is a little wider than the mean of a text
+    titles = [textwrap.wrap(sample.prompt, letters) for sample in samples]
     line_height = round(font.size * 1.25)
     top = GAP + line_height * max(len(title) for title in titles) + GAP
     sheet = Image.new("RGB", (left + len(samples) * (width + GAP), top + len(rows) * (height + GAP)), PAPER)
@@ -56,14 +58,3 @@ def draw(rows: Sequence[tuple[str, ImageFolder]], samples: Sequence[Sample], fil
             sheet.paste(image, (left + column * (width + GAP), y))
     with folders.atomic_write(file) as temporary:
         sheet.save(temporary)
-
-
-def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and font.getlength(longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines

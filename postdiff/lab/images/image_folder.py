@@ -94,7 +94,7 @@ class ImageFolder:
         found = []
         for sample in samples:
             try:
-                found.append(self._read(sample))
+                found.append(marked_png.read(self.file(sample), sample, self.folder.name, self._batch(sample)))
             except (CorruptImageError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(
@@ -120,12 +120,13 @@ class ImageFolder:
                 continue
             try:
                 state = file.stat()
-                known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, sample, self._batch(sample))
+                wanted = sample, self.folder.name, self._batch(sample)
+                known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, *wanted)
                 if since is not None and state.st_ctime_ns < since:
                     with marked_png.opened(file) as (row, _):
-                        row.check(sample, self.folder.name, self._batch(sample))
+                        row.check(*wanted)
                 elif known not in _known_whole:
-                    self._read(sample)
+                    marked_png.read(file, *wanted)
                     _known_whole.add(known)
             except CorruptImageError as error:
                 found[file] = str(error)
@@ -164,7 +165,12 @@ class ImageFolder:
         with locks.held(f"{self.folder.name}/manifest"):
             file = self.folder / "manifest.csv"
             before = file.read_bytes() if file.is_file() else b""
-            listed = _lines(before)
+            try:
+                lines = list(csv.DictReader(io.StringIO(before.decode(), newline="")))
+                whole = [line for line in lines if set(line) == set(COLUMNS) and None not in line.values()]
+                listed = {(int(line["seed"]), int(line["index"])): line for line in whole}
+            except (ValueError, csv.Error):
+                listed = {}  # of a damaged one nothing, since every row adds its images again
             for row in rows:
                 sample = Sample(int(row["index"]), str(row["prompt"]), int(row["seed"]))
                 place = self.file(sample).relative_to(self.folder).as_posix()
@@ -179,18 +185,3 @@ class ImageFolder:
 
     def _batch(self, sample: Sample) -> str | None:
         return None if self.batches is None else self.batches[sample.seed, sample.index]
-
-    def _read(self, sample: Sample) -> Tensor:
-        with marked_png.opened(self.file(sample)) as (row, png):
-            row.check(sample, self.folder.name, self._batch(sample))
-            return marked_png.pixels(row, png)
-
-
-def _lines(manifest: bytes) -> dict[tuple[int, int], dict[str, str]]:
-    """The whole lines of a manifest by seed and index; none of a damaged one, since every row adds its images again."""
-    try:
-        lines = list(csv.DictReader(io.StringIO(manifest.decode(), newline="")))
-        whole = [line for line in lines if set(line) == set(COLUMNS) and None not in line.values()]
-        return {(int(line["seed"]), int(line["index"])): line for line in whole}
-    except (ValueError, csv.Error):
-        return {}

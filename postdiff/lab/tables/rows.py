@@ -56,8 +56,9 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
     found, unlike = [], _measured_otherwise(records)
     for row in experiment.rows:
         own = records.get(row.name, {})
-        if len(own) > 1 and not _alike(own["quality"], own["speed"]):
-            own = {"quality": own["quality"]}
+        of_run = [(one.checkpoint, *map(one.config.get, ("steps", "methods", "dtype"))) for one in own.values()]
+        if any(each != of_run[0] for each in of_run):
+            own = {"quality": own["quality"]}  # its times are of other weights or settings
         first, timed_first = _compared_with(own, [baseline, *records.values()])
         values: FlatRow = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         values |= _quality_values(own.get("quality"), first.get("quality"))
@@ -72,12 +73,6 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
             values[f"gap_{name}"] = None if ours is None else ours - value
         found.append(values)
     return found
-
-
-def _alike(quality: Record, speed: Record) -> bool:
-    """Whether two records of a row are of the same weights and settings."""
-    alike = all(quality.config.get(key) == speed.config.get(key) for key in ("steps", "methods", "dtype"))
-    return alike and quality.checkpoint == speed.checkpoint
 
 
 def _compared_with(
