@@ -10,7 +10,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import metric_specs
 from postdiff.lab.pipelines import models
 from postdiff.presets import build_methods, preset
-from tests.docs.pages import blocks
+from tests.docs.pages import ROOT, blocks
 
 STEPS = 6
 
@@ -106,3 +106,9 @@ def test_a_row_under_a_trainer(tmp_path, monkeypatch):
     exec(code, given)
     assert len(list(tmp_path.rglob("*.png"))) == 2
     assert given["module"].values["emoji_text_score"].n == 2
+
+
+def test_the_loop_that_the_page_shows_is_the_one_that_runs():
+    [shown] = [block for block in blocks("architecture.md", "") if "part_of" in block]
+    source = (ROOT / "postdiff" / "lab" / "generate" / "loop.py").read_text()
+    assert all(line.strip() in source for line in shown.splitlines())

@@ -150,7 +150,7 @@ BROKEN = {
     "PostScript": (
         "a.png",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        "cannot be read (no pict",
+        "cannot be read (no image",
     ),
     "16 bits of grey": ("a.png", encoded(GREY), "has more than 8 bits of grey (mode I;16); save it with 8 bits"),
     "32 bits of grey": ("a.tif", encoded(GREY.astype(np.int32), "tiff"), "has more than 8 bits of grey (mode I)"),

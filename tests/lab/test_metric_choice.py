@@ -46,7 +46,7 @@ def test_a_run_measures_the_fid_of_clean_fid(tiny, outputs, command, network, re
     assert "FID (clean)" in out and "IS" in out
     found = record(outputs)
     expected = clean_fid.compute_fid(
-        str(outputs / "pictures" / found["pictures"] / "0"),
+        str(outputs / "images" / found["images"] / "0"),
         str(real),
         mode="clean",
         custom_feat_extractor=torch.jit.load(str(network)),

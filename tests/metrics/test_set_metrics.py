@@ -311,7 +311,7 @@ def test_too_few_images_are_marked(small):
     metric.update(networks.images(1, 5))
     metric.compute()
     identity = metric.identity()
-    assert identity["note"].startswith("5 generated images and 4 reference images for 6 feature dimensions")
+    assert identity["note"].startswith("5 generated images and 4 real images for 6 feature dimensions")
     assert {"model", "checkpoint", "mode", "resize", "dtype", "statistics"} <= set(identity)
     one = FID(network, real)
     one.update(networks.images(1, 1))
