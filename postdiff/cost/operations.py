@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,19 +14,14 @@ from torch.utils.flop_counter import flop_registry
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
 
-__all__ = ["HoldsValues", "Known", "OperationCounter", "shapes"]
+__all__ = ["HoldsValues", "Known", "OperationCounter", "described", "remade", "shapes"]
 
 _DENSE = ("convolution", "_convolution", "mm", "addmm")
 _ATTENTION = ("bmm", "baddbmm")
 
 
-class _Outcome(NamedTuple):
-    work: Work | None
-    results: list[tuple[Any, ...]]  # size, strides and dtype of each tensor
-    alone: bool  # one tensor, not a tuple of them
-
-
-Known = dict[Hashable, _Outcome]
+# What a call costs, if anything, and what it returns, as `described`.
+Known = dict[Hashable, tuple[Work | None, Any]]
 
 
 class OperationCounter(TorchDispatchMode):
@@ -62,7 +57,10 @@ class OperationCounter(TorchDispatchMode):
             with suppress(HoldsValues):
                 key = func, shapes(args), shapes(kwargs)
         if key in self._known:
-            return self._again(self._known[key])
+            work, outcome = self._known[key]
+            if work:
+                self._add(work)
+            return remade(outcome)
         if operation.composite:
             with self:
                 return func.decompose(*args, **kwargs)
@@ -70,21 +68,9 @@ class OperationCounter(TorchDispatchMode):
         work = operation.work(args, kwargs, result)
         if work:
             self._add(work)
-        if key is not None:
-            tensors = result if isinstance(result, tuple) else (result,)
-            if all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
-                described = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
-                self._known[key] = _Outcome(work, described, alone=not isinstance(result, tuple))
+        if key is not None and (outcome := described(result)) is not None:
+            self._known[key] = work, outcome
         return result
-
-    def _again(self, outcome: _Outcome) -> Any:
-        if outcome.work:
-            self._add(outcome.work)
-        # New tensors each time: whoever takes them may change their shape in place.
-        tensors = [
-            torch.empty_strided(size, strides, dtype=dtype, device="meta") for size, strides, dtype in outcome.results
-        ]
-        return tensors[0] if outcome.alone else tuple(tensors)
 
 
 class _Operation:
@@ -137,3 +123,21 @@ def shapes(value: Any) -> Hashable:
     if isinstance(value, dict):
         return tuple([(name, shapes(item)) for name, item in value.items()])
     return type(value), value  # 1, 1.0 and True are one key, but not one argument
+
+
+def described(result: Any) -> Any:
+    """Tensors and tuples of them as data; None if there is anything else."""
+    if isinstance(result, Tensor):
+        return (result.shape, result.stride(), result.dtype) if result.is_meta else None
+    if type(result) is not tuple:
+        return None
+    parts = [described(part) for part in result]
+    return None if None in parts else parts
+
+
+def remade(outcome: Any) -> Any:
+    """New tensors each time: whoever takes them may change their shape in place."""
+    if isinstance(outcome, list):
+        return tuple([remade(part) for part in outcome])
+    size, strides, dtype = outcome
+    return torch.empty_strided(size, strides, dtype=dtype, device="meta")

@@ -141,7 +141,7 @@ def _silent(message: str) -> None:
 def _time(plans: Sequence[Plan], pipelines: Pipelines, fresh: bool) -> None:
     # Times are comparable only when taken in turns, so one missing row means timing all of them again.
     timed = [plan for plan in plans if plan.config.bench.repeats]
-    if fresh or not all(stored.recorded(plan, "speed", plan.speed_id) for plan in timed):
+    if fresh or not all(stored.recorded(plan, "speed") for plan in timed):
         speed.measure(timed, pipelines)
 
 

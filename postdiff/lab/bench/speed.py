@@ -213,16 +213,8 @@ def _seconds(rounds: Sequence[float], images: int) -> dict[str, float]:
 def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, images: int) -> dict[str, Any]:
     """The other code's times, and how many times faster we are: above 1 our code is the faster one."""
     whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
-    return {
-        "name": reference.name,
-        **_seconds(beside.whole, images),
-        "ratio": whole.median,
-        "ratio_q25": whole.q25,
-        "ratio_q75": whole.q75,
-        "loop_ratio": loop.median,
-        "loop_ratio_q25": loop.q25,
-        "loop_ratio_q75": loop.q75,
-    }
+    times = _seconds(beside.whole, images)
+    return {"name": reference.name, **times, **whole.named("ratio"), **loop.named("loop_ratio")}
 
 
 def _images(result: Any) -> Tensor:

@@ -144,7 +144,7 @@ def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
     Raises:
         UsageError: an image may not be opened, or a folder stands in its place.
     """
-    record = recorded(plan, "quality", plan.run_id)
+    record = recorded(plan, "quality")
     if record is None:
         return False
     file = fresh_path(plan.experiment, plan.name)
@@ -169,9 +169,9 @@ def finished(plan: Plan, report: Report, mend: bool = True) -> bool:
     return True
 
 
-def recorded(plan: Plan, kind: str, run_id: str) -> Record | None:
+def recorded(plan: Plan, kind: str) -> Record | None:
     """The row's fresh record of one kind, if it is full, of this run, and made by the same kind of device."""
-    found = full(plan.experiment, plan.name, kind, run_id)
+    found = full(plan.experiment, plan.name, kind, plan.run_id if kind == "quality" else plan.speed_id)
     if found is None or (kind == "quality" and found.n_asked != len(plan.samples)):
         return None
     on_gpu = [name.startswith("cuda") for name in (found.config.get("device", ""), plan.config.device)]

@@ -188,8 +188,7 @@ def speed_values(record: Record | None, first: Record | None) -> dict[str, Any]:
         for name, rounds in (("speedup", "rounds_s"), ("loop_speedup", "loop_rounds_s")):
             theirs, ours = first.latency.get(rounds), time.get(rounds)
             if theirs and ours and len(theirs) == len(ours):
-                faster = ratio(theirs, ours)
-                found |= {name: faster.median, f"{name}_q25": faster.q25, f"{name}_q75": faster.q75}
+                found |= ratio(theirs, ours).named(name)
     before, after = first and first.denoiser_macs("all"), record.denoiser_macs("all")
     found["ideal"] = ideal = before / after if before and after else None
     speedup = found.get("loop_speedup") or found.get("speedup")
