@@ -40,7 +40,7 @@ def start(plan: Plan) -> list[Logger]:
     Raises:
         UsageError: an unknown or broken logger, W&B or TensorBoard is not installed, or W&B refuses the first row.
     """
-    if not _wanted(plan):
+    if not distributed.is_rank_zero():
         return []
     # W&B last: what others may lack is told at once, W&B may take its time to refuse.
     opened = [_own(name, plan) for name in plan.config.logger.names]
@@ -68,19 +68,14 @@ def finish(loggers: Sequence[Logger] | None, plan: Plan, record: Record) -> None
 
 def relog(plan: Plan) -> None:
     """Log what the row's records say, for a row that was done before anybody asked for a logger."""
-    if not _wanted(plan):
+    loggers, records = _opened(plan), []
+    if not loggers:
         return
-    records = []
     for kind in KINDS:
         file = fresh_path(plan.experiment, plan.name, kind)
         with suppress(UsageError):  # damaged: who writes it anew logs it
             records += [Record.read(file)] if file.is_file() else []
-    _log(_opened(plan), plan, records)
-
-
-def _wanted(plan: Plan) -> bool:
-    config = plan.config
-    return (config.tensorboard or config.wandb != "off" or bool(config.logger.names)) and distributed.is_rank_zero()
+    _log(loggers, plan, records)
 
 
 def _opened(plan: Plan) -> list[Logger]:

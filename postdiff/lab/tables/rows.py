@@ -39,27 +39,28 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
     Raises:
         UsageError: no row has a record.
     """
-
-    def load(row: str) -> dict[str, Record]:
-        return {kind: record for kind in kinds if (record := find(experiment.name, row, kind)) is not None}
-
-    records = {row.name: own for row in experiment.rows if (own := load(row.name))}
-    if not records:
+    rows = [row.name for row in experiment.rows]
+    records: dict[str, dict[str, Record]] = {}
+    for name in dict.fromkeys([experiment.baseline, *rows]):
+        try:
+            found = {kind: find(experiment.name, name, kind) for kind in kinds}
+        except UsageError:
+            if name in rows:
+                raise
+            continue  # damaged, and not among the rows
+        records[name] = {kind: record for kind, record in found.items() if record is not None}
+    if not any(records[name] for name in rows):
         raise UsageError(
             f"experiment {experiment.name} has no records in {fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    try:
-        baseline = load(experiment.baseline)
-    except UsageError:
-        baseline = {}  # damaged, and not among the rows
-    found, unlike = [], _measured_otherwise(records)
+    flat, unlike = [], _measured_otherwise({name: records[name] for name in rows})
     for row in experiment.rows:
-        own = records.get(row.name, {})
+        own = records[row.name]
         of_run = [(one.checkpoint, *map(one.config.get, ("steps", "methods", "dtype"))) for one in own.values()]
         if any(each != of_run[0] for each in of_run):
             own = {"quality": own["quality"]}  # its times are of other weights or settings
-        first, timed_first = _compared_with(own, [baseline, *records.values()])
+        first, timed_first = _compared_with(own, records.values())
         values: FlatRow = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         values |= _quality_values(own.get("quality"), first.get("quality"))
         values |= speed_values(own.get("speed"), timed_first)
@@ -71,8 +72,8 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
             ours = values.get(name)
             values[f"reported_{name}"] = value
             values[f"gap_{name}"] = None if ours is None else ours - value
-        found.append(values)
-    return found
+        flat.append(values)
+    return flat
 
 
 def _compared_with(
