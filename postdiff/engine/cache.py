@@ -8,7 +8,7 @@ together have one entry, which only the same branches find.
 
 Where one network call serves several steps (`state.span`), an entry stands for all of them or for none: steps between
 which a method turns from computing to replaying are `state.boundaries`, and no call reaches over one. Nobody plans for
-a miss of a new size or branch: then the first of the steps is computed, and replayed for the others.
+a miss of a new size or branch: then the first of the steps is kept, and replayed for the others.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.engine.ownership import Form, own, put_together, taken_apart
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows, tile_rows
-from postdiff.engine.spans import for_first_step
 from postdiff.engine.state import State
 
 __all__ = ["CacheEntry", "ModuleCache", "Place", "Refresh"]
@@ -118,29 +117,20 @@ class ModuleCache:
                 state.counts[f"{self.name} hits"] += 1
                 return self._joined(stored, state)
             state.counts[f"{self.name} misses"] += 1
-            if state.span > 1 and not self.due(state.index, state.index + state.span - 1):
-                return self._unplanned(place, state, forward, args, kwargs)
             output = forward(*args, **kwargs)
             self._write(place, state, output)
-            return output
+            stored = None if self._steps(state) == state.span else self._read(place, state)
+            return output if stored is None else self._joined(stored, state)
 
         return call
-
-    def _unplanned(self, place: Place, state: State, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """A miss where a replay was planned, of a new size or branch: the first step of several, and then replays."""
-
-        def keep(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            self._write(place, state, output)
-            return output
-
-        output = for_first_step(keep, state)(forward, *args, **kwargs)
-        stored = self._read(place, state)
-        return output if stored is None else self._joined(stored, state)
 
     def holds(self, module: str, state: State) -> bool:
         """Whether the module would be replayed now."""
         return self._read((module, 0), state) is not None
+
+    def _steps(self, state: State) -> int:
+        """How many steps of a call that is a miss are what they are computed to be: all, or, unplanned, the first."""
+        return state.span if self.due(state.index, state.index + state.span - 1) else 1
 
     def _read(self, place: Place, state: State) -> list[CacheEntry] | None:
         found = []
@@ -185,8 +175,8 @@ class ModuleCache:
 
     def _write(self, place: Place, state: State, output: Any) -> None:
         tensors, form = self._kept(place, state, output)
-        labels, last = self._labels(place, state), state.index + state.span - 1
-        newest = rows_of_step(tensors, len(state.branches), state.span, -1)
+        labels, steps = self._labels(place, state), self._steps(state)
+        last, newest = state.index + steps - 1, rows_of_step(tensors, len(state.branches), state.span, steps - 1)
         pieces = dict(zip(labels, split_rows(newest, len(labels)), strict=True))
         whole = (state.branches, newest) if labels == state.branches else None
         if self.merge is not None:

@@ -44,7 +44,7 @@ class ForecastCache(ModuleCache):
     def _write(self, place: Place, state: State, output: Any) -> None:
         tensors, form = self._kept(place, state, output)
         labels, parts = self._labels(place, state), len(state.branches)
-        for i in range(state.span):  # a call that serves several steps gives a difference between each two
+        for i in range(self._steps(state)):  # a call that serves several steps gives a difference between each two
             fresh, step = split_rows(rows_of_step(tensors, parts, state.span, i), len(labels)), state.index + i
             for label, value in zip(labels, fresh, strict=True):
                 key = (place, state.size, label)

@@ -168,7 +168,7 @@ class _Overwriting:
             text = kwargs.get("encoder_hidden_states", args[1] if len(args) > 1 else None)
             given = (image, text if isinstance(text, Tensor) else None)
             for branch, part in zip(self.branches, _chunks(given, len(self.branches)), strict=True):
-                self.x[name][branch][self.step] = part
+                self.x[name][branch][self.step] = tensorwise(Tensor.clone, part)
 
         return hook
 

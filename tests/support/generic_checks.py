@@ -132,12 +132,12 @@ def check_batch(subject: Subject, family: str) -> str | None:
 
 
 def check_parallel(subject: Subject, family: str) -> str | None:
-    """One call of the network for several steps is as many calls, also where guidance ends between them."""
+    """One call of the network for several steps is as many calls, also where guidance or a size ends between them."""
     case, setting, _ = case_of(family)
     if not _propagates(subject, setting):
         return "no encoder propagation beside it"
     cuts = len(setting.family.cfg) > 1 and "guidance" not in _resources(subject, setting.network)
-    stacks = [(subject.stack, [0]), (subject.stack, 4)]
+    stacks = [(subject.stack, [0]), (subject.stack, 4), (lambda: [*subject.stack(), MixedResolution(switch=2)], [0])]
     if cuts:
         stacks.append((lambda: [*subject.stack(), CFGCutoff(gate=SWITCH)], [0]))
     for stack, keys in stacks:
@@ -196,14 +196,30 @@ def check_neutral_setting(subject: Subject, family: str) -> str | None:
 
 
 def check_consumers_in_place(subject: Subject, family: str) -> str | None:
-    """Whoever reads an output may write into it."""
+    """Whoever is given an output may write into it: a hook behind a module, or the next module itself."""
     case, setting, _ = case_of(family)
     found = []
     for change in (_scaled_in_place, _scaled):
         with _hooked(setting.network, change):
             found.append(at_work(case, subject.stack(), [0, 1])[0])
     assert torch.equal(*found), "what is kept was written to"
+    with _writing_norms(setting.network):
+        against_reference(subject, family, list, at_work(case, subject.stack(), [0, 1])[0][1:], [1])
     return None
+
+
+@contextmanager
+def _writing_norms(network: nn.Module) -> Iterator[None]:
+    """The first norm of every transformer block writes into what the block was given."""
+
+    def write(module: nn.Module, args: Any) -> None:
+        args[0].mul_(1.02)
+
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if "blocks." in name and name.endswith((".norm1", ".norm")) and ".resnets." not in name:
+                stack.callback(module.register_forward_pre_hook(write).remove)
+        yield
 
 
 def _scaled_in_place(module: nn.Module, args: Any, output: Any) -> Any:
@@ -243,7 +259,7 @@ def check_one_module_in_two_places(subject: Subject, family: str) -> str | None:
         try:
             found, _ = at_work(shared, subject.stack())
         except UsageError as refusal:
-            assert "in several places" in str(refusal), refusal
+            assert any(words in str(refusal) for words in ("in several places", "cannot be told apart")), refusal
         else:
             assert torch.equal(found, drawn(copied, subject.stack())), f"two copies would draw something else ({part})"
         served += 1

@@ -63,6 +63,7 @@ SETTINGS: dict[str, list[Any]] = {
 }
 # At these images decide apart, with guidance and without, and after a change of size: {(preset, family): threshold}.
 THRESHOLDS = {
+    ("first_block_cache", "dit"): 0.5,
     ("first_block_cache", "pixart_alpha"): 0.2,
     ("first_block_cache", "sd3"): 0.5,
     ("first_block_cache", "sana"): 0.07,
@@ -151,7 +152,7 @@ def private() -> list[str]:
 def asked(check: str, name: str, family: str) -> bool:
     """Whether a check has anything to ask of a shipped preset, or of a setting, on a family."""
     of = name.partition(":")[0]
-    if family in REFUSED[of] or (name in SETTINGS and not check.startswith("reference")):
+    if family in REFUSED[of] or (name in SETTINGS and not check.startswith(("reference", "parallel", "consumers"))):
         return False
     return {
         "reference_where_guidance_ends": not _ends_guidance(name)

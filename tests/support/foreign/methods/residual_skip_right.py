@@ -7,6 +7,7 @@ from torch import Tensor
 
 from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import owned
 from postdiff.engine.residual_span import ResidualSpan, arguments_of, stacked_blocks
 from postdiff.engine.selectors import is_unet, spatial_transformers, with_all_inside
 from postdiff.methods.base import Method
@@ -56,14 +57,15 @@ def _around(inner):
     """What the cache sees is what a block adds; a computed output is handed on as it is."""
 
     def around(forward, *args, **kwargs):
-        given, fresh = arguments_of(forward, args, kwargs)["hidden_states"], []
+        given, fresh = owned(arguments_of(forward, args, kwargs)["hidden_states"]), []
 
         def added(*args, **kwargs):
-            fresh.append(forward(*args, **kwargs))
-            return _shifted(fresh[0], -given)
+            output = forward(*args, **kwargs)
+            fresh[:] = output, _shifted(output, -given)
+            return fresh[1]
 
         found = inner(added, *args, **kwargs)
-        return fresh[0] if fresh else _shifted(found, given)
+        return fresh[0] if fresh and found is fresh[1] else _shifted(found, given)
 
     return around
 
