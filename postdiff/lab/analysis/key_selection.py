@@ -2,7 +2,7 @@
 
 Faster Diffusion places its keys by hand after looking at feature changes (App. G). Here the choice is a small problem
 with an exact answer. If step t between key steps uses the features of the last key step k(t), its error is the squared
-distance D[k(t), t]; the keys minimise its (weighted) sum over all steps.
+distance D[k(t), t], which `FeatureDistances` measures; the keys minimise its (weighted) sum over all steps.
 """
 
 from __future__ import annotations
