@@ -22,15 +22,14 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
-from postdiff.lab.analysis.feature_distances import FeatureDistances
 from postdiff.lab.analysis.feature_probe import FeatureProbe, FeatureSnapshots
 from postdiff.lab.analysis.findings import Findings
-from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
+from postdiff.lab.analysis.key_selection import FeatureDistances, select_keys, solver_weights, staleness
 from postdiff.lab.analysis.observation import job_of, observe
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
-from postdiff.lab.records.job_record import now
+from postdiff.lab.records.stored import now
 
 EXPERIMENT = "faster_diffusion/features"
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 32, "batch_size": 8}

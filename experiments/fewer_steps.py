@@ -27,7 +27,7 @@ from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
 from postdiff.lab.generate.pipelines import Pipelines
-from postdiff.lab.records.job_record import now
+from postdiff.lab.records.stored import now
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "fewer_steps"

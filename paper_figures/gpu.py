@@ -35,8 +35,8 @@ def measured() -> dict[str, list[FlatRow]]:
         if not name.startswith("speed/"):
             continue
         asked = load(name)
-        records = record.load(name, [row.name for row in asked.rows], ("speed",))
-        on_gpu = [row for row, kinds in records.items() if str(kinds["speed"].config["device"]).startswith("cuda")]
+        records = {row.name: record.find(name, row.name, "speed") for row in asked.rows}
+        on_gpu = [row for row, timed in records.items() if timed and str(timed.config["device"]).startswith("cuda")]
         if on_gpu:
             rows = [row for row in flat_rows(asked.select(on_gpu), ("speed",)) if row.get("loop_speedup")]
             found |= {name: rows} if rows else {}

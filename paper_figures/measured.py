@@ -29,7 +29,8 @@ def rows_of(experiment: str, *needed: str) -> list[FlatRow]:
         UsageError: no row of the experiment has a whole quality record with these figures.
     """
     asked = load(experiment)
-    rows = flat_rows(asked) if record.load(experiment, [row.name for row in asked.rows]) else []
+    there = any(record.find(experiment, row.name, kind) for row in asked.rows for kind in record.KINDS)
+    rows = flat_rows(asked) if there else []
     for row in rows:
         if row.get("n_done") != row.get("n_asked"):
             partial = f"row '{row['row']}' has {row['n_done']} of {row['n_asked']} images"

@@ -10,10 +10,9 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from postdiff.cost.shapes import HoldsValues, shapes
+from postdiff.cost.operations import HoldsValues, described, remade, shapes
 from postdiff.cost.tally import Journal, Work
 from postdiff.engine.intercept import Scope, intercept
 
@@ -55,31 +54,13 @@ class KnownBlocks:
             if known is None:
                 before = journal.here()
                 result = forward(*args, **kwargs)
-                if (made := _described(result)) is not None:
+                if (made := described(result)) is not None:
                     done = {group: total - before.get(group, Work()) for group, total in journal.here().items()}
                     self._known[key] = made, {group: more for group, more in done.items() if more != Work()}
                 return result
             made, work = known
             for group, more in work.items():
                 journal.add(more, group)
-            return _made(made)
+            return remade(made)
 
         return around
-
-
-def _described(result: Any) -> Any:
-    """Tensors and tuples of them as data; None if there is anything else."""
-    if isinstance(result, Tensor):
-        return (result.shape, result.stride(), result.dtype) if result.is_meta else None
-    if type(result) is not tuple:
-        return None
-    parts = [_described(part) for part in result]
-    return None if None in parts else parts
-
-
-def _made(described: Any) -> Any:
-    """New tensors each time: whoever takes them may change their shape in place."""
-    if isinstance(described, list):
-        return tuple([_made(part) for part in described])
-    size, strides, dtype = described
-    return torch.empty_strided(size, strides, dtype=dtype, device="meta")

@@ -1,22 +1,83 @@
-"""Time of a call, measured so that two methods can be compared: warm, synchronised, interleaved.
+"""Time of a call, measured so that two methods can be compared: warm, synchronised, interleaved, within a time limit.
 
 Absolute times belong to one machine at one moment; compare ratios, and those round by round.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from postdiff.cost.loop_clock import loop_clock
-from postdiff.cost.moments import wait
-from postdiff.cost.time_limit import TimeLimit
+from postdiff.cost.moments import Moments, moments_of, wait
 from postdiff.engine.errors import UsageError
+from postdiff.engine.intercept import intercept
 
-__all__ = ["Rounds", "Timed", "measure", "seconds"]
+__all__ = ["Rounds", "TimeIsUp", "TimeLimit", "Timed", "measure", "seconds"]
+
+
+class TimeIsUp(UsageError):
+    """Not one round is whole.
+
+    Attributes:
+        had: seconds that there were.
+        enough: seconds that would be, as far as one can tell.
+    """
+
+    def __init__(self, had: float, enough: int) -> None:
+        self.had, self.enough = had, enough
+        super().__init__(
+            f"nothing was measured: one round does not end in {had:.3g} s; {enough} s would do, or fewer rows"
+        )
+
+
+class TimeLimit:
+    """Begins when it is made.
+
+    Args:
+        seconds: how long it lasts; None: for ever.
+
+    Attributes:
+        begin: when it began, on the clock of `time.perf_counter`.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = math.inf if seconds is None else seconds
+        self.begin = time.perf_counter()
+
+    @property
+    def gone(self) -> float:
+        """Seconds since it began."""
+        return time.perf_counter() - self.begin
+
+    @property
+    def left(self) -> float:
+        """Seconds until it ends; below 0 once it has."""
+        return self.seconds - self.gone
+
+    def part(self, of: int) -> TimeLimit:
+        """An equal part of what is left, which begins now.
+
+        Args:
+            of: how many parts are still to come, this one included.
+        """
+        return TimeLimit(self.left / of)
+
+    def need(self, more: float) -> None:
+        """Give up early what can hardly become whole any more.
+
+        Args:
+            more: seconds that are still needed, as far as one can tell from what was seen.
+
+        Raises:
+            TimeIsUp: not even half of them are left.
+        """
+        if self.left < more / 2:
+            raise TimeIsUp(self.seconds, math.ceil(1.25 * (self.gone + more)))  # what was not seen may take longer
 
 
 @dataclass(frozen=True)
@@ -126,10 +187,44 @@ def _round(
     return seen
 
 
+@dataclass
+class _Loop:
+    """A denoising loop without text encoder and decoder, as papers time it."""
+
+    moments: Moments
+    first: Any
+    last: Any
+
+
 def _once(call: Timed) -> tuple[float, float | None]:
-    pipe = call.loops[0][0] if call.loops else None
-    with call.ready(), loop_clock(call.loops) as clock:
-        return seconds(call.run, pipe), clock.seconds
+    """Seconds of a call and of all its loops together, None if it has none. Nothing waits for a GPU at any step.
+
+    A loop lasts from the opening of its pipeline's progress bar, which every pipeline of diffusers opens just before
+    it, shown or not, to the end of its last solver step.
+    """
+    loops: list[_Loop] = []
+
+    # Plain closures, not methods: a pipeline may copy its scheduler (see `intercept`).
+    def begin(original: Callable[..., Any], *args: Any, moments: Moments, **kwargs: Any) -> Any:
+        moment = moments.now()
+        loops.append(_Loop(moments, moment, moment))
+        return original(*args, **kwargs)
+
+    def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        if loops:
+            loops[-1].last = loops[-1].moments.now()
+        return result
+
+    with call.ready(), ExitStack() as stack:
+        for pipe, scheduler in call.loops:
+            stack.enter_context(intercept(pipe, "progress_bar", partial(begin, moments=moments_of(pipe))))
+            stack.enter_context(intercept(scheduler, "step", step))
+        whole = seconds(call.run, call.loops[0][0] if call.loops else None)
+        for loop in loops:
+            loop.moments.wait()
+        inner = [loop.moments.seconds(loop.first, loop.last) for loop in loops]
+        return whole, sum(inner) if inner else None
 
 
 def seconds(call: Callable[[], object], pipe: Any = None) -> float:

@@ -14,17 +14,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from postdiff.cost.groups import grouped
 from postdiff.cost.known_blocks import KnownBlocks
 from postdiff.cost.operations import Known, OperationCounter
 from postdiff.cost.tally import CONVENTIONS, PARTS, Journal, Macs, Tally
 from postdiff.engine.intercept import intercept
 
-__all__ = ["CONVENTIONS", "components", "count_macs", "tally"]
+__all__ = ["CONVENTIONS", "GROUPS", "components", "count_macs", "grouped", "tally"]
+
+GROUPS = ("resnets", "self-attention", "cross-attention", "feed-forward", "other")
+
+# Where a module does not say itself whether it looks at text.
+_LOOKS_AT_TEXT = {"attn1": False, "attn2": True, "self_attn": False, "SelfAttention": False}
+_FEED_FORWARD = ("ff", "ff_context", "mlp", "DenseReluDense")
 
 
 def count_macs(pipe: Any, call: Callable[[], object]) -> dict[str, Macs]:
@@ -63,6 +69,12 @@ def tally(
         UsageError: an operation with a known cost that belongs to no convention.
     """
     journal = Journal()
+
+    def step(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        journal.step += 1
+        return result
+
     watch = OperationCounter(journal.add, known)
     # To watch takes time at every operation, and without weights only networks are worth it.
     inside, outside = (nullcontext(), watch) if blocks is None else (watch, nullcontext())
@@ -70,19 +82,20 @@ def tally(
         for stage, one in getattr(pipe, "pipes", {"": pipe}).items():
             for part, owner, method in components(one):
                 place = f"{part}:{stage}" if stage else part
-                stack.enter_context(intercept(owner, method, _marked(journal, inside, part=place)))
+                stack.enter_context(intercept(owner, method, partial(_within, journal, "part", place, inside)))
             for owner in dict.fromkeys(owner for _, owner, _ in components(one)):
                 for module, group in grouped(owner):
-                    stack.enter_context(intercept(module, "forward", _marked(journal, nullcontext(), group=group)))
+                    within = partial(_within, journal, "group", group, nullcontext())
+                    stack.enter_context(intercept(module, "forward", within))
             if blocks is not None:
                 for network in (owner for part, owner, _ in components(one) if part == "denoiser"):
                     for interception in blocks.around(network, journal):
                         stack.enter_context(interception)
             if hasattr(one, "scheduler"):
-                stack.enter_context(intercept(one.scheduler, "step", _counted(journal)))
+                stack.enter_context(intercept(one.scheduler, "step", step))
         stack.enter_context(outside)
         call()
-    return journal.tally()
+    return Tally(dict(journal.cells), journal.step)
 
 
 def components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
@@ -99,18 +112,38 @@ def components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
             yield "vae", component, "decode"
 
 
-def _marked(journal: Journal, watch: AbstractContextManager[Any], **place: str) -> Callable[..., Any]:
-    def around(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with journal.within(**place), watch:
+def grouped(owner: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Modules that begin a group, with its name. What runs in none of them is "other".
+
+    Names are those of diffusers and transformers. Attention over image and text tokens together (SD3) is
+    self-attention. What a method adds around a module, for instance ToMe's matching of tokens, is "other".
+    """
+    for path, module in owner.named_modules():
+        name = path.rpartition(".")[2]
+        looks_at_text = getattr(module, "is_cross_attention", _LOOKS_AT_TEXT.get(name))
+        if looks_at_text is not None:
+            yield module, "cross-attention" if looks_at_text else "self-attention"
+        elif name in _FEED_FORWARD:
+            yield module, "feed-forward"
+        elif type(module).__name__.startswith("Resnet"):
+            yield module, "resnets"
+
+
+def _within(
+    journal: Journal,
+    kind: str,
+    name: str,
+    watch: AbstractContextManager[Any],
+    forward: Callable[..., Any],
+    /,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Run `forward` under the counter, as work of the part or group of that name."""
+    before = getattr(journal, kind)
+    setattr(journal, kind, name)
+    try:
+        with watch:
             return forward(*args, **kwargs)
-
-    return around
-
-
-def _counted(journal: Journal) -> Callable[..., Any]:
-    def around(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        journal.step += 1
-        return result
-
-    return around
+    finally:
+        setattr(journal, kind, before)

@@ -7,40 +7,29 @@ lies between two events is what the GPU did, or waited for, in between.
 from __future__ import annotations
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-__all__ = ["CpuMoments", "CudaMoments", "Moments", "moments_of", "wait"]
+__all__ = ["CudaMoments", "Moments", "moments_of", "wait"]
 
 
-class Moments(Protocol):
-    """Takes moments and tells how far apart they are."""
+class Moments:
+    """Takes moments on the process's own clock, and tells how far apart they are."""
 
     def now(self) -> Any:
         """This moment."""
+        return time.perf_counter()
 
     def wait(self) -> None:
         """Wait until all moments taken have come to pass; only then may they be compared."""
 
     def seconds(self, first: Any, last: Any) -> float:
         """From one moment to another."""
+        return float(last - first)
 
 
-class CpuMoments:
-    """Of the process's own clock."""
-
-    def now(self) -> float:
-        return time.perf_counter()
-
-    def wait(self) -> None:
-        pass
-
-    def seconds(self, first: float, last: float) -> float:
-        return last - first
-
-
-class CudaMoments:
+class CudaMoments(Moments):
     """Of a CUDA device's queue, to half a microsecond or so.
 
     Args:
@@ -66,7 +55,7 @@ def moments_of(pipe: Any) -> Moments:
     """Those of the device that a pipeline is on, or the first one of a cascade."""
     first = next(iter(getattr(pipe, "pipes", {}).values()), pipe)
     device = getattr(first, "device", None)
-    return CudaMoments(device) if device is not None and device.type == "cuda" else CpuMoments()
+    return CudaMoments(device) if device is not None and device.type == "cuda" else Moments()
 
 
 def wait(pipe: Any) -> None:

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from postdiff.cost.shapes import HoldsValues, shapes
 from postdiff.cost.tally import Work
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Known", "OperationCounter"]
+__all__ = ["HoldsValues", "Known", "OperationCounter", "described", "remade", "shapes"]
 
 _DENSE = ("convolution", "_convolution", "mm", "addmm")
 _ATTENTION = ("bmm", "baddbmm")
 
 
-class _Outcome(NamedTuple):
-    work: Work | None
-    results: list[tuple[Any, ...]]  # size, strides and dtype of each tensor
-    alone: bool  # one tensor, not a tuple of them
-
-
-Known = dict[Hashable, _Outcome]
+# What a call costs, if anything, and what it returns, as `described`.
+Known = dict[Hashable, tuple[Work | None, Any]]
 
 
 class OperationCounter(TorchDispatchMode):
-    """Inside the block `with Watch(add):` the cost of every operation that has one is handed to `add`.
+    """Inside the block `with OperationCounter(add):` the cost of every operation that has one is handed to `add`.
 
     The formulas are torch's own, those of its `FlopCounterMode`. Unlike that one it does not work out anew what
     becomes of the same shapes on the meta device. Tensors hold no values there, so an operation that was executed
@@ -57,10 +52,15 @@ class OperationCounter(TorchDispatchMode):
             operation = self._operations[func] = _Operation(func)
         if operation.plain_view:
             return func(*args, **kwargs)
-        key = operation.key(args, kwargs)
-        known = None if key is None else self._known.get(key)
-        if known is not None:
-            return self._again(known)
+        key: Hashable = None
+        if operation.makes_new_tensors:
+            with suppress(HoldsValues):
+                key = func, shapes(args), shapes(kwargs)
+        if key in self._known:
+            work, outcome = self._known[key]
+            if work:
+                self._add(work)
+            return remade(outcome)
         if operation.composite:
             with self:
                 return func.decompose(*args, **kwargs)
@@ -68,21 +68,9 @@ class OperationCounter(TorchDispatchMode):
         work = operation.work(args, kwargs, result)
         if work:
             self._add(work)
-        if key is not None:
-            tensors = result if isinstance(result, tuple) else (result,)
-            if all(isinstance(tensor, Tensor) and tensor.is_meta for tensor in tensors):
-                shapes = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors]
-                self._known[key] = _Outcome(work, shapes, alone=not isinstance(result, tuple))
+        if key is not None and (outcome := described(result)) is not None:
+            self._known[key] = work, outcome
         return result
-
-    def _again(self, outcome: _Outcome) -> Any:
-        if outcome.work:
-            self._add(outcome.work)
-        # New tensors each time: whoever takes them may change their shape in place.
-        tensors = [
-            torch.empty_strided(size, strides, dtype=dtype, device="meta") for size, strides, dtype in outcome.results
-        ]
-        return tensors[0] if outcome.alone else tuple(tensors)
 
 
 class _Operation:
@@ -90,26 +78,17 @@ class _Operation:
 
     Attributes:
         composite: it consists of others. Where there is no autograd, as in inference mode, it arrives in one piece.
+        makes_new_tensors: it neither changes a tensor nor returns a view of one: all it does is in what it returns.
         plain_view: it has neither a cost nor a result worth keeping, as most operations.
     """
 
     def __init__(self, func: Any) -> None:
-        self._func, self._name = func, func._overloadpacket.__name__
+        self._name = func._overloadpacket.__name__
         self._formula = flop_registry.get(func._overloadpacket)
         self.composite = self._formula is None and func._can_decompose()
         places = (*func._schema.arguments, *func._schema.returns)
-        # It neither changes a tensor nor returns a view of one: all it does is in what it returns.
-        self._makes_new_tensors = not self.composite and not any(place.alias_info for place in places)
-        self.plain_view = not (self._formula or self.composite or self._makes_new_tensors)
-
-    def key(self, args: Any, kwargs: Any) -> Hashable | None:
-        """All that decides cost and result of a call, or None if there is more to it than shapes."""
-        if not self._makes_new_tensors:
-            return None
-        try:
-            return self._func, shapes(args), shapes(kwargs) if kwargs else ()
-        except HoldsValues:
-            return None
+        self.makes_new_tensors = not self.composite and not any(place.alias_info for place in places)
+        self.plain_view = not (self._formula or self.composite or self.makes_new_tensors)
 
     def work(self, args: Any, kwargs: Any, result: Any) -> Work | None:
         """MACs of a call; None if the operator has no cost."""
@@ -123,3 +102,42 @@ class _Operation:
             # Of a pair of products fvcore sees one; where they come one by one, half of each stands for that.
             return Work(0, macs // 2, macs)
         raise UsageError(f"operation '{self._name}' is in no MAC convention; add it to postdiff/cost/operations.py")
+
+
+class HoldsValues(Exception):
+    """An argument is a tensor that holds numbers."""
+
+
+def shapes(value: Any) -> Hashable:
+    """Sizes, strides and dtypes of all tensors in it, and everything else as it is.
+
+    Raises:
+        HoldsValues: a tensor is not on the meta device.
+    """
+    if isinstance(value, Tensor):
+        if not value.is_meta:
+            raise HoldsValues
+        return value.dtype, value.shape, value.stride()
+    if isinstance(value, list | tuple):
+        return tuple([shapes(item) for item in value])
+    if isinstance(value, dict):
+        return tuple([(name, shapes(item)) for name, item in value.items()])
+    return type(value), value  # 1, 1.0 and True are one key, but not one argument
+
+
+def described(result: Any) -> Any:
+    """Tensors and tuples of them as data; None if there is anything else."""
+    if isinstance(result, Tensor):
+        return (result.shape, result.stride(), result.dtype) if result.is_meta else None
+    if type(result) is not tuple:
+        return None
+    parts = [described(part) for part in result]
+    return None if None in parts else parts
+
+
+def remade(outcome: Any) -> Any:
+    """New tensors each time: whoever takes them may change their shape in place."""
+    if isinstance(outcome, list):
+        return tuple([remade(part) for part in outcome])
+    size, strides, dtype = outcome
+    return torch.empty_strided(size, strides, dtype=dtype, device="meta")

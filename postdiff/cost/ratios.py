@@ -24,6 +24,10 @@ class Latency:
         q25, median, q75 = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
         return cls(median, q25, q75, len(values))
 
+    def named(self, name: str) -> dict[str, float]:
+        """Median and quartiles, as records and tables have them."""
+        return {name: self.median, f"{name}_q25": self.q25, f"{name}_q75": self.q75}
+
 
 def ratio(first: Sequence[float], own: Sequence[float]) -> Latency:
     """How many times faster `own` is than `first`, round by round: what slows both down cancels.

@@ -5,8 +5,10 @@ What `configs/structures/<name>.yaml` holds is enough to count what a call would
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,11 +19,62 @@ from postdiff.cost.macs import tally
 from postdiff.cost.on_meta import OnMeta, Seen, pin_to_cpu
 from postdiff.cost.operations import Known
 from postdiff.cost.structure_file import Structure
-from postdiff.cost.tally import Macs, Tally
-from postdiff.cost.text_encoders_and_vae import TextEncodersAndVAE
+from postdiff.cost.tally import Tally
 from postdiff.engine.driver import accelerate
 
-__all__ = ["MetaPipeline", "real_size"]
+__all__ = ["MetaPipeline", "TextEncodersAndVAE", "real_size"]
+
+
+class TextEncodersAndVAE:
+    """Built on the meta device when they are first asked for.
+
+    Args:
+        text_encoders: {class, config, tokens} of each; class and configuration are those of transformers.
+        vae: {class, config}, those of diffusers; None if it is not described.
+    """
+
+    def __init__(self, text_encoders: Sequence[dict[str, Any]], vae: dict[str, Any] | None) -> None:
+        self._text_encoders, self._vae = text_encoders, vae
+        self._known: dict[tuple[int, tuple[int, int]], Tally] = {}
+
+    def tally(self, prompts: int, latents: tuple[int, int]) -> Tally:
+        """Every encoder called once with all prompts, and one latent decoded.
+
+        Args:
+            prompts: rows of the encoders' call.
+            latents: (height, width) of the latent.
+
+        Raises:
+            AttributeError, KeyError, TypeError: a description that the libraries do not know.
+        """
+        modules = self._modules
+
+        def call() -> None:
+            for number, encoder in enumerate(self._text_encoders):
+                # No mask: it would be read, and it changes no MACs.
+                tokens = torch.zeros(prompts, encoder["tokens"], dtype=torch.long, device="meta")
+                modules[f"text_encoder_{number}"](tokens)
+            if "vae" in modules:
+                modules["vae"].decode(torch.zeros(1, modules["vae"].config.latent_channels, *latents, device="meta"))
+
+        if (prompts, latents) not in self._known:
+            with torch.no_grad():
+                self._known[prompts, latents] = tally(SimpleNamespace(components=modules), call)
+        return self._known[prompts, latents]
+
+    @functools.cached_property
+    def _modules(self) -> dict[str, Any]:
+        import diffusers
+        import transformers
+
+        with torch.device("meta"):
+            built = {}
+            for number, encoder in enumerate(self._text_encoders):
+                cls = getattr(transformers, encoder["class"])
+                built[f"text_encoder_{number}"] = cls(cls.config_class(**encoder["config"])).eval()
+            if self._vae is not None:
+                built["vae"] = getattr(diffusers, self._vae["class"])(**self._vae["config"]).eval()
+        return built
 
 
 @dataclass
@@ -42,10 +95,6 @@ class MetaPipeline:
     known: Known = field(default_factory=dict, repr=False)
     blocks: KnownBlocks = field(default_factory=KnownBlocks, repr=False)
 
-    def macs(self, methods: Sequence[Any] = (), **call: Any) -> Macs:
-        """MACs of the denoiser for one image, by convention; arguments and errors are those of `tally`."""
-        return self._denoiser(methods, call)[0].macs("denoiser")
-
     def tally(self, methods: Sequence[Any] = (), **call: Any) -> tuple[Tally, Seen]:
         """Run the pipeline for one image and count: the denoiser by step and group of modules, and what is around it.
 
@@ -63,17 +112,14 @@ class MetaPipeline:
             UsageError: a method does not fit the network, the solver or the number of steps, or the installed
                 libraries do not know a class or configuration of the structure file.
         """
-        denoiser, seen = self._denoiser(methods, call)
-        with self.structure.fitting():
-            around = self.surroundings.tally(seen.prompts, seen.latents)
-        return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen
-
-    def _denoiser(self, methods: Sequence[Any], call: dict[str, Any]) -> tuple[Tally, Seen]:
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.structure.conditions.items()}
         run = {"output_type": "latent", **zeros, **self.structure.arguments, **call}
-        return tally(self.pipe, lambda: fast(**run), self.known, self.blocks), seen
+        denoiser = tally(self.pipe, lambda: fast(**run), self.known, self.blocks)
+        with self.structure.fitting():
+            around = self.surroundings.tally(seen.prompts, seen.latents)
+        return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen
 
 
 def real_size(name: str, scheduler: Any) -> MetaPipeline:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 
 __all__ = ["CONVENTIONS", "PARTS", "Journal", "Macs", "Tally", "Work"]
 
@@ -37,6 +36,7 @@ class Work:
         return Work(self.dense // number, self.fvcore // number, self.all // number)
 
 
+@dataclass
 class Journal:
     """Takes work down while a pipeline runs.
 
@@ -47,9 +47,10 @@ class Journal:
         cells: {(part, step, group): work so far}.
     """
 
-    def __init__(self) -> None:
-        self.part, self.step, self.group = "", 0, "other"
-        self.cells: defaultdict[Cell, Work] = defaultdict(Work)
+    part: str = ""
+    step: int = 0
+    group: str = "other"
+    cells: defaultdict[Cell, Work] = field(default_factory=lambda: defaultdict(Work))
 
     def add(self, work: Work, group: str | None = None) -> None:
         """Take down work of the present part and step, and of the present group if none is named."""
@@ -60,20 +61,6 @@ class Journal:
         return {
             group: work for (part, step, group), work in self.cells.items() if (part, step) == (self.part, self.step)
         }
-
-    @contextmanager
-    def within(self, **place: str) -> Iterator[None]:
-        """Let `part` or `group` be something else inside the block."""
-        before = {name: getattr(self, name) for name in place}
-        vars(self).update(place)
-        try:
-            yield
-        finally:
-            vars(self).update(before)
-
-    def tally(self) -> Tally:
-        """The sums so far."""
-        return Tally(dict(self.cells), self.step)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from postdiff.cost.groups import grouped
-from postdiff.cost.macs import components
+from postdiff.cost.macs import components, grouped
 from postdiff.cost.moments import Moments, moments_of
 from postdiff.engine.intercept import intercept, layers
 

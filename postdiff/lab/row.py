@@ -15,7 +15,7 @@ from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
 from postdiff.lab.metrics import chosen
 from postdiff.lab.plan.plan import Plan
-from postdiff.lab.records import job_record
+from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record
 from postdiff.lab.records.stored import images_of, references_of
 from postdiff.lab.step_scores import step_scores
@@ -31,7 +31,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     Raises:
         UsageError: the settings do not fit the model, or an image holds NaN.
     """
-    started = job_record.now()
+    started = stored.now()
     # First of all: an encoder that does not fit must not be found out after an hour of sampling.
     metrics = chosen.by_seed(plan.config, plan.card, plan.data_card)
     # So must methods that do not fit each other, the network or the run: one image shows it before many are made.
@@ -46,7 +46,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
     found = evaluate(plan, Evaluation.of(plan, metrics))
     # Every step is scored by rank 0 alone; the others go on to the next row and meet it there.
     scored = plan.step_metric and shard is None and distributed.is_rank_zero()
-    record = job_record.fill(
+    record = stored.fill(
         plan,
         "quality",
         started,
@@ -58,9 +58,9 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
         counts=spent.counts,
     )
     if distributed.is_rank_zero():
-        job_record.keep(record, found.rows)
+        stored.keep(record, found.rows)
         images.list_in_manifest(found.rows)
-    log.finish(loggers, plan, images, record)
+    log.finish(loggers, plan, record)
     return record
 
 
@@ -77,14 +77,14 @@ def score(plan: Plan, report: Report) -> Record:
     Raises:
         UsageError: an image is damaged.
     """
-    started, images = job_record.now(), images_of(plan)
+    started, images = stored.now(), images_of(plan)
     found = evaluate(plan, Evaluation.of(plan, chosen.by_seed(plan.config, plan.card, plan.data_card)))
-    before = job_record.last(plan)
+    before = stored.last(plan)
     if before is None:
         report(f"{plan.name}: no record of these images, so none of their MACs; 'postdiff run' counts them")
     if plan.step_metric and not (before and before.curves):
         report(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
-    record = job_record.fill(
+    record = stored.fill(
         plan,
         "quality",
         started,
@@ -97,9 +97,9 @@ def score(plan: Plan, report: Report) -> Record:
     )
     if before is not None:
         record.device = before.device  # where the images were generated
-    job_record.keep(record, found.rows)
+    stored.keep(record, found.rows)
     images.list_in_manifest(found.rows)
-    log.finish(None, plan, images, record)
+    log.finish(None, plan, record)
     if not record.full:
         missing = record.n_asked - record.n_done
         report(f"{plan.name}: {missing} of {record.n_asked} images are missing; 'postdiff run' makes them")

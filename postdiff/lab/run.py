@@ -18,7 +18,7 @@ from postdiff.lab.images import grid
 from postdiff.lab.loggers import log
 from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan.plan import Plan, plan_rows
-from postdiff.lab.records import job_record, stored
+from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record
 
 __all__ = ["bench", "draw_grid", "run", "score", "unfinished"]
@@ -56,7 +56,7 @@ def run(
         for plan in map(_on_local_device, plans):
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
-                log.relog(plan, stored.images_of(plan))
+                log.relog(plan)
                 continue
             with rows.row():
                 record = row.measure(plan, pipelines, shard, report_once)
@@ -122,7 +122,7 @@ def draw_grid(experiment: Experiment) -> Path | None:
 def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, report: Report) -> list[str]:
     """Names of the rows to run; with `fresh` their old results are gone."""
     for plan in plans:
-        job_record.refuse_folders(plan)
+        stored.refuse_folders(plan)
     folders.remove_stale_files(folders.outputs() / "images", deep=False)
     if fresh and shard is None:
         stored.remove(plans, timed, report)
@@ -141,7 +141,7 @@ def _silent(message: str) -> None:
 def _time(plans: Sequence[Plan], pipelines: Pipelines, fresh: bool) -> None:
     # Times are comparable only when taken in turns, so one missing row means timing all of them again.
     timed = [plan for plan in plans if plan.config.bench.repeats]
-    if fresh or not all(stored.recorded(plan, "speed", plan.speed_id) for plan in timed):
+    if fresh or not all(stored.recorded(plan, "speed") for plan in timed):
         speed.measure(timed, pipelines)
 
 

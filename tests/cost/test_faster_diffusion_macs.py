@@ -35,7 +35,7 @@ def twin():
 
 
 def giga(twin, methods=(), **call):
-    return twin.macs(methods, **call)["fvcore"] / 1e9
+    return twin.tally(methods, **call)[0].macs("denoiser")["fvcore"] / 1e9
 
 
 def costs(twin, **call):
@@ -67,7 +67,7 @@ def test_stable_diffusion(twin, keys, steps, solver, printed, decoding):
 def test_parallel_and_sequential_cost_the_same(twin):
     """All but the embedding of time: a linear map of a vector, once a call."""
     sequential, parallel = (
-        twin("sd15").macs([EncoderPropagation([0, 3, 4], kind)], num_inference_steps=10, **SD)
+        twin("sd15").tally([EncoderPropagation([0, 3, 4], kind)], num_inference_steps=10, **SD)[0].macs("denoiser")
         for kind in ("sequential", "parallel")
     )
     for convention in ("dense", "fvcore", "all"):

@@ -3,9 +3,8 @@
 import diffusers
 import pytest
 
-from postdiff.cost.branch_costs import one_branch
-from postdiff.cost.by_hand import paper_accounting
-from postdiff.cost.groups import GROUPS
+from postdiff.cost.macs import GROUPS
+from postdiff.cost.paper_values import one_branch, paper_accounting
 from postdiff.cost.structures import real_size
 from postdiff.engine.errors import UsageError
 from postdiff.methods import CrossAttentionCache, DeepCache, MixedResolution
@@ -35,7 +34,8 @@ def counted(twin, methods, steps, pixels):
 
 
 def tera(twin, methods, steps, pixels):
-    macs = twin.macs(methods, height=pixels, width=pixels, num_inference_steps=steps, guidance_scale=5.0)
+    call = {"height": pixels, "width": pixels, "num_inference_steps": steps, "guidance_scale": 5.0}
+    macs = twin.tally(methods, **call)[0].macs("denoiser")
     return {convention: value / 1e12 for convention, value in macs.items()}
 
 

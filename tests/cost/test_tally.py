@@ -8,10 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from postdiff import accelerate
-from postdiff.cost.branch_costs import one_branch
-from postdiff.cost.groups import GROUPS, grouped
-from postdiff.cost.macs import CONVENTIONS, tally
+from postdiff.cost.macs import CONVENTIONS, GROUPS, grouped, tally
 from postdiff.cost.on_meta import Seen
+from postdiff.cost.paper_values import one_branch
 from postdiff.cost.tally import Tally, Work
 from postdiff.methods import CFGCutoff, CrossAttentionCache, DeepCache, ToMe
 from tests.support.snapshot import snapshot

@@ -5,8 +5,7 @@ import yaml
 
 from postdiff import catalog
 from postdiff.cost.macs import count_macs
-from postdiff.cost.structures import real_size
-from postdiff.cost.text_encoders_and_vae import TextEncodersAndVAE
+from postdiff.cost.structures import TextEncodersAndVAE, real_size
 from postdiff.engine.errors import UsageError
 from postdiff.lab.pipelines import models
 

@@ -7,7 +7,7 @@ import torch
 
 from postdiff import accelerate
 from postdiff.cost import macs
-from postdiff.cost.moments import CpuMoments, CudaMoments
+from postdiff.cost.moments import CudaMoments, Moments
 from postdiff.cost.time_profile import DRIVER, OUTSIDE, PIPELINE, SOLVER, Stopwatch, touched, watch
 from postdiff.methods import CrossAttentionCache, DeepCache, MixedResolution
 from tests.support.tiny import STEPS
@@ -22,7 +22,7 @@ def left_behind(pipe):
     return kept, [len(getattr(module, name)) for module in modules for name in hooks]
 
 
-class Ticking(CpuMoments):
+class Ticking(Moments):
     """A clock on which every boundary comes a second after the last."""
 
     def __init__(self):

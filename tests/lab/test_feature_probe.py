@@ -13,9 +13,9 @@ from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.lab.analysis.feature_blocks import blocks_of
-from postdiff.lab.analysis.feature_distances import FeatureDistances, Sketch
 from postdiff.lab.analysis.feature_probe import MEASURES, FeatureProbe, FeatureSnapshots
 from postdiff.lab.analysis.findings import Findings
+from postdiff.lab.analysis.key_selection import FeatureDistances, Sketch
 from postdiff.methods import CFGCutoff, EncoderPropagation, MixedResolution
 from postdiff.methods.base import Method
 from tests.support.snapshot import snapshot

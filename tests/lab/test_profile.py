@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from postdiff.cost.groups import GROUPS
+from postdiff.cost.macs import GROUPS
 from postdiff.lab.bench import profile
 from postdiff.lab.bench.profile import COLOURS, PLACES, WHOLE
 from postdiff.lab.config import experiment

@@ -7,7 +7,7 @@ import pytest
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
-from postdiff.lab.records.record import SCHEMA, Record, Value, find, fresh_path, load
+from postdiff.lab.records.record import SCHEMA, Record, Value, find, fresh_path
 
 
 def record(**changes):
@@ -99,9 +99,7 @@ def test_fresh_records_stand_before_committed_ones(outputs, tmp_path, monkeypatc
     assert find("tiny", "plain").label == "Old"
     record(label="New").write(fresh_path("tiny", "plain"))
     assert find("tiny", "plain").label == "New"
-    assert load("tiny", ["plain", "cached"]) == {"plain": {"quality": record(label="New")}}
 
 
-def test_partial_and_dirty_records_know_it():
-    assert record().full and not record().dirty
-    assert not record(n_done=3).full and record(git={"dirty": True}).dirty and not record(git={}).dirty
+def test_partial_records_know_it():
+    assert record().full and not record(n_done=3).full

@@ -11,7 +11,7 @@ import torch
 from postdiff import accelerate
 from postdiff.cli import main
 from postdiff.cost import latency
-from postdiff.cost.time_limit import TimeIsUp
+from postdiff.cost.latency import TimeIsUp
 from postdiff.engine.errors import UsageError
 from postdiff.lab.bench import reference_implementations, speed
 from postdiff.lab.bench.reference_implementations import reference_of

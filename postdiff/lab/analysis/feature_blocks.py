@@ -66,21 +66,17 @@ def blocks_of(network: nn.Module, method: str, split: int | None = None) -> list
     for attribute in ("transformer_blocks", "blocks"):
         blocks = list(cast(nn.ModuleList, getattr(network, attribute, ())))
         if blocks:
-            first = _first_part(network, method, split, len(blocks))
+            try:
+                first = len(halves_of(network, method, split).encoder)
+            except UsageError:
+                if split is not None:
+                    raise
+                first = max(1, round(len(blocks) * 18 / 28))
             return [
                 Block(str(i + 1), f"{attribute}.{i}", "encoder" if i < first else "decoder", module)
                 for i, module in enumerate(blocks)
             ]
     raise UsageError(f"{method} knows no blocks of {type(network).__name__}; use a U-Net or a transformer")
-
-
-def _first_part(network: nn.Module, method: str, split: int | None, depth: int) -> int:
-    try:
-        return len(halves_of(network, method, split).encoder)
-    except UsageError:
-        if split is not None:
-            raise
-        return max(1, round(depth * 18 / 28))
 
 
 def watch(

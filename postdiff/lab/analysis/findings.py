@@ -21,7 +21,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import provenance
 from postdiff.lab.files import folders, typed
 from postdiff.lab.plan.plan import Plan
-from postdiff.lab.records.job_record import now
+from postdiff.lab.records.stored import now
 
 __all__ = ["SCHEMA", "Findings", "find", "found_by", "fresh_path", "plain"]
 

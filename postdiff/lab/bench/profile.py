@@ -18,9 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from postdiff.cost import macs
-from postdiff.cost.groups import GROUPS
-from postdiff.cost.latency import seconds
-from postdiff.cost.time_limit import TimeLimit
+from postdiff.cost.latency import TimeLimit, seconds
+from postdiff.cost.macs import GROUPS
 from postdiff.cost.time_profile import DRIVER, PIPELINE, SOLVER, Place, touched, watch
 from postdiff.engine.errors import UsageError
 from postdiff.lab.bench.speed import limit_of, naming_rows

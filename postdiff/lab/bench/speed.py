@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from postdiff.cost import latency
-from postdiff.cost.latency import Rounds, Timed
+from postdiff.cost.latency import Rounds, Timed, TimeIsUp, TimeLimit
 from postdiff.cost.memory import peak_memory
 from postdiff.cost.ratios import Latency, ratio
-from postdiff.cost.time_limit import TimeIsUp, TimeLimit
 from postdiff.lab.bench.reference_implementations import ReferenceImplementation, reference_of
 from postdiff.lab.devices import provenance
 from postdiff.lab.generate.pipelines import Pipelines, Sampler
@@ -28,7 +27,7 @@ from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
 from postdiff.lab.plan.plan import Plan, same_weights
 from postdiff.lab.progress import bar
-from postdiff.lab.records import job_record
+from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record, fresh_path
 
 __all__ = ["limit_of", "measure", "naming_rows"]
@@ -75,7 +74,7 @@ class _Row:
             counts: {id of settings and samples: their work}, which this adds to: it does not depend on the batch size.
         """
         plan, made, counted = self.plan, [], []
-        device, spent = plan.config.device, counts.get(plan.content_id) or row_macs.known(job_record.last(plan))
+        device, spent = plan.config.device, counts.get(plan.content_id) or row_macs.known(stored.last(plan))
         if spent is not None or len(self.batch) > 1 or row_macs.adaptive(plan):
             peak = peak_memory(lambda: made.append(self.ours()), device)
             spent = spent or row_macs.count(plan, self.sampler)
@@ -106,7 +105,7 @@ def measure(plans: Sequence[Plan], pipelines: Pipelines) -> list[Record]:
     """
     timed = [plan for plan in plans if plan.config.bench.repeats]
     limit, groups = limit_of(timed), _compared(timed)
-    started, counts = job_record.now(), dict[str, row_macs.RowWork]()
+    started, counts = stored.now(), dict[str, row_macs.RowWork]()
     records, short = list[Record](), list[TimeIsUp]()
     for place, group in enumerate(groups):
         to_come = len(groups) - place
@@ -161,7 +160,7 @@ def _measure(
         }
         if row.reference is not None and beside is not None:
             values["official"] = _against(row.reference, own, beside, size) | {"difference": seen[name].difference}
-        record = job_record.fill(
+        record = stored.fill(
             row.plan,
             "speed",
             started,
@@ -175,7 +174,7 @@ def _measure(
         record.write(fresh_path(row.plan.experiment, name, "speed"))
         records.append(record)
     for row, record in zip(rows, records, strict=True):
-        log.speed(row.plan, record)
+        log.finish(None, row.plan, record)
     return records
 
 
@@ -214,16 +213,8 @@ def _seconds(rounds: Sequence[float], images: int) -> dict[str, float]:
 def _against(reference: ReferenceImplementation, own: Rounds, beside: Rounds, images: int) -> dict[str, Any]:
     """The other code's times, and how many times faster we are: above 1 our code is the faster one."""
     whole, loop = ratio(beside.whole, own.whole), ratio(beside.loop, own.loop)
-    return {
-        "name": reference.name,
-        **_seconds(beside.whole, images),
-        "ratio": whole.median,
-        "ratio_q25": whole.q25,
-        "ratio_q75": whole.q75,
-        "loop_ratio": loop.median,
-        "loop_ratio_q25": loop.q25,
-        "loop_ratio_q75": loop.q75,
-    }
+    times = _seconds(beside.whole, images)
+    return {"name": reference.name, **times, **whole.named("ratio"), **loop.named("loop_ratio")}
 
 
 def _images(result: Any) -> Tensor:

@@ -71,8 +71,7 @@ def _explanations(rows: Sequence[FlatRow]) -> list[str]:
         else f"time of one image, median [quartiles], on {first['time_device']}",
         "loop: from the first denoising step to the last, without text encoder and decoder",
         "ideal: the speed-up if time fell as the denoiser's MACs do, all products of attention counted; MAC "
-        "efficiency: the "
-        "share of it that the loop reaches",
+        "efficiency: the share of it that the loop reaches",
     ]
     if limits := sorted({row["time_limit_s"] for row in rows if row.get("time_limit_s")}):
         lines.append(f"rounds: as many as were whole in {' or '.join(f'{limit:g}' for limit in limits)} s for all rows")
@@ -81,8 +80,7 @@ def _explanations(rows: Sequence[FlatRow]) -> list[str]:
     if any(row.get("official_ratio") for row in rows):
         lines.append(
             "reference / ours: time of the code named beside over ours, round by round, whole call and loop; above 1 "
-            "ours "
-            "is faster; differs by: largest difference between both images"
+            "ours is faster; differs by: largest difference between both images"
         )
     if any(row.get("peak_memory_mb") for row in rows):
         lines.append("memory: the peak of one call at that batch size, weights included")

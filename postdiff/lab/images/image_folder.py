@@ -36,11 +36,11 @@ class ImageFolder:
 
     Args:
         folder: named after the hash of all that decides the pixels, so images of two settings never mix.
-        batches: the batch that each image is to be generated in, by seed and index; None means any.
+        batches: the batch that each image is to be generated in, by seed and index; of others it may be any.
     """
 
     def __init__(self, folder: Path, batches: Mapping[tuple[int, int], str] | None = None) -> None:
-        self.folder, self.batches = folder, batches
+        self.folder, self.batches = folder, batches or {}
 
     def file(self, sample: Sample) -> Path:
         """Where the image of a sample is, or will be."""
@@ -73,13 +73,13 @@ class ImageFolder:
             return False
         try:
             with marked_png.opened(file) as (row, _):
-                return self.batches is None or row.batch == self._batch(sample)
+                return row.batch == self.batches.get((sample.seed, sample.index), row.batch)
         except CorruptImageError:
             return True  # whoever reads it is told
 
     def write(self, samples: Sequence[Sample], images: Tensor) -> None:
         """Save images (B, 3, H, W), uint8, of one batch, or some of a batch: each whole, or not at all."""
-        batch = self._batch(samples[0]) or batch_name(samples)
+        batch = self.batches.get((samples[0].seed, samples[0].index)) or batch_name(samples)
         for sample, image in zip(samples, images, strict=True):
             content = marked_png.encode(sample, image, self.folder.name, batch)
             with folders.atomic_write(self.file(sample), sweeping=False) as temporary:
@@ -93,8 +93,9 @@ class ImageFolder:
         """
         found = []
         for sample in samples:
+            batch = self.batches.get((sample.seed, sample.index))
             try:
-                found.append(self._read(sample))
+                found.append(marked_png.read(self.file(sample), sample, self.folder.name, batch))
             except (CorruptImageError, OSError) as error:
                 reason = error.strerror if isinstance(error, OSError) else error
                 raise UsageError(
@@ -120,12 +121,13 @@ class ImageFolder:
                 continue
             try:
                 state = file.stat()
-                known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, sample, self._batch(sample))
+                wanted = sample, self.folder.name, self.batches.get((sample.seed, sample.index))
+                known = (str(file), state.st_mtime_ns, state.st_ctime_ns, state.st_size, *wanted)
                 if since is not None and state.st_ctime_ns < since:
                     with marked_png.opened(file) as (row, _):
-                        row.check(sample, self.folder.name, self._batch(sample))
+                        row.check(*wanted)
                 elif known not in _known_whole:
-                    self._read(sample)
+                    marked_png.read(file, *wanted)
                     _known_whole.add(known)
             except CorruptImageError as error:
                 found[file] = str(error)
@@ -164,7 +166,12 @@ class ImageFolder:
         with folders.lock(f"{self.folder.name}/manifest"):
             file = self.folder / "manifest.csv"
             before = file.read_bytes() if file.is_file() else b""
-            listed = _lines(before)
+            try:
+                lines = list(csv.DictReader(io.StringIO(before.decode(), newline="")))
+                whole = [line for line in lines if set(line) == set(COLUMNS) and None not in line.values()]
+                listed = {(int(line["seed"]), int(line["index"])): line for line in whole}
+            except (ValueError, csv.Error):
+                listed = {}  # of a damaged one nothing, since every row adds its images again
             for row in rows:
                 sample = Sample(int(row["index"]), str(row["prompt"]), int(row["seed"]))
                 place = self.file(sample).relative_to(self.folder).as_posix()
@@ -176,21 +183,3 @@ class ImageFolder:
             if (content := stream.getvalue().encode()) != before:
                 with folders.atomic_write(file) as temporary:
                     temporary.write_bytes(content)
-
-    def _batch(self, sample: Sample) -> str | None:
-        return None if self.batches is None else self.batches[sample.seed, sample.index]
-
-    def _read(self, sample: Sample) -> Tensor:
-        with marked_png.opened(self.file(sample)) as (row, png):
-            row.check(sample, self.folder.name, self._batch(sample))
-            return marked_png.pixels(row, png)
-
-
-def _lines(manifest: bytes) -> dict[tuple[int, int], dict[str, str]]:
-    """The whole lines of a manifest by seed and index; none of a damaged one, since every row adds its images again."""
-    try:
-        lines = list(csv.DictReader(io.StringIO(manifest.decode(), newline="")))
-        whole = [line for line in lines if set(line) == set(COLUMNS) and None not in line.values()]
-        return {(int(line["seed"]), int(line["index"])): line for line in whole}
-    except (ValueError, csv.Error):
-        return {}

@@ -26,7 +26,7 @@ from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import typed
 from postdiff.lab.files.typed import NotAsHinted
 
-__all__ = ["CorruptImageError", "ImageRow", "encode", "opened", "pixel_hash", "pixels"]
+__all__ = ["CorruptImageError", "ImageRow", "encode", "opened", "pixel_hash", "read"]
 
 CHUNK = "postdiff"
 PIXELS = 1 << 27  # of an image; a file that asks for more memory is none of ours
@@ -66,7 +66,7 @@ class ImageRow:
             batch: generated in which batch; None means in any.
 
         Raises:
-            Damaged: it is another image's row.
+            CorruptImageError: it is another image's row.
         """
         if self.images != settings:
             raise CorruptImageError(f"is of other settings (images {self.images[:20]})")
@@ -97,11 +97,11 @@ def opened(file: Path) -> Iterator[tuple[ImageRow, PngImageFile]]:
     """The row of a PNG file that may be anything, and the file itself, of which nothing else has been read.
 
     Raises:
-        Damaged: it has no row, or cannot be decoded.
+        CorruptImageError: it has no row, or cannot be decoded.
         OSError: it cannot be opened.
     """
     with file.open("rb") as stream, warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `pixels` looks at the size
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `read` looks at the size
         if os.fstat(stream.fileno()).st_size > LARGEST:
             raise CorruptImageError("is too large to be an image of this run")
         try:
@@ -120,15 +120,18 @@ def opened(file: Path) -> Iterator[tuple[ImageRow, PngImageFile]]:
             raise CorruptImageError("cannot be decoded") from error
 
 
-def pixels(row: ImageRow, png: PngImageFile) -> Tensor:
-    """The image (3, H, W), uint8, of an opened file.
+def read(file: Path, sample: Sample, settings: str, batch: str | None) -> Tensor:
+    """The image (3, H, W), uint8, of a file; arguments as of `ImageRow.check`.
 
     Raises:
-        Damaged: it has other pixels than were written with its row.
+        CorruptImageError: it is another image, or has other pixels than were written with its row.
+        OSError: it cannot be opened.
     """
-    if png.mode != "RGB" or png.width * png.height > PIXELS:
-        raise CorruptImageError("is no image as it was written")
-    image = torch.from_numpy(np.array(png)).permute(2, 0, 1)
-    if row.sha256 != pixel_hash(image):
-        raise CorruptImageError("does not have the pixels that were written")
-    return image
+    with opened(file) as (row, png):
+        row.check(sample, settings, batch)
+        if png.mode != "RGB" or png.width * png.height > PIXELS:
+            raise CorruptImageError("is no image as it was written")
+        image = torch.from_numpy(np.array(png)).permute(2, 0, 1)
+        if row.sha256 != pixel_hash(image):
+            raise CorruptImageError("does not have the pixels that were written")
+        return image

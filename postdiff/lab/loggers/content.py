@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -14,7 +13,7 @@ from postdiff.lab.config.schema import digest
 from postdiff.lab.data.samples import Sample
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan.plan import Plan
-from postdiff.lab.records.record import Record, Value, fresh_path
+from postdiff.lab.records.record import Record, fresh_path
 
 __all__ = ["curves", "describe", "numbers", "run_name", "table", "tags", "times"]
 
@@ -44,7 +43,10 @@ def numbers(record: Record) -> dict[str, float]:
     """
     found: dict[str, Any] = {"n_done": record.n_done, "n_asked": record.n_asked}
     for metric, value in record.metrics.items():
-        found |= _of_value(metric, value)
+        low, high = value.interval or (None, None)
+        found |= {metric: value.value, f"{metric}_spread": value.spread}
+        found |= {f"{metric}_interval_low": low, f"{metric}_interval_high": high}
+        found |= {f"seeds/{metric}/{seed}": own for seed, own in value.per_seed.items()}
     for part, by_convention in record.macs.items():
         found |= {f"macs/{part}/{convention}": count for convention, count in by_convention.items()}
     found |= {f"counts/{what}": count for what, count in record.counts.items()}
@@ -110,19 +112,6 @@ def _of_images(plan: Plan) -> dict[tuple[int, int], dict[str, float]]:
                     with contextlib.suppress(TypeError, ValueError):  # no number
                         own[metric] = float(row[metric])
     return found
-
-
-def _of_value(metric: str, value: Value) -> dict[str, Any]:
-    found: dict[str, Any] = {metric: value.value}
-    for field in dataclasses.fields(value):
-        own = getattr(value, field.name)
-        if field.name in ("value", "n"):
-            continue
-        if isinstance(own, float):
-            found[f"{metric}_{field.name}"] = own
-        elif isinstance(own, (list, tuple)) and len(own) == 2:  # an interval
-            found |= {f"{metric}_{field.name}_low": own[0], f"{metric}_{field.name}_high": own[1]}
-    return found | {f"seeds/{metric}/{seed}": own for seed, own in value.per_seed.items()}
 
 
 def _finite(found: dict[str, Any]) -> dict[str, float]:

@@ -7,22 +7,22 @@ row, settings, prompts and seeds they go on as the same run, so that scores and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 from postdiff.lab.devices import distributed
-from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.loggers import SHIPPED
 from postdiff.lab.loggers.base import Logger
 from postdiff.lab.loggers.tensorboard_logger import TensorBoardLogger
 from postdiff.lab.loggers.wandb_logger import WandbLogger, root
 from postdiff.lab.plan.plan import Plan
 from postdiff.lab.progress import report
-from postdiff.lab.records.record import Record, fresh_path
+from postdiff.lab.records.record import KINDS, Record, fresh_path
+from postdiff.lab.records.stored import images_of
 
-__all__ = ["relog", "finish", "speed", "start"]
-
-Act = Callable[[Logger], None]
+__all__ = ["finish", "relog", "start"]
 
 
 class _Server:
@@ -32,16 +32,16 @@ class _Server:
     lost = False
 
 
-def start(plan: Plan) -> list[Logger] | None:
-    """Open the loggers that the row's config asks for; None if it asks for none, or on all devices but the first.
+def start(plan: Plan) -> list[Logger]:
+    """Open the loggers that the row's config asks for, on the first device alone.
 
     Once W&B has answered in this process, its silence is a warning, and what it should have got is kept on disk.
 
     Raises:
         UsageError: an unknown or broken logger, W&B or TensorBoard is not installed, or W&B refuses the first row.
     """
-    if not _wanted(plan):
-        return None
+    if not distributed.is_rank_zero():
+        return []
     # W&B last: what others may lack is told at once, W&B may take its time to refuse.
     opened = [_own(name, plan) for name in plan.config.logger.names]
     if plan.config.tensorboard:
@@ -51,54 +51,37 @@ def start(plan: Plan) -> list[Logger] | None:
     return opened
 
 
-def finish(loggers: Sequence[Logger] | None, plan: Plan, images: ImageFolder, record: Record) -> None:
-    """Log the row's quality record, and close the loggers. What goes wrong is one line of warning.
+def finish(loggers: Sequence[Logger] | None, plan: Plan, record: Record) -> None:
+    """Log a record of the row, and close the loggers. What goes wrong is one line of warning.
 
     Args:
         loggers: from `start`; None opens them now, if the row asks for any and the record is full (of a part there is
             nothing to log yet).
         plan: the row.
-        images: the row's images.
-        record: its quality record.
+        record: of its quality or of its times.
     """
-    if loggers is None and record.full and _wanted(plan):
+    if loggers is None and record.full:
         loggers = _opened(plan)
     if loggers:
-        _log(loggers, plan, [lambda logger: logger.quality(record, images)])
+        _log(loggers, plan, [record])
 
 
-def speed(plan: Plan, record: Record) -> None:
-    """Log the row's times. What goes wrong is one line of warning."""
-    _log(_opened(plan), plan, [lambda logger: logger.speed(record)])
-
-
-def relog(plan: Plan, images: ImageFolder) -> None:
+def relog(plan: Plan) -> None:
     """Log what the row's records say, for a row that was done before anybody asked for a logger."""
-    if not _wanted(plan):
+    loggers, records = _opened(plan), []
+    if not loggers:
         return
-    acts: list[Act] = []
-    for kind in ("quality", "speed"):
+    for kind in KINDS:
         file = fresh_path(plan.experiment, plan.name, kind)
-        try:
-            record = Record.read(file) if file.is_file() else None
-        except UsageError:
-            continue  # damaged: who writes it anew logs it
-        if record is not None and kind == "quality":
-            acts.append(lambda logger, record=record: logger.quality(record, images))  # type: ignore[misc]
-        elif record is not None:
-            acts.append(lambda logger, record=record: logger.speed(record))  # type: ignore[misc]
-    _log(_opened(plan), plan, acts)
-
-
-def _wanted(plan: Plan) -> bool:
-    config = plan.config
-    return (config.tensorboard or config.wandb != "off" or bool(config.logger.names)) and distributed.is_rank_zero()
+        with suppress(UsageError):  # damaged: who writes it anew logs it
+            records += [Record.read(file)] if file.is_file() else []
+    _log(loggers, plan, records)
 
 
 def _opened(plan: Plan) -> list[Logger]:
     """As `start`, but nothing that goes wrong is more than a warning: the record is there already."""
     try:
-        return start(plan) or []
+        return start(plan)
     except UsageError as error:
         report(f"warning: row '{plan.name}' is not logged: {error}")
         return []
@@ -133,24 +116,31 @@ def _wandb(plan: Plan) -> list[WandbLogger]:
     return [run]
 
 
-def _log(loggers: Sequence[Logger], plan: Plan, acts: Sequence[Act]) -> None:
-    """Do all acts on each logger and close it."""
+def _log(loggers: Sequence[Logger], plan: Plan, records: Sequence[Record]) -> None:
+    """Log all records on each logger and close it."""
     for logger in loggers:
-        reasons = [reason for act in acts if (reason := _refusal(act, logger))]
+        reasons = [reason for record in records if (reason := _refusal(partial(_add, logger, plan, record)))]
         failed = bool(reasons)
-        reasons.append(_refusal(lambda each, failed=failed: each.close(failed), logger))  # type: ignore[misc]
+        reasons.append(_refusal(partial(logger.close, failed)))
         if reasons[0] and isinstance(logger, WandbLogger) and not logger.offline:
             _lose_server(plan, reasons[0])
             # What was sent and what was not, nobody knows: all of it once more, on disk.
-            _log(_wandb(plan), plan, acts)
+            _log(_wandb(plan), plan, records)
         elif reasons[0]:
             report(f"warning: row '{plan.name}' is not logged whole ({reasons[0]}); its record is not affected")
 
 
-def _refusal(act: Act, logger: Logger) -> str:
+def _add(logger: Logger, plan: Plan, record: Record) -> None:
+    if record.kind == "quality":
+        logger.quality(record, images_of(plan))
+    else:
+        logger.speed(record)
+
+
+def _refusal(act: Callable[[], None]) -> str:
     """Why an act failed, or "": whatever it is, the record is written and the next row must go on."""
     try:
-        act(logger)
+        act()
     except Exception as error:
         return " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return ""

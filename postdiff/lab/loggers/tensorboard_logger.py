@@ -53,21 +53,18 @@ class TensorBoardLogger(Logger):
         for key, curve in content.curves(record).items():
             for step, value in enumerate(curve, 1):
                 self.writer.add_scalar(key, value, step)
-        self._images(images)
+        heads, lines = content.table(self.plan, images)
+        if not lines:
+            return
+        table = [heads, ["---"] * len(heads)]
+        for sample, values in lines:
+            self.writer.add_image(f"images/{sample.prompt}, seed {sample.seed}", images.read([sample])[0])
+            table.append([_cell(value) for value in values])
+        self.writer.add_text("images", "".join(f"| {' | '.join(line)} |\n" for line in table))
 
     def speed(self, record: Record) -> None:
         """Add a speed record's times."""
         self.logger.log_metrics(content.times(record), 0)
-
-    def _images(self, images: ImageFolder) -> None:
-        heads, lines = content.table(self.plan, images)
-        if not lines:
-            return
-        text = [heads, ["---"] * len(heads)]
-        for sample, values in lines:
-            self.writer.add_image(f"images/{sample.prompt}, seed {sample.seed}", images.read([sample])[0])
-            text.append([_cell(value) for value in values])
-        self.writer.add_text("images", "".join(f"| {' | '.join(line)} |\n" for line in text))
 
     def close(self, failed: bool = False) -> None:
         """Write out what is left; TensorBoard knows no failed runs."""

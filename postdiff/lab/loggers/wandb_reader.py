@@ -154,15 +154,14 @@ def _tables(contents: Iterable[Any]) -> dict[str, list[dict[str, Any]]]:
     for path, place in places.items():
         if path.endswith(TABLE) and place.is_file():
             table = json.loads(place.read_text())
-            rows = [[_cell(value, places) for value in row] for row in table["data"]]
-            found[path.removesuffix(TABLE)] = [dict(zip(table["columns"], row, strict=True)) for row in rows]
+            rows = found[path.removesuffix(TABLE)] = [
+                dict(zip(table["columns"], row, strict=True)) for row in table["data"]
+            ]
+            for row in rows:
+                for column, value in row.items():
+                    if isinstance(value, dict) and value.get("_type") == "image-file":
+                        row[column] = places.get(value["path"])
     return found
-
-
-def _cell(value: Any, places: dict[str, Path]) -> Any:
-    if isinstance(value, dict) and value.get("_type") == "image-file":
-        return places.get(value["path"])
-    return value
 
 
 def _entries(file: Path) -> Iterator[Any]:

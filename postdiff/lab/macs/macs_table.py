@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
-from postdiff.cost.groups import GROUPS
+from postdiff.cost.macs import GROUPS
 from postdiff.cost.structures import MetaPipeline
 from postdiff.cost.tally import CONVENTIONS, Tally
 from postdiff.engine.errors import unknown

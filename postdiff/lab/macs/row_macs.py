@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from postdiff import presets
-from postdiff.cost.branch_costs import one_branch
-from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.macs import count_macs
 from postdiff.cost.on_meta import Seen
+from postdiff.cost.paper_values import one_branch, paper_accounting
 from postdiff.cost.structures import MetaPipeline, real_size
 from postdiff.cost.tally import Cell, Tally, Work
 from postdiff.engine.errors import UsageError
@@ -170,16 +169,16 @@ def count(plan: Plan, sampler: Sampler, see: Callable[[Any], object] = lambda ma
     counted: list[ByPart] = []
     counts: Counter[str] = Counter()
     for sample in plan.samples[: NUM_SAMPLES if adaptive(plan) else 1]:
-        found = count_macs(sampler.pipe, lambda one=sample: see(sampler.call([one])))  # type: ignore[misc]
-        counted.append({part: dict(by_convention) for part, by_convention in found.items()})
+        counted.append(count_macs(sampler.pipe, lambda one=sample: see(sampler.call([one]))))  # type: ignore[misc]
         counts = counts or sampler.fast.counts
     whole = {name: int(number) for name, number in counts.items()}
     if len(counted) == 1:
         return RowWork(counted[0], {}, whole)
-    mean, spread = ({part: dict(each) for part, each in counted[0].items()} for _ in range(2))
-    for part, by_convention in counted[0].items():
-        for convention in by_convention:
-            values = [one[part][convention] for one in counted]
-            mean[part][convention] = round(statistics.fmean(values))
-            spread[part][convention] = round(statistics.stdev(values))
+    mean, spread = (
+        {
+            part: {convention: round(over([one[part][convention] for one in counted])) for convention in own}
+            for part, own in counted[0].items()
+        }
+        for over in (statistics.fmean, statistics.stdev)
+    )
     return RowWork(mean, spread, whole)

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 from typing_extensions import TypedDict
 
@@ -20,7 +18,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders, typed
 from postdiff.lab.files.typed import NotAsHinted
 
-__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "full", "load"]
+__all__ = ["KINDS", "SCHEMA", "Record", "Value", "find", "fresh_path", "full"]
 
 SCHEMA = 1
 KINDS = ("quality", "speed")
@@ -48,12 +46,9 @@ class _Git(TypedDict, total=False):
     dirty: bool
 
 
-class _OfficialAlways(TypedDict):
-    name: str
-    median_s: float
-
-
-class _Official(_OfficialAlways, total=False):
+class _Official(TypedDict, total=False):
+    name: Required[str]
+    median_s: Required[float]
     ratio: float
     ratio_q25: float
     ratio_q75: float
@@ -61,17 +56,14 @@ class _Official(_OfficialAlways, total=False):
     difference: float | None
 
 
-class _LatencyAlways(TypedDict):
-    median_s: float
-    q25_s: float
-    q75_s: float
-    batch_size: int
-    session: str
-
-
-class _Latency(_LatencyAlways, total=False):
+class _Latency(TypedDict, total=False):
     """What is read of times."""
 
+    median_s: Required[float]
+    q25_s: Required[float]
+    q75_s: Required[float]
+    batch_size: Required[int]
+    session: Required[str]
     loop: dict[str, float]
     rounds_s: list[float]
     loop_rounds_s: list[float]
@@ -169,20 +161,16 @@ class Record:
         """Whether all that was asked for is in it."""
         return self.n_done == self.n_asked
 
-    @property
-    def dirty(self) -> bool:
-        """Whether it was made with uncommitted code."""
-        return bool(self.git.get("dirty"))
-
     def denoiser_macs(self, convention: str) -> int | None:
         """The denoiser's multiply-accumulates an image; None if they were not counted in that convention."""
         return self.macs.get("denoiser", {}).get(convention)
 
     def write(self, file: Path) -> None:
         """Write whole or not at all."""
-        text = json.dumps(_without_nan(dataclasses.asdict(self)), indent=1, allow_nan=False)
+        # JSON has no NaN and no infinity: what could not be computed is null.
+        content = json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda constant: None)
         with folders.atomic_write(file) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, file: Path) -> Record:
@@ -264,26 +252,3 @@ def full(experiment: str, row: str, kind: str, run_id: str) -> Record | None:
     except UsageError:
         return None  # damaged or of another version: it is written anew
     return found if found is not None and found.full and found.run_id == run_id else None
-
-
-def load(experiment: str, rows: Iterable[str], kinds: Sequence[str] = KINDS) -> dict[str, dict[str, Record]]:
-    """Records by row and kind; rows and kinds without a record are left out.
-
-    Raises:
-        UsageError: as `find`.
-    """
-    found: dict[str, dict[str, Record]] = {}
-    for row in rows:
-        for kind in kinds:
-            if (record := find(experiment, row, kind)) is not None:
-                found.setdefault(row, {})[kind] = record
-    return found
-
-
-def _without_nan(value: Any) -> Any:
-    # JSON has no NaN and no infinity: what could not be computed is null.
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from postdiff.cost.ratios import ratio
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment
-from postdiff.lab.records.record import KINDS, Record, Value, fresh_path, load
-from postdiff.lab.tables.speed_values import speed_values
+from postdiff.lab.records.record import KINDS, Record, Value, find, fresh_path
 from postdiff.metrics import facts, names
 
 __all__ = ["FlatRow", "flat_rows"]
@@ -39,20 +39,28 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
     Raises:
         UsageError: no row has a record.
     """
-    records = load(experiment.name, [row.name for row in experiment.rows], kinds)
-    if not records:
+    rows = [row.name for row in experiment.rows]
+    records: dict[str, dict[str, Record]] = {}
+    for name in dict.fromkeys([experiment.baseline, *rows]):
+        try:
+            found = {kind: find(experiment.name, name, kind) for kind in kinds}
+        except UsageError:
+            if name in rows:
+                raise
+            continue  # damaged, and not among the rows
+        records[name] = {kind: record for kind, record in found.items() if record is not None}
+    if not any(records[name] for name in rows):
         raise UsageError(
             f"experiment {experiment.name} has no records in {fresh_path(experiment.name, '').parent}; "
             f"make them with 'postdiff run {experiment.name}'"
         )
-    try:
-        baseline = load(experiment.name, [experiment.baseline], kinds).get(experiment.baseline, {})
-    except UsageError:
-        baseline = {}  # damaged, and not among the rows
-    found, unlike = [], _measured_otherwise(records)
+    flat, unlike = [], _measured_otherwise({name: records[name] for name in rows})
     for row in experiment.rows:
-        own = _of_one_run(records.get(row.name, {}))
-        first, timed_first = _compared_with(own, [baseline, *records.values()])
+        own = records[row.name]
+        of_run = [(one.checkpoint, *map(one.config.get, ("steps", "methods", "dtype"))) for one in own.values()]
+        if any(each != of_run[0] for each in of_run):
+            own = {"quality": own["quality"]}  # its times are of other weights or settings
+        first, timed_first = _compared_with(own, records.values())
         values: FlatRow = {"row": row.name, "label": row.label, "model": row.config.model, "steps": row.config.steps}
         values |= _quality_values(own.get("quality"), first.get("quality"))
         values |= speed_values(own.get("speed"), timed_first)
@@ -64,17 +72,8 @@ def flat_rows(experiment: Experiment, kinds: Sequence[str] = KINDS) -> list[Flat
             ours = values.get(name)
             values[f"reported_{name}"] = value
             values[f"gap_{name}"] = None if ours is None else ours - value
-        found.append(values)
-    return found
-
-
-def _of_one_run(records: dict[str, Record]) -> dict[str, Record]:
-    """Without the speed record if it is of other weights or settings than the quality record."""
-    quality, speed = records.get("quality"), records.get("speed")
-    if quality is None or speed is None:
-        return records
-    alike = all(quality.config.get(key) == speed.config.get(key) for key in ("steps", "methods", "dtype"))
-    return records if alike and quality.checkpoint == speed.checkpoint else {"quality": quality}
+        flat.append(values)
+    return flat
 
 
 def _compared_with(
@@ -131,8 +130,13 @@ def _quality_values(record: Record | None, first: Record | None) -> FlatRow:
         values[f"{name}_spread"] = value.spread
         if value.interval is not None:
             values[f"{name}_low"], values[f"{name}_high"] = value.interval
+    for name, by_seed in record.curves.items():  # mean over seeds after each quarter of the steps
+        columns = list(zip(*by_seed.values(), strict=True))
+        if any(None in column for column in columns):
+            continue  # at some step the estimate could not be scored
+        for step in sorted({max(1, round(len(columns) * quarter / 4)) for quarter in (1, 2, 3, 4)}):
+            values[f"{name}_at_{step}"] = sum(columns[step - 1]) / len(by_seed)
     return values | {
-        **_after_quarters(record),
         "macs_g": None if macs is None else macs / 1e9,
         "macs_g_spread": spread / 1e9 if spread else None,
         "macs_t": None if macs is None else macs / 1e12,
@@ -146,17 +150,55 @@ def _quality_values(record: Record | None, first: Record | None) -> FlatRow:
     }
 
 
-def _after_quarters(record: Record) -> FlatRow:
-    """Scores of the clean estimate after each quarter of the steps: `<metric>_at_<step>`, mean over seeds."""
-    values: FlatRow = {}
-    for name, by_seed in record.curves.items():
-        curves = [[value for value in curve if value is not None] for curve in by_seed.values()]
-        if {len(curve) for curve in curves} != {len(curve) for curve in by_seed.values()}:
-            continue  # at some step the estimate could not be scored
-        steps = len(curves[0])
-        for step in sorted({max(1, round(steps * quarter / 4)) for quarter in (1, 2, 3, 4)}):
-            values[f"{name}_at_{step}"] = sum(curve[step - 1] for curve in curves) / len(curves)
-    return values
+def speed_values(record: Record | None, first: Record | None) -> dict[str, Any]:
+    """Flat values of one row.
+
+    Keys: time_s, time_q25_s, time_q75_s (an image), loop_s (of it, the denoising loop), images_per_s, speedup and
+    loop_speedup over `first`, each with `_q25` and `_q75` over rounds, ideal (the ratio of the denoiser's MACs, both
+    attention products counted), realised (the loop's speed-up, or where the loop was not timed apart the whole call's,
+    over ideal), time_batch_size, time_rounds, time_limit_s (null without `bench.seconds`), peak_memory_mb (10^6 bytes,
+    a call), time_device, random_weights, finite (whether its images are numbers throughout), and where other code
+    was timed official (its name), official_time_s, official_ratio (its time over ours) with `_q25` and `_q75`,
+    official_loop_ratio and official_difference (largest difference between the images of both).
+
+    Args:
+        record: the row's; None gives no values.
+        first: what it is compared with. Only times taken in the same turns are compared: a ratio of others would
+            measure the machine's mood.
+    """
+    if record is None:
+        return {}
+    time = record.latency
+    found: dict[str, Any] = {
+        "time_s": time["median_s"],
+        "time_q25_s": time["q25_s"],
+        "time_q75_s": time["q75_s"],
+        "loop_s": time.get("loop", {}).get("median_s"),  # records of older runs have none, and no rounds
+        "images_per_s": 1 / time["median_s"],
+        "time_batch_size": time["batch_size"],
+        "time_rounds": time.get("repeats"),
+        "time_limit_s": time.get("seconds"),
+        "peak_memory_mb": time.get("peak_memory_mb"),
+        "time_device": record.device,
+        "random_weights": record.checkpoint.startswith("random:"),
+        "finite": time.get("finite"),
+        "speedup": None,
+    }
+    if first is not None and first.latency.get("session") == time["session"]:
+        found["speedup"] = first.latency["median_s"] / time["median_s"]
+        for name, rounds in (("speedup", "rounds_s"), ("loop_speedup", "loop_rounds_s")):
+            theirs, ours = first.latency.get(rounds), time.get(rounds)
+            if theirs and ours and len(theirs) == len(ours):
+                found |= ratio(theirs, ours).named(name)
+    before, after = first and first.denoiser_macs("all"), record.denoiser_macs("all")
+    found["ideal"] = ideal = before / after if before and after else None
+    speedup = found.get("loop_speedup") or found.get("speedup")
+    found["realised"] = speedup / ideal if speedup and ideal else None
+    if official := time.get("official", {}):
+        names = ("ratio", "ratio_q25", "ratio_q75", "loop_ratio", "difference")
+        found |= {f"official_{name}": official[name] for name in names if name in official}
+        found |= {"official": official["name"], "official_time_s": official["median_s"]}
+    return found
 
 
 def _notes(own: Mapping[str, Record], first: Mapping[str, Record], timed_first: Record | None) -> list[str]:
@@ -169,7 +211,7 @@ def _notes(own: Mapping[str, Record], first: Mapping[str, Record], timed_first: 
         notes.append(f"not as in the experiment file, {settings}")
     if not quality.full:
         notes.append(f"partial, {quality.n_done} of {quality.n_asked} images")
-    if any(record.dirty for record in own.values()):
+    if any(record.git.get("dirty") for record in own.values()):
         notes.append("uncommitted code")
     if len({record.device.partition(",")[0] for record in (*own.values(), *first.values())}) > 1:
         notes.append("mixed devices")

@@ -67,10 +67,10 @@ def _columns(rows: Sequence[FlatRow]) -> list[Column]:
         info = facts(name)
         if name in present:
             arrow = "↑" if info.higher_is_better else "↓"
-            columns.append(Column(f"{info.title} {arrow}", _spread(name, info.digits)))
+            columns.append(Column(f"{info.title} {arrow}", plain(name, info.digits)))
         columns += [Column(f"after {step}", plain(f"{name}_at_{step}", info.digits)) for step in steps]
     if "macs_g" in present:
-        columns += [Column("MACs (G) ↓", _spread("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
+        columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
     if "time_s" in present:
         columns += [Column("Time (s) ↓", _time), Column("speed-up ↑", plain("speedup", 2, "x"))]
     if "realised" in present:
@@ -86,23 +86,19 @@ def _columns(rows: Sequence[FlatRow]) -> list[Column]:
 
 
 def plain(key: str, digits: int, unit: str = "", signed: bool = False) -> Callable[[FlatRow], str]:
-    """The cell of a column: the value of that key with so many digits, "-" where there is none."""
+    """The cell of a column: the value of that key with so many digits, "-" where there is none.
+
+    Its spread and the bounds of its interval follow where the row has them, as `<key>_spread`, `_low` and `_high`.
+    """
 
     def cell(row: FlatRow) -> str:
-        value = row.get(key)
-        return "-" if value is None else f"{value:{'+' if signed else ''}.{digits}f}{unit}"
-
-    return cell
-
-
-def _spread(name: str, digits: int) -> Callable[[FlatRow], str]:
-    def cell(row: FlatRow) -> str:
-        value, spread = row.get(name), row.get(f"{name}_spread")
+        value, spread, low, high = (row.get(key + more) for more in ("", "_spread", "_low", "_high"))
         if value is None:
             return "-"
-        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-        between = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-        return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}") + between
+        text = f"{value:{'+' if signed else ''}.{digits}f}{unit}"
+        if spread is not None:
+            text += f" ± {spread:.{digits}f}"
+        return text if low is None or high is None else f"{text} [{low:.{digits}f}, {high:.{digits}f}]"
 
     return cell
 

@@ -1,7 +1,7 @@
 """The paper's way of counting, on values small enough to follow; the real ones are in `test_paper_macs`."""
 
-from postdiff.cost.by_hand import paper_accounting
 from postdiff.cost.on_meta import Seen
+from postdiff.cost.paper_values import paper_accounting
 from postdiff.cost.tally import Tally, Work
 
 FULL, HALF = (8, 8), (4, 4)

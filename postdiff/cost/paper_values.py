@@ -1,15 +1,15 @@
-"""The accounting behind PostDiff's printed MACs, where it differs from what runs."""
+"""MACs as papers account for them, where that differs from what runs."""
 
 from __future__ import annotations
 
 from postdiff.cost.on_meta import Seen
 from postdiff.cost.tally import Tally, Work
 
-__all__ = ["paper_accounting"]
+__all__ = ["one_branch", "paper_accounting"]
 
 
 def paper_accounting(tally: Tally, seen: Seen) -> Work:
-    """MACs of the denoiser as the paper seems to have reckoned them by hand.
+    """MACs of the denoiser as PostDiff's paper seems to have reckoned them by hand.
 
     The rule that meets the printed rows: from the gate of the cross-attention cache on, every step costs what one
     branch of such a step costs, less the cost A of *all* cross-attention of the network. For a full step that is
@@ -40,3 +40,20 @@ def paper_accounting(tally: Tally, seen: Seen) -> Work:
         if kind in held:
             total = total - (most[kind[0]] - held[kind]) * branches
     return total
+
+
+def one_branch(tally: Tally, seen: Seen) -> Tally:
+    """The same call as one guidance branch has it: its share of every step, one prompt's of the text encoder.
+
+    A step without guidance is one branch's already. Shares are rounded down, which matters only where the branches
+    of a network have work in common.
+    """
+
+    def share(place: str, step: int) -> int:
+        part = place.partition(":")[0]
+        if part == "denoiser":
+            return seen.branches.get(step, 1)
+        return seen.prompts if part == "text_encoder" else 1
+
+    cells = {cell: work // share(cell[0], cell[1]) for cell, work in tally.cells.items()}
+    return Tally(cells, tally.steps)
