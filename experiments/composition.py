@@ -28,7 +28,7 @@ from tqdm import tqdm
 from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.presets import build_methods, preset
 
 PAGE = Path(__file__).parents[1] / "docs" / "composition.md"
@@ -45,7 +45,7 @@ def names() -> list[str]:
 
 def unet() -> tuple[Any, Call]:
     """The shipped model and a call of it."""
-    pipe = models.load(models.card("emoji"), "float32", "cpu")
+    pipe = models.load(cards.card("emoji"), "float32", "cpu")
     return pipe, lambda run: run("rocket", num_inference_steps=STEPS, generator=_own(), output_type="latent").images
 
 

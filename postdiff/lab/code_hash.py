@@ -58,8 +58,7 @@ def _hash(waiting: list[str], private: bool = False) -> str:
             continue
         if private and not plugins.is_private(str(file)):
             continue
-        tree = _tree(file)
-        found[name] = _digest(file)
+        tree, found[name] = _read(file)
         waiting += _imported(tree, name, file)
     lines = "".join(f"{name} {found[name]}\n" for name in sorted(found))
     return hashlib.sha256(lines.encode()).hexdigest()[:16]
@@ -105,16 +104,13 @@ def _origin(source: str, name: str) -> Iterator[str]:
 
 
 @functools.cache
-def _tree(file: Path) -> ast.Module:
+def _read(file: Path) -> tuple[ast.Module, str]:
+    """Syntax tree of a file, and the hash of what it does."""
     try:
-        return ast.parse(file.read_bytes())
+        tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError) as error:
         raise UsageError(f"{file} is not valid Python ({error}); mend it") from None
-
-
-@functools.cache
-def _digest(file: Path) -> str:
-    return hashlib.sha256(repr(_message(_tree(file))).encode()).hexdigest()
+    return tree, hashlib.sha256(repr(_message(tree)).encode()).hexdigest()
 
 
 def _message(node: Any) -> Any:

@@ -8,19 +8,17 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
 from torchmetrics import Metric, MetricCollection
 
 from postdiff.lab.data.samples import Sample, Shard, measured_batches, measured_share
 from postdiff.lab.devices import distributed
 from postdiff.lab.generate.loop import generate_batch
 from postdiff.lab.generate.sampler import Sampler
-from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.images.marked_png import pixel_hash
 from postdiff.lab.metrics import chosen, intervals
 from postdiff.lab.plan.plan import Plan
@@ -38,56 +36,37 @@ class Evaluation(LightningModule):
     Each seed has its own metrics, so that every value, also one that is no mean over images, has a spread.
 
     Args:
-        images: where the images are kept.
+        plan: the row.
+        metrics: for each seed, metrics by name; None means those that the plan asks for.
         sampler: generates images; not needed for testing.
-        references: images of the reference run, if a metric needs them.
-        metrics: for each seed, metrics by name.
-        references_id: names the reference run in the identity of paired metrics.
-        shared: whether other processes measure the rest; otherwise this one is given all images.
 
     Attributes:
+        images: where the images are kept.
+        references: images of the reference run, if a metric needs them.
+        shared: whether other processes measure the rest; otherwise this one is given all images.
         rows: after a test, one mapping an image for the CSV file; empty in all processes but rank 0.
         values: after a test, the metrics by name.
+
+    Raises:
+        UsageError: a file that a metric needs is missing or does not fit.
     """
 
     def __init__(
-        self,
-        images: ImageFolder,
-        sampler: Sampler | None = None,
-        references: ImageFolder | None = None,
-        metrics: Mapping[int, Mapping[str, Metric]] | None = None,
-        references_id: str | None = None,
-        shared: bool = False,
+        self, plan: Plan, metrics: Mapping[int, Mapping[str, Metric]] | None = None, sampler: Sampler | None = None
     ) -> None:
         super().__init__()
-        self.images, self.sampler, self.references, self.references_id = images, sampler, references, references_id
-        self.shared = shared
-        # No compute groups: they would join metrics that only happen to agree on the first batch.
-        self.by_seed = nn.ModuleDict(
-            {str(seed): MetricCollection(dict(named), compute_groups=False) for seed, named in (metrics or {}).items()}
-        )
-        # A collection sorts its metrics by name; files keep the order of tables.
-        self.names = [name for name in names() if any(name in own for own in (metrics or {}).values())]
-        self.rows: list[dict[str, Any]] = []
-        self.values: dict[str, Value] = {}
-
-    @classmethod
-    def of(
-        cls, plan: Plan, metrics: Mapping[int, Mapping[str, Metric]] | None = None, sampler: Sampler | None = None
-    ) -> Evaluation:
-        """The module of a row.
-
-        Args:
-            plan: the row.
-            metrics: for each seed, metrics by name; None means those that the plan asks for.
-            sampler: generates images; not needed for testing.
-
-        Raises:
-            UsageError: a file that a metric needs is missing or does not fit.
-        """
         if metrics is None:
             metrics = chosen.by_seed(plan.config, plan.card, plan.data_card)
-        return cls(images_of(plan), sampler, references_of(plan), metrics, plan.references_id)
+        self.images, self.references, self.references_id = images_of(plan), references_of(plan), plan.references_id
+        self.sampler, self.shared = sampler, False
+        # No compute groups: they would join metrics that only happen to agree on the first batch.
+        self.by_seed = {seed: MetricCollection(dict(named), compute_groups=False) for seed, named in metrics.items()}
+        for seed, collection in self.by_seed.items():
+            self.add_module(f"seed_{seed}", collection)
+        # A collection sorts its metrics by name; files keep the order of tables.
+        self.names = [name for name in names() if any(name in own for own in metrics.values())]
+        self.rows: list[dict[str, Any]] = []
+        self.values: dict[str, Value] = {}
 
     def predict_step(self, batch: list[Sample], batch_idx: int = 0) -> int:
         """Generate a batch if some of its images are missing; returns how many were generated."""
@@ -97,14 +76,14 @@ class Evaluation(LightningModule):
     def on_test_start(self) -> None:
         """Forget what was measured before."""
         self.rows, self.values = [], {}
-        for seed in self.by_seed:
-            for metric in self._metrics(seed).values():
+        for metrics in self.by_seed.values():
+            for metric in metrics.values():
                 metric.reset()
                 metric.distributed_available_fn = lambda: self.shared
 
     def test_step(self, batch: list[Sample], batch_idx: int = 0) -> None:
         """Measure the images of a batch, all of one seed."""
-        images, metrics = self.images.read(batch), self._metrics(batch[0].seed)
+        images, metrics = self.images.read(batch), self.by_seed[batch[0].seed]
         inputs: dict[str, Any] = {"images": images.to(self.device), "prompts": [sample.prompt for sample in batch]}
         if self.references is not None:
             inputs["references"] = self.references.read(batch).to(self.device)
@@ -132,35 +111,33 @@ class Evaluation(LightningModule):
 
     def gather(self) -> None:
         """Make `values` and `rows` of what this process and the others have measured."""
-        counts = {seed: sum(row["seed"] == int(seed) for row in self.rows) for seed in self.by_seed}
+        counts = {str(seed): sum(row["seed"] == seed for row in self.rows) for seed in self.by_seed}
         if self.shared:
             counts = distributed.all_sums(counts)
-            self.rows = self._in_order(itertools.chain(*distributed.gather(self.rows)))
-        total = sum(counts.values())
-        first = self._metrics(next(iter(self.by_seed)))
+            places = {seed: place for place, seed in enumerate(self.by_seed)}
+            rows = itertools.chain(*distributed.gather(self.rows))
+            self.rows = sorted(rows, key=lambda row: (places[row["seed"]], row["index"]))
+        first: Any = next(iter(self.by_seed.values()))
         for name in self.names:
             metric = first[name]
             # A Frechet distance needs two images; a part of a run may have seeds with fewer.
-            least = int(metric.least)  # type: ignore[arg-type]
-            per_seed = {
-                seed: float(self._metrics(seed)[name].compute()) for seed, count in counts.items() if count >= least
-            }
+            measured = {seed: own[name] for seed, own in self.by_seed.items() if counts[str(seed)] >= metric.least}
+            per_seed = {str(seed): float(own.compute()) for seed, own in measured.items()}
             with metric.sync_context():  # an identity may say how many images were seen
-                identity = {**metric.identity(), "n_per_seed": max(counts.values(), default=0)}  # type: ignore[operator]
+                identity = {**metric.identity(), "n_per_seed": max(counts.values(), default=0)}
             if name.startswith("paired_"):
                 identity["reference"] = self.references_id
-            self.values[name] = _value(per_seed, total, bool(metric.higher_is_better), identity)
-            measured = {int(seed): self._metrics(seed)[name] for seed in per_seed}
-            self.values[name].interval = intervals.interval(name, measured, self.rows)
-
-    def _in_order(self, rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        places = {int(seed): place for place, seed in enumerate(self.by_seed)}
-        return sorted(rows, key=lambda row: (places[row["seed"]], row["index"]))
-
-    def _metrics(self, seed: int | str) -> MetricCollection:
-        found = self.by_seed[str(seed)]
-        assert isinstance(found, MetricCollection)
-        return found
+            found = list(per_seed.values())
+            sound = bool(found) and all(math.isfinite(value) for value in found)
+            self.values[name] = Value(
+                value=statistics.fmean(found) if sound else None,
+                spread=statistics.stdev(found) if sound and len(found) > 1 else None,
+                per_seed=dict(per_seed),
+                n=sum(counts.values()),
+                higher_is_better=bool(metric.higher_is_better),
+                identity=identity,
+                interval=intervals.interval(name, measured, self.rows),
+            )
 
 
 def evaluate(plan: Plan, evaluation: Evaluation) -> Evaluation:
@@ -186,16 +163,3 @@ def evaluate(plan: Plan, evaluation: Evaluation) -> Evaluation:
             evaluation.test_step(batch)
     evaluation.gather()
     return evaluation
-
-
-def _value(per_seed: dict[str, float], n: int, higher_is_better: bool, identity: dict[str, Any]) -> Value:
-    values = list(per_seed.values())
-    sound = bool(values) and all(math.isfinite(value) for value in values)
-    return Value(
-        value=statistics.fmean(values) if sound else None,
-        spread=statistics.stdev(values) if sound and len(values) > 1 else None,
-        per_seed=dict(per_seed),
-        n=n,
-        higher_is_better=higher_is_better,
-        identity=identity,
-    )

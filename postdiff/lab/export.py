@@ -13,7 +13,6 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.data.samples import Sample
 from postdiff.lab.files import folders
 from postdiff.lab.images.image_folder import ImageFolder
-from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.progress import bar
 from postdiff.lab.records.stored import images_of
@@ -34,8 +33,7 @@ def export(experiment: Experiment, out: str | None) -> Path:
     if len(experiment.rows) != 1:
         names = ", ".join(row.name for row in experiment.rows[:8])
         raise UsageError(f"an export is of one row; choose with --rows one of {names}")
-    random_weights.refuse_images(experiment)
-    [plan] = plan_rows(experiment)
+    [plan] = plan_rows(experiment, images=True)
     folder, samples = images_of(plan), plan.samples
     missing = [sample for sample in samples if not folder.has(sample)]
     if missing:

@@ -120,6 +120,7 @@ def launch(experiment: Experiment, words: Sequence[str], options: LaunchOptions,
     """
     from postdiff.lab import run  # not above: a job, which unpickles what it does from this file, needs no torch
     from postdiff.lab.devices.placement import common
+    from postdiff.lab.plan.plan import plan_rows
 
     shards = options.shards
     if shards < 1:
@@ -152,7 +153,7 @@ def launch(experiment: Experiment, words: Sequence[str], options: LaunchOptions,
     if not options.wait:
         return False
     _wait(jobs, submitted)
-    run.draw_grid(experiment)
+    run.draw_grid(experiment, plan_rows(experiment))
     return True
 
 

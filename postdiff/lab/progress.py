@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Self, TextIO
 
 from tqdm import tqdm
@@ -78,27 +79,29 @@ class Rows:
             yield
         finally:
             _place.reset(token)
-        now = time.monotonic()
+        now, clock = time.monotonic(), tqdm.format_interval
         gone, left = now - self.started, self.of - self.number
         if left and gone >= SHORT:
             to_come = gone / self.number * left
             report(
-                f"row {self.number} of {self.of} took {_clock(now - began)}; {_clock(gone)} gone, "
-                f"about {_clock(to_come)} to come if the others take as long on average"
+                f"row {self.number} of {self.of} took {clock(now - began)}; {clock(gone)} gone, "
+                f"about {clock(to_come)} to come if the others take as long on average"
             )
 
 
+@dataclass
 class ImageBar:
     """Counts images while they are generated; on many devices rank 0 counts for all, which go at one pace.
 
-    Args:
+    Attributes:
         title: what is generated.
         total: images in all, of all devices.
+        bar: what shows them, on rank 0.
     """
 
-    def __init__(self, title: str, total: int) -> None:
-        self.title, self.total = title, total
-        self.bar: Any = None
+    title: str
+    total: int
+    bar: Any = None
 
     def __enter__(self) -> Self:
         if distributed.is_rank_zero():
@@ -123,11 +126,11 @@ class ImageBar:
         self.bar.close()
 
 
+@dataclass
 class _Lines:
     """A file that gets each state of a bar as a line of its own; the others would pile up behind carriage returns."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    stream: TextIO
 
     def write(self, text: str) -> None:
         if line := text.strip("\r\n "):
@@ -135,7 +138,3 @@ class _Lines:
 
     def flush(self) -> None:
         self.stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    return str(tqdm.format_interval(seconds))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from postdiff.engine.errors import UsageError
 from postdiff.lab import progress
 from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import distributed
 from postdiff.lab.evaluation import Evaluation, evaluate
-from postdiff.lab.generate.loop import generate
+from postdiff.lab.generate.loop import Report, generate
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
@@ -21,8 +19,6 @@ from postdiff.lab.records.stored import images_of, references_of
 from postdiff.lab.step_scores import step_scores
 
 __all__ = ["measure", "refuse_without_images", "score"]
-
-Report = Callable[[str], None]
 
 
 def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report: Report = progress.report) -> Record:
@@ -43,7 +39,7 @@ def measure(plan: Plan, pipelines: Pipelines, shard: Shard | None = None, report
         reference = plan.reference()
         generate(reference, lambda: pipelines.sampler(reference), references, shard, report, plan.name)
     generate(plan, lambda: sampler, images, shard, report, plan.name)
-    found = evaluate(plan, Evaluation.of(plan, metrics))
+    found = evaluate(plan, Evaluation(plan, metrics))
     # Every step is scored by rank 0 alone; the others go on to the next row and meet it there.
     scored = plan.step_metric and shard is None and distributed.is_rank_zero()
     record = stored.fill(
@@ -78,24 +74,16 @@ def score(plan: Plan, report: Report) -> Record:
         UsageError: an image is damaged.
     """
     started, images = stored.now(), images_of(plan)
-    found = evaluate(plan, Evaluation.of(plan, chosen.by_seed(plan.config, plan.card, plan.data_card)))
+    found = evaluate(plan, Evaluation(plan, chosen.by_seed(plan.config, plan.card, plan.data_card)))
     before = stored.last(plan)
     if before is None:
         report(f"{plan.name}: no record of these images, so none of their MACs; 'postdiff run' counts them")
     if plan.step_metric and not (before and before.curves):
         report(f"{plan.name}: step_scores=true needs the pipeline; 'postdiff run' scores every step")
-    record = stored.fill(
-        plan,
-        "quality",
-        started,
-        n_done=len(found.rows),
-        metrics=found.values,
-        curves=before.curves if before and plan.step_metric else {},
-        macs=before.macs if before else {},
-        macs_spread=before.macs_spread if before else {},
-        counts=before.counts if before else {},
-    )
+    record = stored.fill(plan, "quality", started, n_done=len(found.rows), metrics=found.values)
     if before is not None:
+        record.macs, record.macs_spread, record.counts = before.macs, before.macs_spread, before.counts
+        record.curves = before.curves if plan.step_metric else {}
         record.device = before.device  # where the images were generated
     stored.keep(record, found.rows)
     images.list_in_manifest(found.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from postdiff.engine.errors import UsageError
@@ -13,17 +13,15 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.data.samples import Shard
 from postdiff.lab.devices import distributed, placement
 from postdiff.lab.files import folders
+from postdiff.lab.generate.loop import Report
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.images import grid
 from postdiff.lab.loggers import log
-from postdiff.lab.pipelines import random_weights
 from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.records import stored
 from postdiff.lab.records.record import Record
 
 __all__ = ["bench", "draw_grid", "run", "score", "unfinished"]
-
-Report = Callable[[str], None]
 
 
 def run(
@@ -46,14 +44,16 @@ def run(
     Raises:
         UsageError: a mistake in the experiment, or a folder that cannot be written.
     """
-    random_weights.refuse_images(experiment)
+    plans, pipelines = plan_rows(experiment, images=True), Pipelines()
     folders.writable_outputs()
-    plans, pipelines = plan_rows(experiment), Pipelines()
     with distributed.launch(placement.common(plan.config for plan in plans), plans[0].config.device):
-        report_once = report if distributed.is_rank_zero() else _silent
+        # What the other devices have to say, rank 0 says.
+        report_once: Report = report if distributed.is_rank_zero() else lambda line: None
         left = distributed.broadcast(lambda: _left(plans, shard, fresh, timed, report_once))
         rows = progress.Rows(len(left) if distributed.is_rank_zero() else 1)  # a single row is not numbered
-        for plan in map(_on_local_device, plans):
+        for planned in plans:
+            device = distributed.local_device(planned.config.device)
+            plan = dataclasses.replace(planned, config=dataclasses.replace(planned.config, device=device))
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
                 log.relog(plan)
@@ -62,9 +62,11 @@ def run(
                 record = row.measure(plan, pipelines, shard, report_once)
             if missing := record.n_asked - record.n_done:
                 report_once(f"{plan.name}: {missing} of {record.n_asked} images are missing; run the other parts")
-    if shard is None and timed:
-        _time(plans, pipelines, fresh)
-    return _grid(experiment, plans)
+    to_time = [plan for plan in plans if plan.config.bench.repeats and shard is None and timed]
+    # Times are comparable only when taken in turns, so one missing row means timing all of them again.
+    if to_time and (fresh or not all(stored.recorded(plan, "speed") for plan in to_time)):
+        speed.measure(to_time, pipelines)
+    return draw_grid(experiment, plans)
 
 
 def score(experiment: Experiment, report: Report) -> list[Record]:
@@ -77,9 +79,8 @@ def score(experiment: Experiment, report: Report) -> list[Record]:
     Raises:
         UsageError: a mistake in the experiment, a row without any image, or an image that is damaged.
     """
-    random_weights.refuse_images(experiment)
+    plans, records = plan_rows(experiment, images=True), []
     folders.writable_outputs()
-    plans, records = plan_rows(experiment), []
     for plan in plans:
         row.refuse_without_images(plan)
     rows = progress.Rows(len(plans))
@@ -108,15 +109,9 @@ def unfinished(experiment: Experiment) -> list[str]:
     Raises:
         UsageError: a mistake in the experiment.
     """
-    random_weights.refuse_images(experiment)
-    plans = plan_rows(experiment)
+    plans = plan_rows(experiment, images=True)
     placement.common(plan.config for plan in plans)
-    return [plan.name for plan in plans if not stored.finished(plan, _silent, mend=False)]
-
-
-def draw_grid(experiment: Experiment) -> Path | None:
-    """The grid of an experiment whose rows were run elsewhere; None while images are missing."""
-    return _grid(experiment, plan_rows(experiment))
+    return [plan.name for plan in plans if not stored.finished(plan, lambda line: None, mend=False)]
 
 
 def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, report: Report) -> list[str]:
@@ -129,23 +124,8 @@ def _left(plans: Sequence[Plan], shard: Shard | None, fresh: bool, timed: bool, 
     return [plan.name for plan in plans if fresh or not stored.finished(plan, report)]
 
 
-def _on_local_device(plan: Plan) -> Plan:
-    device = distributed.local_device(plan.config.device)
-    return dataclasses.replace(plan, config=dataclasses.replace(plan.config, device=device))
-
-
-def _silent(message: str) -> None:
-    """What the other devices have to say, rank 0 says."""
-
-
-def _time(plans: Sequence[Plan], pipelines: Pipelines, fresh: bool) -> None:
-    # Times are comparable only when taken in turns, so one missing row means timing all of them again.
-    timed = [plan for plan in plans if plan.config.bench.repeats]
-    if fresh or not all(stored.recorded(plan, "speed") for plan in timed):
-        speed.measure(timed, pipelines)
-
-
-def _grid(experiment: Experiment, plans: Sequence[Plan]) -> Path | None:
+def draw_grid(experiment: Experiment, plans: Sequence[Plan]) -> Path | None:
+    """The grid of an experiment's rows, wherever they were run; None while images are missing."""
     rows = [(plan.row.label, stored.images_of(plan)) for plan in plans]
     seed = plans[0].config.seeds[0]
     samples = [sample for sample in plans[0].samples if sample.seed == seed][: grid.COLUMNS]

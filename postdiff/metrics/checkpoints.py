@@ -17,6 +17,8 @@ from postdiff.engine.errors import UsageError
 
 __all__ = ["CLIP", "CMMD", "IMAGE_REWARD", "PICK_SCORE", "Checkpoint", "WeightFile"]
 
+BESIDE = ("*.json", "*.txt")  # configs and vocabulary, by the weights
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -29,7 +31,6 @@ class Checkpoint:
         variable: environment variable that names a folder or a repository in place of `hub`.
         hub: the authors' repository.
         weights: its weight file.
-        beside: its other files, as patterns.
         given: folder or repository that goes before the variable, for instance from a config.
     """
 
@@ -37,7 +38,6 @@ class Checkpoint:
     variable: str
     hub: str
     weights: str
-    beside: tuple[str, ...] = ("*.json", "*.txt")
     given: str | None = None
 
     def folder(self) -> Path:
@@ -46,8 +46,9 @@ class Checkpoint:
         Raises:
             UsageError: no such folder, a file is missing, or it cannot be fetched.
         """
-        local = self._local()
-        found = local or self._fetched()
+        if (found := self._local()) is None:
+            remedy = f"set {self.variable} to a folder with its files"
+            found = hub.fetch_files(*hub.parts(self._place()), (self.weights, *BESIDE), remedy)
         if not (found / self.weights).is_file():
             raise UsageError(f"{self.name}: {found} has no {self.weights}; {self._remedy()}")
         return found
@@ -60,7 +61,7 @@ class Checkpoint:
         """
         if self.weights.endswith(model_files.WEIGHTS):
             return model_files.of_part(folder)
-        return sorted({folder / self.weights, *(file for pattern in self.beside for file in folder.glob(pattern))})
+        return sorted({folder / self.weights, *(file for pattern in BESIDE for file in folder.glob(pattern))})
 
     def identity(self, fetched_to: Path | None = None) -> str:
         """Which weights, configs and vocabulary: 16 hexadecimal digits of a folder's files, or "repository@revision".
@@ -76,10 +77,6 @@ class Checkpoint:
             return model_files.identity(self.files(folder), folder)[:16]
         repository, revision = hub.parts(self._place())
         return f"{repository}@{fetched_to.name if fetched_to else revision or 'main'}"
-
-    def _fetched(self) -> Path:
-        remedy = f"set {self.variable} to a folder with its files"
-        return hub.fetch_files(*hub.parts(self._place()), (self.weights, *self.beside), remedy)
 
     def _place(self) -> str:
         return self.given or os.environ.get(self.variable) or self.hub

@@ -171,7 +171,12 @@ def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
             raise UsageError(
                 f"{file} is no TorchScript file, which mode {mode} needs; get {TORCHSCRIPT.address}"
             ) from None
-        return TorchExtractor(_pytorch(file), mode, "Inception-v3 of pytorch-fid", checkpoint)
+        PYTORCH.found("mode legacy_pytorch needs pytorch-fid's Inception", str(file))
+        try:
+            network = _InceptionPytorch(file)
+        except RuntimeError:
+            raise UsageError(f"{file} holds no weights of pytorch-fid's Inception; get {PYTORCH.address}") from None
+        return TorchExtractor(network, mode, "Inception-v3 of pytorch-fid", checkpoint)
     if not hasattr(script, "layers"):
         own = getattr(script, "logits", None)
         classes = None if own is None else lambda images: own(images).softmax(1)
@@ -186,11 +191,3 @@ def _loaded(mode: str, file: Path, changed: int) -> TorchExtractor:
         checkpoint,
         lambda images: script(images, no_output_bias=True),
     )
-
-
-def _pytorch(file: Path) -> nn.Module:
-    PYTORCH.found("mode legacy_pytorch needs pytorch-fid's Inception", str(file))
-    try:
-        return _InceptionPytorch(file)
-    except RuntimeError:
-        raise UsageError(f"{file} holds no weights of pytorch-fid's Inception; get {PYTORCH.address}") from None

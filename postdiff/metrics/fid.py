@@ -41,8 +41,7 @@ def frechet_distance(mean: Tensor, covariance: Tensor, other: Tensor, other_root
 
 
 class FID(FeatureMetric):
-    """Frechet distance between the features of generated and of reference images; features are held only to be
-    resampled.
+    """Frechet distance between features of generated and of reference images, which are held only to be resampled.
 
     Reference:
         Heusel et al., NeurIPS 2017, arXiv:1706.08500; the modes: Parmar et al., CVPR 2022, arXiv:2104.11222.
@@ -90,11 +89,8 @@ class FID(FeatureMetric):
     def identity(self) -> dict[str, Any]:
         found = super().identity()
         size, seen = self.extractor.num_features, self.measured
-        few = [
-            f"{number} {which} images"
-            for number, which in ((seen, "generated"), (self.real.count, "real"))
-            if number <= size
-        ]
+        sides = {"generated": seen, "real": self.real.count}
+        few = [f"{number} {which} images" for which, number in sides.items() if number <= size]
         if few:
             found["note"] = f"{' and '.join(few)} for {size} feature dimensions: strongly biased, compare equal N only"
         return found

@@ -79,10 +79,17 @@ class RewardScorer(Scorer):
     def __init__(self, state: dict[str, Tensor], config: dict[str, Any], tokenizer: Any, checkpoint: str) -> None:
         super().__init__()
         self.tokenizer, self.checkpoint = tokenizer, checkpoint
-        named = {_renamed(name): value for name, value in state.items()}
+        named = {}
+        for name, value in state.items():
+            for pattern, new in NAMES:
+                name = re.sub(pattern, new, name)
+            named[name] = value
         try:
             self.vision = BlipVisionModel(_vision_config(named))
-            self.text = BlipTextModel(_text_config(config, self.vision.config.hidden_size), add_pooling_layer=False)
+            # `is_decoder` is what gives it cross-attention; it still reads the text in both directions.
+            taken: dict[str, Any] = {"encoder_hidden_size": self.vision.config.hidden_size, "is_decoder": True}
+            taken |= {name: config[name] for name in TAKEN}
+            self.text = BlipTextModel(BlipTextConfig(**taken), add_pooling_layer=False)
             self.head = _head(named)
             # The file also holds projections of BLIP's that no reward uses.
             if missing := self.load_state_dict(named, strict=False).missing_keys:
@@ -159,12 +166,6 @@ def _loaded(folder: Path, checkpoint: str) -> RewardScorer:
     return RewardScorer(state, json.loads(config.read_text()), BertTokenizer(str(words)), checkpoint)
 
 
-def _renamed(name: str) -> str:
-    for pattern, new in NAMES:
-        name = re.sub(pattern, new, name)
-    return name
-
-
 def _side(named: dict[str, Tensor]) -> int:
     """Side of the square image that the vision tower expects."""
     patches = named["vision.embeddings.position_embedding"].shape[1] - 1
@@ -183,11 +184,6 @@ def _vision_config(named: dict[str, Tensor]) -> BlipVisionConfig:
         layer_norm_eps=1e-6,
         hidden_act="gelu",
     )
-
-
-def _text_config(config: dict[str, Any], vision_width: int) -> BlipTextConfig:
-    # `is_decoder` is what gives it cross-attention; it still reads the text in both directions.
-    return BlipTextConfig(**{name: config[name] for name in TAKEN}, encoder_hidden_size=vision_width, is_decoder=True)
 
 
 def _head(named: dict[str, Tensor]) -> nn.Sequential:

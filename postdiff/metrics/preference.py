@@ -1,4 +1,4 @@
-"""What people would prefer, as learnt scorers guess it: a mean score, or the probability against the reference run."""
+"""What people would prefer, as learnt scorers guess it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from postdiff.metrics.base import PerImageMetric, Resources
 
-__all__ = ["PairedPreference", "Scorer", "ScorerMetric"]
+__all__ = ["Scorer", "ScorerMetric"]
 
 
 class Scorer(nn.Module):
@@ -71,21 +71,3 @@ class ScorerMetric(PerImageMetric):
 
     def identity(self) -> dict[str, Any]:
         return self.scorer.identity()
-
-
-class PairedPreference(ScorerMetric):
-    """Mean probability, in percent, that an image is preferred to the reference of the same prompt and seed.
-
-    It is the softmax of the two scores, so two rows' probabilities against each other sum to 100 and equal images
-    have 50: the form in which Faster Diffusion, Table 15, gives PickScore (52.10 % against 47.90 %). The paper does not
-    say whether its value is this mean or the share of won pairs; the mean needs no rule for ties.
-    """
-
-    def update(self, images: Tensor, references: Tensor, prompts: list[str]) -> None:  # type: ignore[override]
-        """Take in images and references, (B, 3, H, W), uint8, and their B prompts."""
-        # References first: the images' scores then stay remembered for the next metric.
-        expected, found = self.scorer(references, prompts), self.scorer(images, prompts)
-        self.add(100 * torch.sigmoid(found.double() - expected.double()))
-
-    def identity(self) -> dict[str, Any]:
-        return {"formula": "100 x softmax of the scores of image and reference", **self.scorer.identity()}

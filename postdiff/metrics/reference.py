@@ -1,6 +1,4 @@
-"""Reference statistics: features of reference images, or their mean and covariance alone, and the file that holds
-them.
-"""
+"""Reference statistics: features of reference images, or their mean and covariance alone, and their file."""
 
 from __future__ import annotations
 
@@ -60,17 +58,10 @@ class ReferenceStatistics:
     def save(self, file: Path) -> None:
         """Write a safetensors file; the identity is in its metadata."""
         assert self.features is not None
-        tensors = {
-            "mean": self.mean,
-            "covariance": self.covariance,
-            "count": torch.tensor(self.count),
-            "features": self.features,
-        }
-        save_file(
-            {name: tensor.contiguous().cpu() for name, tensor in tensors.items()},
-            file,
-            {"identity": json.dumps(self.identity, sort_keys=True)},
-        )
+        tensors = {"mean": self.mean, "covariance": self.covariance, "features": self.features}
+        tensors["count"] = torch.tensor(self.count)
+        about = {"identity": json.dumps(self.identity, sort_keys=True)}
+        save_file({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, file, about)
 
     @classmethod
     def read_identity(cls, file: Path) -> dict[str, Any]:

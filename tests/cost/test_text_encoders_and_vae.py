@@ -7,7 +7,7 @@ from postdiff import catalog
 from postdiff.cost.macs import count_macs
 from postdiff.cost.structures import TextEncodersAndVAE, real_size
 from postdiff.engine.errors import UsageError
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 
 GIGA = 10**9
 
@@ -39,7 +39,7 @@ def test_vae_decodes_512_pixels():
 
 
 def test_twin_of_the_shipped_model_costs_in_all_parts_what_the_model_costs():
-    card = models.card("emoji")
+    card = cards.card("emoji")
     pipe = models.load(card, "float32", "cpu")
     call = {"num_inference_steps": 2, "guidance_scale": 4.0, "height": 64, "width": 64}
     real = count_macs(pipe, lambda: pipe("a red apple", output_type="pt", **call))

@@ -18,7 +18,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.data import data_cards
 from postdiff.lab.data import samples as samples_
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.lab.plan import plan
 from postdiff.lab.records.record import Record
 from tests.datasets.test_runs_on_data import own_card, tiny  # noqa: F401
@@ -121,7 +121,7 @@ def test_an_image_is_that_of_the_pipeline_with_this_seed(coco_30k, tiny, outputs
     assert record.seeds == [0] and record.n_done == 3 and len(record.config["line_seeds"]) == 12
     with (outputs / "records" / "tiny" / "two.csv").open(newline="") as stream:
         assert [(row["seed"], row["own_seed"]) for row in csv.DictReader(stream)] == [("0", str(own)) for own in SEEDS]
-    pipe = models.load(models.card("emoji"), "float32", "cpu")
+    pipe = models.load(cards.card("emoji"), "float32", "cpu")
     config = record.config
     size = {"height": config["height"], "width": config["width"], "guidance_scale": config["guidance_scale"]}
     for place, (prompt, seed) in enumerate([("a red heart", 41337), ("an owl, asleep", 63155)]):

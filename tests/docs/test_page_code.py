@@ -8,7 +8,7 @@ from postdiff import accelerate, methods, metrics
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import metric_specs
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.presets import build_methods, preset
 from tests.docs.pages import ROOT, blocks
 
@@ -17,7 +17,7 @@ STEPS = 6
 
 @pytest.fixture(scope="module")
 def emoji():
-    pipe = models.load(models.card("emoji"), "float32", "cpu")
+    pipe = models.load(cards.card("emoji"), "float32", "cpu")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from postdiff.lab.config import experiment
-from postdiff.lab.generate.pipelines import Pipelines, Sampler
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.plan.plan import plan_rows
 
 __all__ = ["Published"]

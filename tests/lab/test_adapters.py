@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from postdiff import accelerate, presets
 from postdiff.engine.errors import UsageError
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from tests.support import texts, whole
 from tests.support.parts import CROSS
 from tests.support.snapshot import snapshot
@@ -97,7 +97,7 @@ def card(folder, tmp_path, monkeypatch):
         base = {"pipeline": "StableDiffusionPipeline", "folder": str(folder / "base")}
         file.write_text(yaml.safe_dump({**base, **placed(keys)}))
         monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
-        return models.card("mine")
+        return cards.card("mine")
 
     return write
 
@@ -148,7 +148,7 @@ def test_all_adapters_at_once(card):
 
 def test_dreambooth_is_a_folder_or_a_network(card, folder):
     by_network = image(loaded(card(network={"folder": "dreambooth/unet"})))
-    by_folder = image(loaded(models.card(str(folder / "dreambooth"))))
+    by_folder = image(loaded(cards.card(str(folder / "dreambooth"))))
     assert torch.allclose(by_network, by_folder, atol=1e-6)
 
 

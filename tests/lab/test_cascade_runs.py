@@ -13,7 +13,7 @@ from postdiff import hub
 from postdiff.engine import plugins
 from postdiff.lab.config import experiment
 from postdiff.lab.generate.pipelines import Pipelines
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import find
 from tests.lab import task_twins
@@ -148,7 +148,7 @@ def test_a_cascade_that_ends_in_pixels(three, tmp_path, monkeypatch):
 
 
 def test_a_stage_that_shares_text_loads_no_encoder(three):
-    card = models.card("three").stages["larger"]
+    card = cards.card("three").stages["larger"]
     assert models.load(card, "float32", "cpu").text_encoder is None
 
 
@@ -235,7 +235,7 @@ def published(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     hub.commit.cache_clear()
     twins, commit = task_twins.cascade(), "0123456789abcdef" * 2 + "01234567"
-    for name, stage in models.card("deepfloyd_if").stages.items():
+    for name, stage in cards.card("deepfloyd_if").stages.items():
         folder = tmp_path / "saved" / name
         twins[task_twins.CASCADES["deepfloyd_if"][name]].save_pretrained(folder, variant=stage.variant)
         hub_cache.put(tmp_path / "hub", stage.hub, stage.revision or commit, folder)

@@ -11,7 +11,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment
 from postdiff.lab.config.schema import RunConfig, TrainerConfig
 from postdiff.lab.data.samples import Shard, batches, measured_batches, measured_share, pairs, part_of
-from postdiff.lab.devices import distributed, placement, slurm
+from postdiff.lab.devices import distributed, placement, processes
 from tests.lab import runs
 from tests.lab.forks import Fork
 
@@ -146,7 +146,7 @@ def test_slurm_puts_the_job_back(tmp_path, monkeypatch, capfd):
     environment = distributed.cluster()
     assert isinstance(environment, SLURMEnvironment)
     before = signal.getsignal(signal.SIGUSR1)
-    with slurm.requeue(environment):
+    with processes.requeue(environment):
         signal.raise_signal(signal.SIGUSR1)
     assert (tmp_path / "asked").read_text() == "requeue 77\n" and signal.getsignal(signal.SIGUSR1) == before
     assert "SLURM job 77 goes back into the queue" in capfd.readouterr().err

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from postdiff import hub, model_files
 from postdiff.lab.config import experiment
-from postdiff.lab.files.weights import Source
-from postdiff.lab.pipelines import models
+from postdiff.lab.files.weights import Source, package_file
+from postdiff.lab.pipelines import cards, models
 from postdiff.lab.pipelines.adapters import Lora
 from postdiff.lab.pipelines.cards import ModelCard, StageCard
 from postdiff.lab.plan.plan import plan_rows
@@ -179,9 +179,9 @@ def test_files_of_the_hub_that_were_changed_by_hand(snapshot, file, replaced):
 
 
 def test_the_shipped_models_are_known_as_in_the_records():
-    card = models.card("emoji")
+    card = cards.card("emoji")
     assert models.checkpoint(card) == "c354202d443a80eb"
-    encoder = models.package_file(str(card.dual_encoder))
+    encoder = package_file(str(card.dual_encoder))
     weights = model_files.sha256(encoder / "model.safetensors")
     assert model_files.identity(model_files.of_part(encoder), encoder) == weights
 

@@ -27,10 +27,10 @@ def test_predict_and_test_give_what_a_run_gives(tiny, outputs, tmp_path, monkeyp
     [plan] = plan_rows(experiment.load("tiny", WORDS).select(["cached"]))
     pipelines = Pipelines()
     for each in (plan.reference(), plan):
-        module = Evaluation.of(each, {}, pipelines.sampler(each))
+        module = Evaluation(each, {}, pipelines.sampler(each))
         trainer.predict(module, datamodule=PromptDataModule(each.samples, 2))
     assert images_of(plan).folder.is_relative_to(tmp_path / "trained")
-    module = Evaluation.of(plan)
+    module = Evaluation(plan)
     [logged] = trainer.test(module, datamodule=PromptDataModule(plan.samples, 2), verbose=False)
     assert module.values == record.metrics
     assert [(str(row["seed"]), str(row["index"]), row["sha256"]) for row in module.rows] == runs.hashes(
@@ -43,6 +43,6 @@ def test_images_that_are_there_are_not_generated_again(tiny, outputs, trainer):
     [plan] = plan_rows(experiment.load("tiny", WORDS).select(["plain"]))
     sampler = Pipelines().sampler(plan)
     first, again = (
-        trainer.predict(Evaluation.of(plan, {}, sampler), datamodule=PromptDataModule(plan.samples, 2)) for _ in "ab"
+        trainer.predict(Evaluation(plan, {}, sampler), datamodule=PromptDataModule(plan.samples, 2)) for _ in "ab"
     )
     assert first == [2, 2, 2] and again == [0, 0, 0]

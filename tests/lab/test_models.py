@@ -14,6 +14,7 @@ import yaml
 
 from postdiff import accelerate, catalog, hub
 from postdiff.engine.errors import UsageError
+from postdiff.lab.files import sources
 from postdiff.lab.pipelines import cards, models
 from postdiff.lab.records.record import Record
 from postdiff.methods import DeepCache, MixedResolution
@@ -44,11 +45,11 @@ def published(tmp_path_factory):
     def publish(name):
         twin = TWINS[name]
         if name not in made:
-            card, folder, network = models.card(name), tmp_path_factory.mktemp(name), None
+            card, folder, network = cards.card(name), tmp_path_factory.mktemp(name), None
             pipe = twin()
             pipe.set_progress_bar_config(disable=True)
             pipe.save_pretrained(folder, variant=card.variant)
-            if card.network != models.Source():
+            if card.network != sources.Source():
                 network = tmp_path_factory.mktemp(f"{name}_network")
                 pipe.unet = whole.sdxl_lcm_network()
                 pipe.unet.save_pretrained(network, variant=card.network.variant)
@@ -74,7 +75,7 @@ def downloaded(cache, published):
     """`downloaded(name)`: the card's model lies in the cache; gives what `published` gives."""
 
     def download(name):
-        card, twin = models.card(name), published(name)
+        card, twin = cards.card(name), published(name)
         snapshot = hub_cache.put(cache, card.hub, card.revision, twin.folder)
         if twin.network is not None:
             hub_cache.put(cache, card.network.hub, card.network.revision, twin.network)
@@ -93,7 +94,7 @@ def private(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(keys))
         monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path / "mine"))
-        return models.card(name)
+        return cards.card(name)
 
     return write
 
@@ -106,7 +107,7 @@ def same(one, other):
 def hub_sources():
     """Every place on the hub that a shipped card names."""
     for name in catalog.names("models"):
-        card = models.card(name)
+        card = cards.card(name)
         for one in (card, *card.stages.values()):
             brought = (one, *cards.parts(one).values(), one.lora, one.custom_diffusion)
             yield from ((name, source) for source in brought if source.hub)
@@ -124,7 +125,7 @@ def test_every_hub_card_has_a_twin():
 
 @pytest.mark.parametrize("name", TWINS)
 def test_from_the_hub_without_network(downloaded, name):
-    twin, card = downloaded(name), models.card(name)
+    twin, card = downloaded(name), cards.card(name)
     pipe = models.load(card, "float32", "cpu")
     assert type(pipe).__name__ == card.pipeline
     assert same(whole.image(pipe), twin.expected)
@@ -132,7 +133,7 @@ def test_from_the_hub_without_network(downloaded, name):
 
 @pytest.mark.parametrize("name", TWINS)
 def test_from_a_folder(published, private, name):
-    twin, shipped = published(name), models.card(name)
+    twin, shipped = published(name), cards.card(name)
     network = {} if twin.network is None else {"folder": str(twin.network), "variant": shipped.network.variant}
     card = private("mine", pipeline=shipped.pipeline, folder=str(twin.folder), variant=shipped.variant, network=network)
     assert same(whole.image(models.load(card, "float32", "cpu")), twin.expected)
@@ -142,7 +143,7 @@ def test_from_a_folder(published, private, name):
 @pytest.mark.parametrize("name", ["sd15_lcm", "sdxl_lcm"])
 def test_methods_on_latent_consistency_models(downloaded, name):
     downloaded(name)
-    pipe = models.load(models.card(name), "float32", "cpu")
+    pipe = models.load(cards.card(name), "float32", "cpu")
     bare = whole.image(pipe, num_inference_steps=4)
     fast = accelerate(pipe, [MixedResolution(beta=0.5, switch=0.5), DeepCache(interval=2, branch=1)])
     assert not torch.equal(whole.image(fast, num_inference_steps=4), bare)
@@ -154,7 +155,7 @@ def test_methods_on_latent_consistency_models(downloaded, name):
 
 def test_guidance_reaches_latent_consistency_models(downloaded):
     downloaded("sdxl_lcm")
-    pipe = models.load(models.card("sdxl_lcm"), "float32", "cpu")
+    pipe = models.load(cards.card("sdxl_lcm"), "float32", "cpu")
     assert not torch.equal(whole.image(pipe, guidance_scale=8.0), whole.image(pipe, guidance_scale=2.0))
 
 
@@ -164,7 +165,7 @@ def test_a_run_records_both_sources(tiny, outputs, downloaded, command):
     words = ["model=sdxl_lcm", "metrics=[paired_psnr]", "bench.repeats=0", "--rows", "plain", *small]
     code, _, err = command("run", "tiny", *words)
     assert code == 0, err
-    card = models.card("sdxl_lcm")
+    card = cards.card("sdxl_lcm")
     record = Record.read(outputs / "records" / "tiny" / "plain.json")
     assert record.checkpoint == f"{card.hub}@{card.revision}:fp16+{card.network.hub}@{card.network.revision}:fp16"
     assert record.counts["network rows"] == 2
@@ -204,7 +205,7 @@ def test_other_weights_are_another_checkpoint(private, published):
 
 
 def test_not_on_this_machine(cache):
-    card = models.card("sd15_512")
+    card = cards.card("sd15_512")
     assert models.checkpoint(card) == f"{card.hub}@{card.revision}:fp16"
     with pytest.raises(UsageError) as message:
         models.load(card, "float32", "cpu")
@@ -217,24 +218,24 @@ def test_only_the_replacement_is_missing(downloaded, cache):
     downloaded("sdxl_lcm")
     shutil.rmtree(cache / "models--latent-consistency--lcm-sdxl")
     with pytest.raises(UsageError, match="latent-consistency/lcm-sdxl@.* is missing"):
-        models.load(models.card("sdxl_lcm"), "float32", "cpu")
+        models.load(cards.card("sdxl_lcm"), "float32", "cpu")
 
 
 def test_an_interrupted_download(downloaded, cache):
     downloaded("sd15_512")
     next(cache.rglob("snapshots/*/vae/*.safetensors")).unlink()
     with pytest.raises(UsageError, match="is missing or incomplete"):
-        models.load(models.card("sd15_512"), "float32", "cpu")
+        models.load(cards.card("sd15_512"), "float32", "cpu")
 
 
 def test_a_cache_without_a_list_of_files(downloaded, cache):
     """As earlier hub clients leave it; what is missing is found out when it is loaded."""
     twin = downloaded("sd15_512")
     shutil.rmtree(next(cache.rglob("trees")))
-    assert same(whole.image(models.load(models.card("sd15_512"), "float32", "cpu")), twin.expected)
+    assert same(whole.image(models.load(cards.card("sd15_512"), "float32", "cpu")), twin.expected)
     next(cache.rglob("snapshots/*/vae/*.safetensors")).unlink()
     with pytest.raises(UsageError, match=r"cannot be loaded .*; fetch it again with a connection"):
-        models.load(models.card("sd15_512"), "float32", "cpu")
+        models.load(cards.card("sd15_512"), "float32", "cpu")
 
 
 def test_a_hub_that_does_not_answer(cache, monkeypatch):
@@ -247,7 +248,7 @@ def test_a_hub_that_does_not_answer(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(diffusers.DiffusionPipeline, "download", refuse)
     with pytest.raises(UsageError, match=r"could not be fetched \(Refused: a gated model ask its owners\); connect"):
-        models.load(models.card("sd15_512"), "float32", "cpu")
+        models.load(cards.card("sd15_512"), "float32", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def package(tmp_path, monkeypatch):
 
 def forget():
     """As in a process of its own."""
-    for kept in (code_hash.code_hash, code_hash._tree, code_hash._digest):
+    for kept in (code_hash.code_hash, code_hash._read):
         kept.cache_clear()
 
 

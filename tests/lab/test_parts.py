@@ -19,7 +19,7 @@ from postdiff.lab.files import folders
 from postdiff.lab.images import grid
 from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.listing import listing
-from postdiff.lab.pipelines import models, random_weights
+from postdiff.lab.pipelines import cards, models, random_weights
 
 PACKAGE = Path(postdiff.__file__).parent
 
@@ -68,9 +68,9 @@ def test_shipped_data_cards(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", catalog.names("models"))
 def test_shipped_model_cards(name):
-    found = models.card(name)
+    found = cards.card(name)
     assert found.summary
-    if found.stages or found.weights_given:
+    if found.stages or found.folder or found.hub:
         assert models.checkpoint(found)
         return
     with pytest.raises(UsageError, match="no weights; use weights=random"):

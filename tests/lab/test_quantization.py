@@ -16,7 +16,7 @@ from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import resolve
 from postdiff.lab.generate import pipelines as sampling
 from postdiff.lab.macs import row_macs
-from postdiff.lab.pipelines import models, quantization
+from postdiff.lab.pipelines import cards, models, quantization
 from postdiff.lab.pipelines.quantization import Quantization
 from postdiff.lab.plan import plan
 from postdiff.methods import DeepCache, FirstBlockCache
@@ -33,7 +33,7 @@ def card(extended, tiny):
         file = extended / "configs" / "models" / "fewer.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump({**content, "quantization": found}))
-        return models.card("fewer")
+        return cards.card("fewer")
 
     return write
 
@@ -95,14 +95,14 @@ def test_methods_act_on_quantised_networks(card):
 
 
 def test_fewer_bits_are_other_images_and_the_same_work(card, command, outputs):
-    plain = models.checkpoint(models.card("tiny"))
+    plain = models.checkpoint(cards.card("tiny"))
     card({"method": "torchao_int8"})
-    assert models.checkpoint(models.card("fewer")) == f"{plain}+quantization=torchao_int8"
+    assert models.checkpoint(cards.card("fewer")) == f"{plain}+quantization=torchao_int8"
     one, other = jobs_of("tiny", "fewer")
     for name in ("run_id", "speed_id", "images_id", "content_id", "references_id"):
         assert getattr(one, name) != getattr(other, name)
     card({"method": "torchao_int8", "networks": ["unet", "text_encoder"], "options": {"group_size": 32}})
-    message = models.checkpoint(models.card("fewer"))
+    message = models.checkpoint(cards.card("fewer"))
     assert message == plain + '+quantization=torchao_int8(text_encoder,unet){"group_size": 32}'
 
 
@@ -141,7 +141,7 @@ def flux(extended, tmp_path):
         source = {"method": "gguf", "folder": str(tmp_path), "weight_name": "flux-Q8_0.gguf", **changes}
         content = {"pipeline": "FluxPipeline", "folder": str(tmp_path / "flux"), "quantization": source}
         file.write_text(yaml.safe_dump(content))
-        return models.card("flux")
+        return cards.card("flux")
 
     return one, write
 

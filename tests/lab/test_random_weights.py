@@ -16,7 +16,7 @@ from postdiff.lab.pipelines.random_weights import fill, unfilled
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import Record
 
-CARD = models.card("emoji")
+CARD = cards.card("emoji")
 WORDS = ("weights=random", "steps=4", "bench.repeats=1", "bench.warmup=0")
 
 
@@ -121,7 +121,7 @@ def test_what_stands_for_a_prompt(pipe):
 
 
 def test_masks_are_whole_and_a_model_without_decoder_ends_in_latents(pipe):
-    card, blind = models.card("pixart_alpha"), models.card("videofusion")
+    card, blind = cards.card("pixart_alpha"), cards.card("videofusion")
     samples = samples_.pairs(["a"], [0])
     found = random_weights.inputs(card, pipe, samples)
     assert found["prompt_attention_mask"].eq(1).all() and found["prompt_embeds"].shape == (1, 120, 4096)
@@ -186,7 +186,7 @@ def test_macs_are_the_same(command):
     ("card", "message"),
     [
         (cards.ModelCard(folder="x"), "names none; give its card one, or use weights=trained"),
-        (models.card("deepfloyd_if"), "is a cascade, which weights=random cannot build"),
+        (cards.card("deepfloyd_if"), "is a cascade, which weights=random cannot build"),
         (cards.ModelCard(structure="emoji", lora=adapters.Lora(folder="x")), "knows no adapters.*'lora'"),
         (cards.ModelCard(structure="emoji", pipeline="DiTPipeline"), "'emoji' describes a StableDiffusionPipeline"),
         (cards.ModelCard(structure="emojy"), "unknown structure 'emojy'; did you mean 'emoji'"),

@@ -14,7 +14,7 @@ from postdiff import hub
 from postdiff.lab.config import experiment
 from postdiff.lab.data.samples import Sample, Shard, batches, generator, part_of
 from postdiff.lab.generate.pipelines import Pipelines
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.lab.records.record import Record
 from postdiff.metrics.paired import psnr
@@ -39,7 +39,7 @@ def saved(tmp_path_factory):
 
     def save(name, variant=False):
         if (name, variant) not in made:
-            kind = models.card(name).variant if variant else None
+            kind = cards.card(name).variant if variant else None
             made[name, variant] = task_twins.save(name, tmp_path_factory.mktemp(name), kind)
         return made[name, variant]
 
@@ -55,7 +55,7 @@ def on_hub(tmp_path, monkeypatch, saved):
     hub.commit.cache_clear()
 
     def put(name):
-        card = models.card(name)
+        card = cards.card(name)
         for key, folder in saved(name, variant=True).items():
             source = getattr(card, key) if key else card
             hub_cache.put(cache, source.hub, source.revision or OTHER, folder)
@@ -163,7 +163,7 @@ def test_ids_hold_what_decides_the_pixels(tiny, saved, tmp_path):
 def emoji_cards(tiny, tmp_path, monkeypatch):
     """The shipped model as image-to-image and under an untrained ControlNet, and one of its images to start from."""
     base = {"folder": "zoo/emoji", "height": 64, "width": 64, "guidance_scale": 4.0}
-    plain = models.load(models.card("emoji"), "float32", "cpu")
+    plain = models.load(cards.card("emoji"), "float32", "cpu")
     # As many halvings as its autoencoder has.
     control = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(16, 32, 96))
     control.save_pretrained(tmp_path / "controlnet")
@@ -172,7 +172,7 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
     drawn.images[0].save(tmp_path / "images" / "heart.png")
     (tmp_path / "one.jsonl").write_text(json.dumps({"prompt": "red heart"}) + "\n")
     conditioned = {"prompts": str(tmp_path / "one.jsonl"), "images": str(tmp_path / "images")}
-    cards = {
+    written = {
         "models/emoji_start": {**base, "pipeline": "StableDiffusionImg2ImgPipeline"},
         "models/emoji_control": {
             **base,
@@ -183,7 +183,7 @@ def emoji_cards(tiny, tmp_path, monkeypatch):
         "data/heart_edges": {**conditioned, "condition": "canny"},
         "data/heart_alone": {"prompts": str(tmp_path / "one.jsonl")},
     }
-    for name, content in cards.items():
+    for name, content in written.items():
         file = tmp_path / "mine" / "configs" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(content))

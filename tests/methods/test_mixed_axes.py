@@ -12,7 +12,7 @@ from postdiff.cost.macs import count_macs
 from postdiff.engine import block_noise, noise_levels, pixel_space
 from postdiff.engine.grid import resize
 from postdiff.engine.intercept import intercept
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards, models
 from postdiff.methods import MixedResolution
 from postdiff.presets import describe
 from tests.support.tiny import BETAS, STEPS, sd, vae
@@ -46,7 +46,7 @@ def test_sample_covariance_of_correlated_noise():
 
 @pytest.fixture(scope="module")
 def emoji():
-    pipe = models.load(models.card("emoji"), "float32", "cpu")
+    pipe = models.load(cards.card("emoji"), "float32", "cpu")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False)
     return pipe

@@ -22,7 +22,8 @@ from postdiff.cost.memory import peak_memory
 from postdiff.cost.ratios import Latency, ratio
 from postdiff.lab.bench.reference_implementations import ReferenceImplementation, reference_of
 from postdiff.lab.devices import provenance
-from postdiff.lab.generate.pipelines import Pipelines, Sampler
+from postdiff.lab.generate.pipelines import Pipelines
+from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.loggers import log
 from postdiff.lab.macs import row_macs
 from postdiff.lab.plan.plan import Plan, same_weights

@@ -28,8 +28,7 @@ from lightning.fabric.strategies import DDPStrategy
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.schema import TrainerConfig
 from postdiff.lab.data.samples import Shard
-from postdiff.lab.devices import processes, slurm
-from postdiff.lab.devices.placement import several
+from postdiff.lab.devices import processes
 
 __all__ = ["all_sums", "barrier", "broadcast", "cluster", "gather", "is_rank_zero", "launch", "local_device", "share"]
 
@@ -53,7 +52,7 @@ def launch(settings: TrainerConfig, kind: str) -> Iterator[None]:
     Raises:
         UsageError: another process has ended, or this one has met a user's mistake alone.
     """
-    if not several(settings):
+    if settings.devices * settings.num_nodes == 1:
         yield
         return
     starter = cluster()
@@ -69,7 +68,7 @@ def launch(settings: TrainerConfig, kind: str) -> Iterator[None]:
             ).launch()
             if not is_rank_zero() and not watch.processes and isinstance(starter, LightningEnvironment):
                 processes.end_with_parent()
-            with slurm.requeue(starter):
+            with processes.requeue(starter):
                 yield
             if not is_rank_zero():
                 sys.exit(0)  # what is left to do, rank 0 does alone
@@ -90,9 +89,9 @@ def launch(settings: TrainerConfig, kind: str) -> Iterator[None]:
             if not isinstance(error, torch_distributed.DistError) and "gloo" not in str(error):
                 raise
             time.sleep(grace)
-            raise _lost() from error
+            raise _Lost from error
         finally:
-            if _together():
+            if share().of > 1:
                 torch_distributed.destroy_process_group()
 
 
@@ -112,14 +111,14 @@ def is_rank_zero() -> bool:
 
 def share() -> Shard:
     """The part of the work that is this process's, of how many."""
-    if not _together():
+    if not (torch_distributed.is_available() and torch_distributed.is_initialized()):
         return Shard(1, 1)
     return Shard(torch_distributed.get_rank() + 1, torch_distributed.get_world_size())
 
 
 def local_device(name: str) -> str:
     """The device of this process: "cuda" is the GPU of its own number."""
-    return f"cuda:{cluster().local_rank()}" if name == "cuda" and _together() else name
+    return f"cuda:{cluster().local_rank()}" if name == "cuda" and share().of > 1 else name
 
 
 def broadcast(decide: Callable[[], T]) -> T:
@@ -128,7 +127,7 @@ def broadcast(decide: Callable[[], T]) -> T:
     Raises:
         UsageError: another process has ended.
     """
-    if not _together():
+    if share().of == 1:
         return decide()
     found = [decide() if is_rank_zero() else None]
     _collective(lambda: torch_distributed.broadcast_object_list(found, src=0, device=_device()))
@@ -141,7 +140,7 @@ def gather(value: T) -> list[T]:
     Raises:
         UsageError: another process has ended.
     """
-    if not _together():
+    if share().of == 1:
         return [value]
     found: list[Any] | None = [None] * share().of if is_rank_zero() else None
     _collective(lambda: torch_distributed.gather_object(value, found, dst=0))
@@ -154,7 +153,7 @@ def all_sums(numbers: dict[str, int]) -> dict[str, int]:
     Raises:
         UsageError: another process has ended.
     """
-    if not _together() or not numbers:
+    if share().of == 1 or not numbers:
         return numbers
     sums = torch.tensor(list(numbers.values()), dtype=torch.int64, device=_device())
     _collective(lambda: torch_distributed.all_reduce(sums))
@@ -173,9 +172,10 @@ def barrier() -> None:
 class _Lost(UsageError):
     """Another process is gone."""
 
-
-def _together() -> bool:
-    return torch_distributed.is_available() and torch_distributed.is_initialized()
+    def __init__(self) -> None:
+        super().__init__(
+            "another process of this run has ended; finished images are kept, the same command goes on from there"
+        )
 
 
 def _device() -> torch.device:
@@ -187,8 +187,4 @@ def _collective(act: Callable[[], Any]) -> None:
     try:
         act()
     except RuntimeError as error:
-        raise _lost() from error
-
-
-def _lost() -> _Lost:
-    return _Lost("another process of this run has ended; finished images are kept, the same command goes on from there")
+        raise _Lost from error

@@ -11,14 +11,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config.schema import RunConfig, TrainerConfig
 from postdiff.lab.devices import provenance
 
-__all__ = ["common", "device", "several"]
+__all__ = ["common", "device"]
 
 FEW = 8  # processes that may always share a CPU, however few cores it has: to try things out
-
-
-def several(settings: TrainerConfig) -> bool:
-    """Whether more than one process is asked for."""
-    return settings.devices * settings.num_nodes > 1
 
 
 def device(config: RunConfig) -> str:
@@ -29,11 +24,12 @@ def device(config: RunConfig) -> str:
             this machine has.
     """
     settings, wanted = config.trainer, config.device
+    asked = settings.devices * settings.num_nodes
     kind = {"auto": None, "cpu": "cpu", "gpu": "cuda"}[settings.accelerator]
     if kind is not None and wanted != "auto" and not wanted.startswith(kind):
         raise UsageError(f"device={wanted} and trainer.accelerator={settings.accelerator} differ; set one of them")
     found = provenance.resolve_device(kind if kind is not None and wanted == "auto" else wanted)
-    if several(settings) and ":" in found:
+    if asked > 1 and ":" in found:
         raise UsageError(f"device={wanted} names one GPU; leave it out with trainer.devices={settings.devices}")
     if found == "cuda" and settings.devices > (present := torch.cuda.device_count()):
         raise UsageError(
@@ -44,7 +40,12 @@ def device(config: RunConfig) -> str:
             f"trainer.devices={settings.devices}: this machine has {os.cpu_count()} CPU cores, and each device is a "
             f"process of its own; use at most {most}"
         )
-    _check_launcher(settings)
+    # torchrun says how many processes there are; Lightning would say too late that it expects another number.
+    processes = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
+    if processes is not None and int(processes) != asked:
+        raise UsageError(
+            f"torchrun started {processes} processes, trainer.devices x trainer.num_nodes is {asked}; make them equal"
+        )
     return found
 
 
@@ -58,13 +59,3 @@ def common(configs: Iterable[RunConfig]) -> TrainerConfig:
     if any(settings != found[0] for settings in found):
         raise UsageError("the rows ask for different devices; give 'trainer' under 'base', or run them with --rows")
     return found[0]
-
-
-def _check_launcher(settings: TrainerConfig) -> None:
-    """torchrun says how many processes there are; Lightning would say too late that it expects another number."""
-    processes = os.environ.get("WORLD_SIZE") if "TORCHELASTIC_RUN_ID" in os.environ else None
-    asked = settings.devices * settings.num_nodes
-    if processes is not None and int(processes) != asked:
-        raise UsageError(
-            f"torchrun started {processes} processes, trainer.devices x trainer.num_nodes is {asked}; make them equal"
-        )

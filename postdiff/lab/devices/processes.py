@@ -1,20 +1,25 @@
-"""The processes of a run on several devices: started with this one's own command, and when one ends, all end."""
+"""The processes of a run on several devices: started with this one's own command, and when one ends, all end.
+
+A SLURM job that is told to make room goes back into the queue; finished images are all that it need remember.
+"""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from lightning.fabric.plugins.environments import ClusterEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 
 from postdiff.lab.config.schema import TrainerConfig
 
-__all__ = ["ProcessWatchdog", "end_with_parent", "started"]
+__all__ = ["ProcessWatchdog", "end_with_parent", "requeue", "started"]
 
 INTERVAL = 0.2  # seconds between two looks
 INTERRUPTED = (130, -2, -15)  # Ctrl-C reaches every process, SIGTERM perhaps
@@ -41,8 +46,11 @@ def started(settings: TrainerConfig, cluster: ClusterEnvironment) -> Iterator[Pr
                 MASTER_ADDR=cluster.main_address,
                 MASTER_PORT=str(cluster.main_port),
             )
+            main = sys.modules["__main__"]
+            program = ["-m", main.__spec__.name] if main.__spec__ else [os.path.abspath(sys.argv[0])]
+            command = [sys.executable, *program, *sys.argv[1:]]
             for rank in range(1, settings.devices):
-                watch.processes.append(subprocess.Popen(_command(), env={**os.environ, "LOCAL_RANK": str(rank)}))
+                watch.processes.append(subprocess.Popen(command, env={**os.environ, "LOCAL_RANK": str(rank)}))
             watch.start()
         yield watch
     finally:
@@ -119,8 +127,32 @@ def end_with_parent() -> None:
     threading.Thread(target=look, daemon=True, name="watch").start()
 
 
-def _command() -> Sequence[str]:
-    """The command of this process, whether it is a module or a script."""
-    main = sys.modules["__main__"]
-    module = ["-m", main.__spec__.name] if main.__spec__ else [os.path.abspath(sys.argv[0])]
-    return [sys.executable, *module, *sys.argv[1:]]
+@contextmanager
+def requeue(environment: Any) -> Iterator[None]:
+    """Answer SLURM's signal (`#SBATCH --signal=SIGUSR1@90`) while the block runs; nothing for who is not on SLURM.
+
+    Args:
+        environment: who starts the processes of the run.
+    """
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        yield
+        return
+
+    def put_back(*_: Any) -> None:
+        if environment.global_rank() != 0:
+            return
+        array, job = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_JOB_ID", "")
+        name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
+        try:
+            code = subprocess.call(["scontrol", "requeue", name])
+        except OSError as error:
+            code = error.errno or 1
+        message = "goes back into the queue" if code == 0 else f"could not be put back into the queue (code {code})"
+        print(f"postdiff: SLURM job {name} {message}; finished images are kept", file=sys.stderr, flush=True)
+
+    number = environment.requeue_signal or signal.SIGUSR1
+    before = signal.signal(number, put_back)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

@@ -35,17 +35,15 @@ def git() -> dict[str, Any]:
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return {}
+    questions = (["rev-parse", "HEAD"], ["status", "--porcelain", "--", "postdiff", "configs"])
     try:
-        commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--", "postdiff", "configs")
+        commit, changed = (
+            subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=30)
+            for words in questions
+        )
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"commit": commit, "dirty": bool(changed)}
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=30)
-    return done.stdout.strip()
+    return {"commit": commit.stdout.strip(), "dirty": bool(changed.stdout.strip())}
 
 
 @functools.cache
@@ -80,8 +78,13 @@ def device_name(device: str) -> str:
     """The device as a reader knows it: the GPU's name, or the CPU's with the number of threads used."""
     if device.startswith("cuda"):
         return str(torch.cuda.get_device_name(device))
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
     threads = torch.get_num_threads()
-    return f"{_cpu()}, {threads} thread{'s' if threads > 1 else ''}"
+    return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -112,7 +115,10 @@ def nvidia_smi(device: str) -> dict[str, Any]:
     Args:
         device: "cuda" or "cuda:N".
     """
-    words = ["nvidia-smi", f"--id={_smi_id(device)}", f"--query-gpu={','.join(SMI.values())}"]
+    # The tool counts all GPUs of the machine, and torch those that it is shown: only the UUID is the same to both.
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    number = device.partition(":")[2] or "0" if uuid is None else f"GPU-{uuid}"
+    words = ["nvidia-smi", f"--id={number}", f"--query-gpu={','.join(SMI.values())}"]
     try:
         done = subprocess.run(
             [*words, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True, timeout=30
@@ -124,17 +130,3 @@ def nvidia_smi(device: str) -> dict[str, Any]:
         return {}
     known = {name: value for name, value in zip(SMI, values, strict=True) if value and value[0] not in "[N"}
     return {name: value if name == "driver" else float(value) for name, value in known.items()}
-
-
-def _smi_id(device: str) -> str:
-    """The tool counts all GPUs of the machine, and torch those that it is shown: only the UUID is the same to both."""
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return device.partition(":")[2] or "0" if uuid is None else f"GPU-{uuid}"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -14,9 +14,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.generate import errors
-from postdiff.lab.generate.finite import FiniteLatents
-from postdiff.lab.generate.noise import own_noise
-from postdiff.lab.generate.sampler import Sampler
+from postdiff.lab.generate.sampler import FiniteLatents, Sampler, own_noise
 from postdiff.lab.pipelines import sizes
 from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.lab.pipelines.signature import in_pixels
@@ -59,22 +57,21 @@ class Cascade:
                 found[name] = max(found[name], number) if name.endswith("at once") else found[name] + number
         return found
 
-    def __call__(self, prompt: list[str], *, generator: Any, output_type: str = "pt") -> Any:
+    def __call__(self, prompt: list[str], *, generator: Any) -> Any:
         """Run all stages.
 
         Args:
             prompt: one a sample.
             generator: one a sample, or one for the batch.
-            output_type: of the last stage; between stages images stay tensors (N, 3, H, W).
 
         Returns:
-            The last pipeline's own result.
+            The last pipeline's own result; its images are tensors (N, 3, H, W), as they are between stages.
 
         Raises:
             UsageError: a method does not fit its stage, or a pipeline refuses its arguments; the stage is named.
         """
         self.by_stage = {}
-        first, last = self.stages[0].name, self.stages[-1].name
+        first = self.stages[0].name
         wordless = {name for name, pipe in self.pipes.items() if getattr(pipe, "text_encoder", None) is None}
         embeddings = self._encoded(prompt) if wordless else {}
         before: Any = None
@@ -86,13 +83,18 @@ class Cascade:
             if embeddings and stage.name in {first, *wordless}:
                 call = {name: value.to(dtype) for name, value in embeddings.items()}
             if before is not None:
-                call["image"] = _handed_on(result.images, before, pipe).to(dtype)
+                # Pixel stages speak of [-1, 1], all others give and take [0, 1].
+                image = result.images
+                if in_pixels(before) and not in_pixels(pipe):
+                    image = (image / 2 + 0.5).clamp(0, 1)
+                elif in_pixels(pipe) and not in_pixels(before):
+                    image = image * 2 - 1
+                call["image"] = image.to(dtype)
             call |= {"num_inference_steps": stage.steps, "generator": generator, **stage.arguments}
-            call["output_type"] = output_type if stage.name == last else "pt"
+            call["output_type"] = "pt"
             with _named(stage.name, pipe, call):
                 result = driver(**call)
-                if call["output_type"] == "pt":
-                    sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
+                sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
             self.by_stage[stage.name], before = driver.counts, pipe
         return result
 
@@ -124,8 +126,8 @@ class CascadeSampler(Sampler):
     """
 
     def __init__(self, pipes: Mapping[str, Any], loaded: Mapping[str, Any], plan: Plan) -> None:
-        self.plan = plan
-        self.watch = FiniteLatents()
+        self.plan, self.watch = plan, FiniteLatents()
+        self.in_pixels = in_pixels(pipes[plan.stages[-1].name])
         try:
             self.pipe = self.fast = Cascade(plan.stages, pipes)
             self.watched = Cascade(plan.stages, pipes, [self.watch])  # one for all stages: steps are numbered through
@@ -136,10 +138,6 @@ class CascadeSampler(Sampler):
             }
         except UsageError as error:
             raise UsageError(f"row '{plan.name}': {error}") from error
-
-    @property
-    def in_pixels(self) -> bool:
-        return in_pixels(self.pipe.pipes[self.plan.stages[-1].name])
 
     def call(self, samples: Sequence[Sample], driver: Any = None) -> Any:
         """One call of all stages; each sample's generator goes on from stage to stage.
@@ -182,10 +180,3 @@ def _named(stage: str, pipe: Any, call: Mapping[str, Any] | None = None) -> Iter
         if message is None:
             raise
         raise UsageError(f"stage '{stage}': {message}") from error
-
-
-def _handed_on(images: Tensor, source: Any, target: Any) -> Tensor:
-    """Pixel stages speak of [-1, 1], all others give and take [0, 1]."""
-    if in_pixels(source) and not in_pixels(target):
-        return (images / 2 + 0.5).clamp(0, 1)
-    return images * 2 - 1 if in_pixels(target) and not in_pixels(source) else images

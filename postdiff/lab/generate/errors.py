@@ -8,7 +8,7 @@ from typing import Any
 from postdiff.engine import plugins
 from postdiff.engine.errors import UsageError
 
-__all__ = ["explained", "out_of_memory"]
+__all__ = ["explained"]
 
 
 def explained(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, what: str) -> UsageError | None:
@@ -24,7 +24,8 @@ def explained(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, 
         return None
     if isinstance(error, ValueError):
         return UsageError(f"{type(pipe).__name__} refuses: {error}")
-    if arguments is None or out_of_memory(error) or isinstance(error, Warning):
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error)
+    if arguments is None or full or isinstance(error, Warning):
         return None
     try:
         pipe(**arguments)
@@ -36,8 +37,3 @@ def explained(error: Exception, pipe: Any, arguments: Mapping[str, Any] | None, 
                 "model's files, --debug shows the traceback"
             )
     return None
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a machine or device had no memory left."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate" in str(error)

@@ -13,7 +13,7 @@ from postdiff.lab.images.image_folder import ImageFolder
 from postdiff.lab.plan.plan import Plan
 from postdiff.lab.progress import ImageBar
 
-__all__ = ["generate", "generate_batch"]
+__all__ = ["Report", "generate", "generate_batch"]
 
 Report = Callable[[str], None]
 Batch = list[Sample]

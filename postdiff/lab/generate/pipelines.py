@@ -6,10 +6,10 @@ from typing import Any
 
 from postdiff.lab.generate.cascade import CascadeSampler
 from postdiff.lab.generate.sampler import Sampler
-from postdiff.lab.pipelines import models, network_options, random_weights
+from postdiff.lab.pipelines import cards, models, network_options, random_weights
 from postdiff.lab.plan.plan import Plan
 
-__all__ = ["Pipelines", "Sampler"]
+__all__ = ["Pipelines"]
 
 
 class Pipelines:
@@ -22,7 +22,7 @@ class Pipelines:
 
     def sampler(self, plan: Plan) -> Sampler:
         """A sampler for the plan, loading its pipeline if it is not the one at hand."""
-        wanted: dict[str, tuple[models.PipelineCard, str]] = {one.name: (one.card, one.dtype) for one in plan.stages}
+        wanted: dict[str, tuple[cards.PipelineCard, str]] = {one.name: (one.card, one.dtype) for one in plan.stages}
         wanted = wanted or {"": (plan.card, str(plan.config.dtype))}
         classes = [(name, card.pipeline, dtype) for name, (card, dtype) in wanted.items()]
         device, offload = plan.config.device, plan.config.network.offload

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -10,17 +12,19 @@ from torch import Tensor
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
+from postdiff.engine.family import family_of
+from postdiff.engine.intercept import intercept
+from postdiff.engine.state import State
 from postdiff.lab.config import schedulers
 from postdiff.lab.data import conditions
 from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.generate import errors
-from postdiff.lab.generate.finite import FiniteLatents
-from postdiff.lab.generate.noise import own_noise
 from postdiff.lab.pipelines import random_weights, signature, sizes
 from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.lab.plan.plan import Plan
+from postdiff.methods.base import Method, StepCall
 
-__all__ = ["Sampler"]
+__all__ = ["FiniteLatents", "Sampler", "own_noise"]
 
 
 class Sampler:
@@ -33,31 +37,24 @@ class Sampler:
 
     Attributes:
         fast: the same pipeline with the plan's methods.
-        watch: notes where latents stop being numbers; None if nobody does.
+        watch: notes where latents stop being numbers.
         watched: `fast` with that outermost, for the images that are kept.
+        in_pixels: whether images come in [-1, 1].
     """
 
-    watch: FiniteLatents | None = None
-    watched: Any = None
     pipe: Any
     fast: Any
+    watched: Any
 
     def __init__(self, pipe: Any, scheduler: Any, plan: Plan) -> None:
-        self.pipe, self.plan = pipe, plan
+        self.pipe, self.plan, self.watch = pipe, plan, FiniteLatents()
+        self.in_pixels, self.signature = signature.in_pixels(pipe), signature.signature_of(type(pipe))
         try:
             self.fast = accelerate(pipe, plan.methods)
-            self.watch = FiniteLatents()
             self.watched = accelerate(pipe, [self.watch, *plan.methods])
-        except UsageError as error:
-            raise UsageError(f"row '{plan.name}': {error}") from error
-        self.scheduler = schedulers.layered(scheduler, plan.card.scheduler, plan.config.scheduler)
-        self.signature = signature.signature_of(type(pipe))
-        try:
+            self.scheduler = schedulers.layered(scheduler, plan.card.scheduler, plan.config.scheduler)
             signature.check(self.signature, plan.config, plan.data_card)
-            self._check_classes()
-            self._check_size()
-            self._check_frames()
-            self._check_steps()
+            self._check()
             self.options = NetworkOptions(pipe, plan.config.network)
         except UsageError as error:
             raise UsageError(f"row '{plan.name}': {error}") from error
@@ -111,8 +108,10 @@ class Sampler:
             UsageError: settings that the pipeline refuses, or an image that holds NaN.
         """
         calls = {sample.call: sample for sample in samples}
-        made = _images(self.call(list(calls.values()), self.watched), len(calls))
-        since = {} if self.watch is None else self.watch.first_bad(len(calls))
+        result = self.call(list(calls.values()), self.watched)
+        made = result.frames if hasattr(result, "frames") else result.images
+        made = made.reshape(len(calls), -1, *made.shape[-3:])  # a single image is a video of one frame
+        since = self.watch.first_bad(len(calls))
         if self.in_pixels:
             made = made / 2 + 0.5
         rows = {call: row for row, call in enumerate(calls)}
@@ -120,17 +119,12 @@ class Sampler:
         for sample, image in zip(samples, images, strict=True):
             step = since.get(rows[sample.call])
             if step is not None or not torch.isfinite(image).all():
-                where = "" if self.watch is None else " in the decoder" if step is None else f" from step {step} on"
+                where = " in the decoder" if step is None else f" from step {step} on"
                 raise UsageError(
                     f"row '{self.plan.name}': image {sample.index} ('{sample.prompt}', seed {sample.seed}) holds "
                     f"NaN or infinity{where}, so no metric of it would mean anything; try dtype=float32"
                 )
         return (images * 255).round().clamp(0, 255).to(torch.uint8)
-
-    @property
-    def in_pixels(self) -> bool:
-        """Whether images come in [-1, 1]."""
-        return signature.in_pixels(self.pipe)
 
     def _inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What the pipeline starts from: text or classes, and images."""
@@ -140,60 +134,95 @@ class Sampler:
         if self.plan.config.weights == "random":
             found = random_weights.inputs(self.plan.card, self.pipe, samples)
         if self.signature.image:
-            size, condition = self._image_size(), self.plan.data_card.condition
+            config, native = self.plan.config, sizes.of_pipeline(self.pipe)
+            height, width = config.height or (native and native[0]), config.width or (native and native[1])
+            if not height or not width:
+                raise UsageError(f"{type(self.pipe).__name__} has no size of its own; give height and width")
             found["image"] = [
-                conditions.prepared(sample.image, size, condition) for sample in samples if sample.image is not None
+                conditions.prepared(sample.image, (height, width), self.plan.data_card.condition)
+                for sample in samples
+                if sample.image is not None
             ]
         return found
 
-    def _image_size(self) -> tuple[int, int]:
-        config, native = self.plan.config, sizes.of_pipeline(self.pipe)
-        height, width = config.height or (native and native[0]), config.width or (native and native[1])
-        if not height or not width:
-            raise UsageError(f"{type(self.pipe).__name__} has no size of its own; give height and width")
-        return height, width
-
-    def _check_size(self) -> None:
-        """Refuse a size that would be passed over in silence."""
-        wanted = (self.plan.config.height, self.plan.config.width)
-        if "height" in self.signature.accepted or self.signature.image:
-            return
-        native = sizes.of_pipeline(self.pipe)
-        if native is not None and any(asked not in (None, own) for asked, own in zip(wanted, native, strict=True)):
-            raise UsageError(
-                f"{type(self.pipe).__name__} generates at its own size, {native[0]} x {native[1]}; leave out height "
-                "and "
-                "width"
-            )
-
-    def _check_steps(self) -> None:
-        """Some solvers would take a million steps without a word, most of them at the same noise."""
-        known, config = self.scheduler.config.get("num_train_timesteps"), self.plan.config
+    def _check(self) -> None:
+        """Refuse what only the loaded pipeline shows: classes, a size, frames or steps that it does not have."""
+        name, config, network = type(self.pipe).__name__, self.plan.config, getattr(self.pipe, self.fast.family.network)
+        classes = getattr(network.config, "num_embeds_ada_norm", None)
+        if self.signature.classes and classes is not None:
+            for entry in self.plan.entries:
+                if entry.label is not None and entry.label >= classes:
+                    raise UsageError(
+                        f"class {entry.label} ('{entry.prompt}') is none of the {classes} of {name}; use data of its "
+                        "own classes"
+                    )
+        sized = "height" in self.signature.accepted or self.signature.image
+        native = None if sized else sizes.of_pipeline(self.pipe)
+        # Such a pipeline would pass over the size in silence.
+        if native and (config.height not in (None, native[0]) or config.width not in (None, native[1])):
+            raise UsageError(f"{name} generates at its own size, {native[0]} x {native[1]}; leave out height and width")
+        if self.signature.default_frames is not None and config.frames is None:
+            # A card from the hub that does not name its class.
+            raise UsageError(f"{name} makes videos; name it under 'pipeline' in the model card")
+        # Some solvers would take a million steps without a word, most of them at the same noise.
+        trained = self.scheduler.config.get("num_train_timesteps")
         asked = {"steps": config.steps, **({"reference_steps": config.reference_steps} if self.plan.paired else {})}
-        for name, steps in asked.items():
-            if known is not None and steps > known:
+        for key, steps in asked.items():
+            if trained is not None and steps > trained:
                 raise UsageError(
-                    f"{name}={steps} is more than the {known} that the model was trained with; use at most that"
-                )
-
-    def _check_frames(self) -> None:
-        """A card from the hub that does not name its class says too late that it makes videos."""
-        if self.signature.default_frames is not None and self.plan.config.frames is None:
-            raise UsageError(f"{type(self.pipe).__name__} makes videos; name it under 'pipeline' in the model card")
-
-    def _check_classes(self) -> None:
-        known = getattr(getattr(self.pipe, self.fast.family.network).config, "num_embeds_ada_norm", None)
-        if not self.signature.classes or known is None:
-            return
-        for entry in self.plan.entries:
-            if entry.label is not None and entry.label >= known:
-                raise UsageError(
-                    f"class {entry.label} ('{entry.prompt}') is none of the {known} of "
-                    f"{type(self.pipe).__name__}; use data of its own classes"
+                    f"{key}={steps} is more than the {trained} that the model was trained with; use at most that"
                 )
 
 
-def _images(result: Any, calls: int) -> Tensor:
-    """Images (calls, frames, 3, H, W) of a pipeline's result; frames is 1 but for videos."""
-    found = result.frames if hasattr(result, "frames") else result.images
-    return found.reshape(calls, -1, *found.shape[-3:])
+class FiniteLatents(Method):
+    """Changes nothing; as the outermost method, notes after every step which rows of the latents are finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
+        latents = forward(output, timestep, sample)
+        # The largest value of a row is NaN or infinite if any is; on a GPU nothing waits for the answer.
+        self.found.append(torch.isfinite(latents.detach().float().abs().flatten(1).amax(1)))
+        return latents
+
+    def first_bad(self, calls: int) -> dict[int, int]:
+        """{row of the call: step, from 0, after which its latents hold NaN or infinity}, and forgets what was noted.
+
+        Args:
+            calls: rows of the call; guidance may have doubled them.
+        """
+        noted, self.found = self.found, []
+        bad: dict[int, int] = {}
+        for step, rows in enumerate(noted):
+            for row in torch.nonzero(~rows).flatten().tolist():
+                bad.setdefault(row % calls, step)
+        return bad
+
+
+def own_noise(pipe: Any, generators: Sequence[torch.Generator]) -> AbstractContextManager[None]:
+    """For the length of one call, let a random solver draw from the samples' generators.
+
+    DiT's pipeline hands on none, so that its DDPM solver would draw from the global generator, and images would
+    depend on what else was drawn. Video pipelines hand on one a video, where their solver steps frames.
+
+    Args:
+        pipe: the pipeline.
+        generators: one a sample.
+    """
+    kind = family_of(pipe).step_rows
+    signature = inspect.signature(pipe.scheduler.step)
+    if kind == "samples" or "generator" not in signature.parameters:
+        return nullcontext()
+
+    def around(step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        arguments = dict(signature.bind(*args, **kwargs).arguments)
+        copies = len(arguments["sample"]) // len(generators)
+        if kind == "doubled":  # the halves of guidance, one after the other
+            rows = [one for _ in range(copies) for one in generators]
+        else:
+            rows = [one for one in generators for _ in range(copies)]
+        return step(**{**arguments, "generator": rows})
+
+    return intercept(pipe.scheduler, "step", around)

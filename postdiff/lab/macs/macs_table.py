@@ -13,7 +13,7 @@ from postdiff.engine.errors import unknown
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.config.experiment import Row as ExperimentRow
 from postdiff.lab.macs.row_macs import Counted, counted
-from postdiff.lab.pipelines import models
+from postdiff.lab.pipelines import cards
 from postdiff.lab.progress import bar
 from postdiff.lab.tables.rows import FlatRow
 from postdiff.lab.tables.table import FORMATS, Column, draw, plain
@@ -154,7 +154,7 @@ def count_rows(experiment: Experiment) -> list[Counted]:
         UsageError: a model without a structure file, or a method that does not fit.
     """
     twins: dict[str, MetaPipeline] = {}
-    card = functools.cache(models.card)  # rows mostly share their cards
+    card = functools.cache(cards.card)  # rows mostly share their cards
     found = []
     with bar("counting", len(experiment.rows), "row") as shown:
         for row in experiment.rows:

@@ -76,8 +76,10 @@ def counted(row: Row, card: ModelCard, twins: dict[str, MetaPipeline]) -> Counte
         config = row.config
         if chain:
             return _of_stages(row, chain, twins)
-        wanted = {"num_inference_steps": config.steps, "num_frames": card.of_task(config)["frames"]}
-        solvers, given = (card.scheduler, config.scheduler), {**wanted, **card.usual(config)}
+        usual = card.usual(config)
+        given = {name: usual[name] for name in ("guidance_scale", "height", "width")}
+        given |= {"num_inference_steps": config.steps, "num_frames": usual["frames"]}
+        solvers = (card.scheduler, config.scheduler)
         tally, seen = _run(card, f"model '{config.model}'", solvers, config.methods, given, twins)
     except UsageError as error:
         raise UsageError(f"row '{row.name}': {error}") from error

@@ -13,8 +13,8 @@ from postdiff.lab import code_hash
 from postdiff.lab.config import metric_specs
 from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.data.data_cards import DataCard
-from postdiff.lab.files import folders
-from postdiff.lab.pipelines import models
+from postdiff.lab.files import folders, weights
+from postdiff.lab.pipelines import cards
 from postdiff.metrics import clip
 from postdiff.metrics.base import BaseMetric, Resources
 
@@ -23,7 +23,7 @@ __all__ = ["by_seed", "chosen", "measured_with", "step_metrics"]
 _NUMBERS = {2: "two", 4: "four"}
 
 
-def chosen(config: RunConfig, count: int, card: models.ModelCard, data_card: DataCard) -> list[Any]:
+def chosen(config: RunConfig, count: int, card: cards.ModelCard, data_card: DataCard) -> list[Any]:
     """The metrics asked for, or else all that model and data can serve, as configs write them.
 
     Raises:
@@ -64,7 +64,7 @@ def step_metrics(names: Iterable[str]) -> Iterator[str]:
     return (name for name in names if metrics.facts(name).needs == ("encoder",))
 
 
-def measured_with(config: RunConfig, card: models.ModelCard, data_card: DataCard) -> list[str | None]:
+def measured_with(config: RunConfig, card: cards.ModelCard, data_card: DataCard) -> list[str | None]:
     """Hashes of the files that the metrics rest on, their own code among them; paths are nobody's business."""
     classes, resources = _prepared(config, card, data_card)
     needs = {need for cls, _ in classes.values() for need in cls.needs}
@@ -82,7 +82,7 @@ def measured_with(config: RunConfig, card: models.ModelCard, data_card: DataCard
     return found
 
 
-def by_seed(config: RunConfig, card: models.ModelCard, data_card: DataCard) -> dict[int, dict[str, BaseMetric]]:
+def by_seed(config: RunConfig, card: cards.ModelCard, data_card: DataCard) -> dict[int, dict[str, BaseMetric]]:
     """For each seed its own metrics around shared networks.
 
     Raises:
@@ -105,11 +105,11 @@ def by_seed(config: RunConfig, card: models.ModelCard, data_card: DataCard) -> d
 
 
 def _prepared(
-    config: RunConfig, card: models.ModelCard, data_card: DataCard
+    config: RunConfig, card: cards.ModelCard, data_card: DataCard
 ) -> tuple[dict[str, tuple[type[BaseMetric], Any]], Resources]:
     """Class and options of each metric by name, and what the row offers them."""
     specs = [metric_specs.parsed(spec) for spec in config.metrics or []]
     named = (card.dual_encoder, data_card.reference_statistics)
-    encoder, statistics = (None if name is None else models.package_file(str(name)) for name in named)
+    encoder, statistics = (None if name is None else weights.package_file(str(name)) for name in named)
     resources = Resources(config.data, folders.outputs() / "data" / "statistics", encoder, statistics)
     return {name: (metrics.load(name), options) for name, options in specs}, resources

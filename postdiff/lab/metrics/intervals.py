@@ -37,7 +37,13 @@ def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[st
         if not rows:
             return None  # in all but the first process of a run on several devices
         values = [np.array([row[name] for row in rows if row["seed"] == seed], dtype=float) for seed in by_seed]
-        draws = np.mean([_means(own, resamples, generator) for own in values], axis=0)
+        by_resample = []
+        for own in values:
+            at_once = max(1, CHUNK // len(own))
+            sizes = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
+            means = [own[generator.integers(len(own), size=(size, len(own)))].mean(1) for size in sizes]
+            by_resample.append(np.concatenate(means))
+        draws = np.mean(by_resample, axis=0)
     else:
         found = [getattr(metric, "draws", []) for metric in by_seed.values()]
         if any(len(own) != resamples for own in found):
@@ -46,10 +52,3 @@ def interval(name: str, by_seed: Mapping[int, Metric], rows: Sequence[Mapping[st
         draws += np.mean([float(metric.compute()) for metric in by_seed.values()]) - draws.mean()
     low, high = (float(bound) for bound in np.percentile(draws, [50 - LEVEL / 2, 50 + LEVEL / 2]))
     return [low, high] if math.isfinite(low) and math.isfinite(high) else None
-
-
-def _means(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Mean of each resample, (resamples,)."""
-    at_once = max(1, CHUNK // len(values))
-    parts = [min(at_once, resamples - start) for start in range(0, resamples, at_once)]
-    return np.concatenate([values[generator.integers(len(values), size=(part, len(values)))].mean(1) for part in parts])

@@ -1,6 +1,4 @@
-"""`postdiff data statistics`: features of a data set's reference images, made once and kept for the metrics that
-compare.
-"""
+"""`postdiff data statistics`: features of a data set's reference images, made once for the metrics that compare."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ from postdiff.lab.progress import bar
 from postdiff.metrics import features, reference
 from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["StatisticsRequest", "make", "statistics"]
+__all__ = ["StatisticsRequest", "statistics"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def statistics(name: str, request: StatisticsRequest) -> str:
         raise unknown("mode", request.mode, features.MODES)
     folders.writable_outputs()
     listed = reference_images.listed(name, None if request.images is None else Path(request.images))
-    file, fresh = make(listed, request)
+    file, fresh = _made(listed, request)
     about = ReferenceStatistics.read_identity(file)
     word = "statistics" if fresh else "statistics (there already)"
     passed = f"; passed over: {listed.passed}" if listed.passed else ""
@@ -70,12 +68,8 @@ def statistics(name: str, request: StatisticsRequest) -> str:
     )
 
 
-def make(listed: reference_images.Listed, request: StatisticsRequest) -> tuple[Path, bool]:
-    """Features of all images, unless the same ones are there already; the file, and whether it had to be made.
-
-    Raises:
-        UsageError: as `statistics` does.
-    """
+def _made(listed: reference_images.Listed, request: StatisticsRequest) -> tuple[Path, bool]:
+    """Features of all images, unless the same ones are there already; the file, and whether it had to be made."""
     device = provenance.resolve_device(request.device)
     folder, mode, crop = folders.outputs() / "data" / "statistics", request.mode, request.crop
     checkpoint = features.extractor_hash(mode, request.extractor)
@@ -113,17 +107,13 @@ def _batches(files: Sequence[Path], crop: int | None, batch_size: int) -> Iterat
     batch: list[Tensor] = []
     for file in files:
         image = _read(file, crop)
-        if batch and (len(batch) == batch_size or image.shape != batch[0].shape or _pixels(batch) > MOST_PIXELS):
+        grown = (len(batch) + 1) * image[0].numel()  # pixels of the batch with it
+        if batch and (len(batch) == batch_size or image.shape != batch[0].shape or grown > MOST_PIXELS):
             yield torch.stack(batch)
             batch = []
         batch.append(image)
     if batch:
         yield torch.stack(batch)
-
-
-def _pixels(batch: Sequence[Tensor]) -> int:
-    """Pixels of a batch, were it to grow by one of its kind."""
-    return (len(batch) + 1) * batch[0][0].numel()
 
 
 def _read(file: Path, crop: int | None) -> Tensor:

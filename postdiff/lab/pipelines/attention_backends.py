@@ -97,5 +97,5 @@ def held(network: nn.Module, attention: str) -> Iterator[None]:
 
 
 def _processors(network: nn.Module) -> list[tuple[Any, Any]]:
-    found = [(module, getattr(module, "processor", None)) for module in network.modules() if hasattr(module, "to_q")]
-    return [(module, processor) for module, processor in found if processor is not None]
+    layers = (module for module in network.modules() if hasattr(module, "to_q"))
+    return [(layer, layer.processor) for layer in layers if getattr(layer, "processor", None) is not None]

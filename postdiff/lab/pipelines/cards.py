@@ -19,9 +19,6 @@ from postdiff.lab.pipelines.quantization import Quantization
 
 __all__ = ["ModelCard", "PipelineCard", "StageCard", "card", "parts"]
 
-# Networks that a card brings from elsewhere: in the place of the pipeline's own, or beside them.
-REPLACED, ADDED = ("network", "vae"), ("controlnet", "motion_adapter")
-
 
 def _check_arguments(values: dict[str, Any]) -> None:
     if not sound(values):
@@ -43,7 +40,8 @@ class PipelineCard(Adapters, Source):
         width: native width in pixels; null means the pipeline's default.
         scheduler: laid over the scheduler that the folder holds.
         guidance_scale: usual guidance; null means the pipeline's default.
-        structure: file of `configs/structures` with the network's shapes, for counting MACs without weights.
+        structure: file of `configs/structures` with the network's shapes, for counting MACs without weights; a card
+            of a structure alone serves that and `weights=random`.
     """
 
     pipeline: str | None = None
@@ -57,11 +55,6 @@ class PipelineCard(Adapters, Source):
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     guidance_scale: Guidance | None = None
     structure: Annotated[str, checked(lambda name: catalog.path("structures", name))] | None = None
-
-    @property
-    def weights_given(self) -> bool:
-        """Whether it names weights; a card of a structure alone serves `weights=random` and the counting of MACs."""
-        return self.folder is not None or self.hub is not None
 
 
 @dataclass
@@ -93,8 +86,7 @@ class ModelCard(PipelineCard):
         offload: usual `network.offload` on a GPU; null means none.
         dual_encoder: CLIPModel folder for features and text scores, relative to the package; null if there is none.
         stages: {name: its pipeline} in the order in which they run; the first generates from text, the others go on
-        from
-            its image. Everything that belongs to one pipeline then stands under its stage.
+            from its image. Everything that belongs to one pipeline then stands under its stage.
     """
 
     summary: Text = ""
@@ -106,22 +98,15 @@ class ModelCard(PipelineCard):
     stages: dict[str, StageCard] = field(default_factory=dict)
 
     def usual(self, config: Any) -> dict[str, Any]:
-        """Guidance, height and width of a run: its config's, or where that has none the card's; None if neither has.
+        """Guidance, size, strength and frames of a run: its config's, or else the card's; None if neither has any.
 
         Of a cascade, the guidance is the first stage's; sizes stand in the stages.
         """
+        names = ("guidance_scale", "height", "width", "strength", "frames")
+        own = {name: getattr(self, name) for name in names}
         if self.stages:
-            first = next(iter(self.stages.values()))
-            return {**_filled(first, config, ("guidance_scale",)), "height": config.height, "width": config.width}
-        return _filled(self, config, ("guidance_scale", "height", "width"))
-
-    def of_task(self, config: Any) -> dict[str, Any]:
-        """The same of what only some tasks have: strength and frames."""
-        return _filled(self, config, ("strength", "frames"))
-
-
-def _filled(card: PipelineCard, config: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value if (value := getattr(config, name)) is not None else getattr(card, name) for name in names}
+            own["guidance_scale"] = next(iter(self.stages.values())).guidance_scale
+        return {name: value if (value := getattr(config, name)) is not None else own[name] for name in names}
 
 
 def card(name: str) -> ModelCard:
@@ -130,34 +115,30 @@ def card(name: str) -> ModelCard:
     Raises:
         UsageError: neither a known name nor a folder that holds a pipeline, or a card that contradicts itself.
     """
-    if name in catalog.names("models"):
-        file = catalog.path("models", name)
-        found = merged(ModelCard, [(str(file), catalog.read(file))])
-        if found.stages:
-            _check_stages(found, str(file))
-        else:
-            _check(found, str(file))
-        return found
-    folder = expanded(name)
-    if folder.is_dir():
-        encoder = folder.resolve() / "dual_encoder"
-        return ModelCard(folder=str(folder.resolve()), dual_encoder=str(encoder) if encoder.is_dir() else None)
-    if "/" in name or folder.exists():
-        raise UsageError(
-            f"model '{shown(name)}' is not a folder; give a pipeline folder, or a name of 'postdiff list models'"
-        )
-    catalog.path("models", name)
-    raise AssertionError("catalog knew a name that it did not list")
+    if name not in catalog.names("models"):
+        folder = expanded(name)
+        if folder.is_dir():
+            encoder = folder.resolve() / "dual_encoder"
+            return ModelCard(folder=str(folder.resolve()), dual_encoder=str(encoder) if encoder.is_dir() else None)
+        if "/" in name or folder.exists():
+            raise UsageError(
+                f"model '{shown(name)}' is not a folder; give a pipeline folder, or a name of 'postdiff list models'"
+            )
+    file = catalog.path("models", name)
+    found = merged(ModelCard, [(str(file), catalog.read(file))])
+    check = _check_stages if found.stages else _check
+    check(found, str(file))
+    return found
 
 
 def parts(model: PipelineCard) -> dict[str, Source]:
-    """Networks that the card brings from elsewhere, by its key."""
-    named = {key: getattr(model, key) for key in (*REPLACED, *ADDED)}
+    """Networks that the card brings from elsewhere, by its key: in the place of the pipeline's own, or beside them."""
+    named = {key: getattr(model, key) for key in ("network", "vae", "controlnet", "motion_adapter")}
     return {key: source for key, source in named.items() if source.given}
 
 
 def _check(found: PipelineCard, where: str) -> None:
-    if found.weights_given or found.structure is None:
+    if found.folder is not None or found.hub is not None or found.structure is None:
         weights.check(found, f"{where}: give")
     for key, source in parts(found).items():
         weights.check(source, f"{where}: give '{key}'")

@@ -17,21 +17,11 @@ from postdiff import hub, model_files
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.files import weights
-from postdiff.lab.files.weights import Source, package_file
+from postdiff.lab.files.weights import package_file
 from postdiff.lab.pipelines import adapters, checks, quantization
-from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, card, parts
+from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, parts
 
-__all__ = [
-    "ModelCard",
-    "PipelineCard",
-    "Source",
-    "card",
-    "checkpoint",
-    "load",
-    "other_class",
-    "package_file",
-    "pipeline_class",
-]
+__all__ = ["checkpoint", "load", "other_class", "pipeline_class"]
 
 
 def checkpoint(model: PipelineCard) -> str:
@@ -53,7 +43,7 @@ def checkpoint(model: PipelineCard) -> str:
             except UsageError as error:
                 raise UsageError(f"stage '{name}': {error}") from error
         return ";".join(found)
-    if not model.weights_given:
+    if model.folder is None and model.hub is None:
         raise UsageError("the model card names a structure alone and no weights; use weights=random")
     identity = weights.identity(model, weights.pipeline_files)
     for key, source in parts(model).items():
@@ -110,7 +100,7 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
     Raises:
         UsageError: not a pipeline, pickle weights, unknown class, a missing package, or a hub that cannot be reached.
     """
-    from diffusers import PipelineQuantizationConfig
+    from diffusers import AutoModel, PipelineQuantizationConfig
     from diffusers.utils import is_accelerate_available
 
     options: dict[str, Any] = {
@@ -139,7 +129,10 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
         configs = quantization.configs(fewer, family_of(cls).network, weights.networks(folder), options["dtype"])
     for name, source in elsewhere.items():
         own = {"quantization_config": configs.pop(name)} if name in configs else {}
-        given[name] = _load_network(source, options | own)
+        part = weights.network_folder(source)
+        files = weights.network_files(part, source.variant)
+        checks.check_values(files)
+        given[name] = _loaded(AutoModel, part, files, variant=source.variant, **options, **own)
     if single:
         config = folder / denoiser  # left out of what is fetched
         if model.hub is not None:
@@ -159,15 +152,6 @@ def load(model: PipelineCard, dtype: str, device: str) -> Any:
         adapters.apply_adapters(pipe, key, source)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
-
-
-def _load_network(source: Source, options: dict[str, Any]) -> Any:
-    import diffusers
-
-    folder = weights.network_folder(source)
-    files = weights.network_files(folder, source.variant)
-    checks.check_values(files)
-    return _loaded(diffusers.AutoModel, folder, files, variant=source.variant, **options)
 
 
 def _loaded(cls: Any, folder: Path, files: Sequence[Path], **options: Any) -> Any:

@@ -19,11 +19,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from postdiff.engine.errors import UsageError, shown
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
-from postdiff.lab.config.layers import Offload
 from postdiff.lab.config.schema import NetworkConfig, RunConfig
 from postdiff.lab.pipelines import attention_backends, compiled_blocks
 
-__all__ = ["NetworkOptions", "check", "described", "offload_of", "place"]
+__all__ = ["NetworkOptions", "check", "described", "place"]
 
 # What the options of decoding are called on a VAE: slices of a batch, tiles of an image.
 VAE_FLAGS = {"vae_slicing": "use_slicing", "vae_tiling": "use_tiling"}
@@ -143,19 +142,6 @@ def _channels_last(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.data_ptr() == other.data_ptr() and one.dtype == other.dtype and one.stride() == other.stride()
-
-
-def offload_of(options: NetworkConfig, usual: Offload | None, device: str) -> Offload | None:
-    """What holds for a row: its own word ("none": no offloading), or else the model card's, which speaks of GPUs alone.
-
-    Args:
-        options: of the row.
-        usual: of the model card.
-        device: of the row.
-    """
-    if options.offload is None:
-        return usual if device.startswith("cuda") else None
-    return None if options.offload == "none" else options.offload
 
 
 def check(config: RunConfig) -> None:

@@ -25,12 +25,11 @@ from postdiff.cost import structure_file
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.lab.config import schedulers
-from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.data.samples import Sample
 from postdiff.lab.pipelines import adapters
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 
-__all__ = ["fill", "identity", "inputs", "load", "own_structure", "pipeline_class", "refuse_images", "unfilled"]
+__all__ = ["fill", "identity", "inputs", "load", "pipeline_class", "unfilled"]
 
 # What comes from the data also here.
 OF_THE_DATA = ("image", "class_labels", "output_type", "num_frames")
@@ -46,8 +45,8 @@ DRAWING = (
 )
 
 
-def identity(card: ModelCard, name: str) -> str:
-    """What stands for the weights in records: "random:" and the structure.
+def identity(card: ModelCard, name: str) -> dict[str, str]:
+    """What stands for the weights in records: "random:" and the structure; of one of one's own, its hash as well.
 
     Args:
         card: the model card.
@@ -82,13 +81,9 @@ def identity(card: ModelCard, name: str) -> str:
             f"model '{name}' is a {card.pipeline}, and its structure '{card.structure}' describes a {own}; give its "
             "card a structure of that, or use weights=trained"
         )
-    return f"random:{card.structure}"
-
-
-def own_structure(card: PipelineCard) -> dict[str, str]:
-    """What a structure of one's own adds to an identity: a shipped one is known by its name, and no other."""
-    file = catalog.path("structures", str(card.structure))
-    return {} if catalog.shipped(file) else {"structure": model_files.sha256(file)}
+    file = catalog.path("structures", card.structure)
+    own_structure = {} if catalog.shipped(file) else {"structure": model_files.sha256(file)}
+    return {"checkpoint": f"random:{card.structure}", **own_structure}
 
 
 def pipeline_class(card: PipelineCard) -> Any:
@@ -150,20 +145,6 @@ def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str
     if getattr(pipe, "vae", ...) is None:
         found["output_type"] = "latent"  # without a decoder; a pipeline that generates pixels knows of none
     return found
-
-
-def refuse_images(experiment: Experiment) -> None:
-    """Refuse what generates or measures images.
-
-    Raises:
-        UsageError: a row has random weights.
-    """
-    for row in experiment.rows:
-        if row.config.weights == "random":
-            raise UsageError(
-                f"row '{row.name}': weights=random is for speed alone, since its images mean nothing; use "
-                f"'postdiff bench {experiment.name}', or weights=trained"
-            )
 
 
 def _row(name: str, shape: Sequence[int], sample: Sample) -> Tensor:

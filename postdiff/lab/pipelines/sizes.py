@@ -1,6 +1,4 @@
-"""The size that is generated: both sides are always asked for, or neither, and what comes back has the size asked
-for.
-"""
+"""The size that is generated: both sides are asked for, or neither, and what comes back has the size asked for."""
 
 from __future__ import annotations
 
@@ -47,9 +45,8 @@ def of_pipeline(pipe: Any) -> Size | None:
     """What a pipeline generates if asked for no size; None if its network does not tell."""
     vae = getattr(pipe, "vae", None)
     network = getattr(pipe, family_of(pipe).network)
-    return _usual(
-        type(pipe), network.config, vae.config if vae is not None else {}, getattr(pipe, "vae_scale_factor", None)
-    )
+    config, factor = {} if vae is None else vae.config, getattr(pipe, "vae_scale_factor", None)
+    return _usual(type(pipe), network.config, config, factor)
 
 
 def of_card(model: PipelineCard) -> Size | None:
@@ -85,8 +82,7 @@ def check_generated(pipe: Any, result: Any, height: int | None, width: int | Non
     if height is not None and width is not None and found[-2:] != (height, width):
         raise UsageError(
             f"{name} generates {found[-2]} x {found[-1]} px where height={height} and width={width} were asked for; "
-            "ask "
-            "for a size that it can generate"
+            "ask for a size that it can generate"
         )
     if frames is not None and found[1] != frames:
         raise UsageError(f"{name} makes {found[1]} frames where frames={frames} were asked for; use {found[1]}")

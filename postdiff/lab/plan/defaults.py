@@ -37,25 +37,31 @@ def fill(
     count = config.count or len(available)
     if count > len(available):
         raise UsageError(f"count={count}, but data '{config.data}' has {len(available)} prompts; use at most that")
-    asked = dataclasses.replace(config, **card.of_task(config))
+    asked = dataclasses.replace(config, **card.usual(config))
     cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
     wanted = cls and signature.signature_of(cls)
     if wanted is not None:
         signature.check(wanted, asked, data_card)
     device = placement.device(config)
-    usual = card.usual(config)
     native = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
-    height, width = sizes.whole(usual["height"], usual["width"], native)
-    offload = network_options.offload_of(config.network, card.offload, device)
+    height, width = sizes.whole(asked.height, asked.width, native)
+    # The row's own word holds ("none": no offloading), or else the model card's, which speaks of GPUs alone.
+    offload = config.network.offload or (card.offload if device.startswith("cuda") else None)
+    frames = asked.frames
+    if wanted is not None and wanted.default_frames is not None:
+        if config.step_scores:
+            raise UsageError(f"step_scores=true is for images, and {wanted.name} makes videos; use step_scores=false")
+        frames = frames or wanted.default_frames
     filled = dataclasses.replace(
         asked,
-        **{**usual, "height": height, "width": width},
-        frames=_frames(asked, wanted),
+        height=height,
+        width=width,
+        frames=frames,
         count=count,
         seeds=config.seeds or data_card.seeds or [0],
         dtype=config.dtype or card.dtype,
         device=device,
-        network=dataclasses.replace(config.network, offload=offload),
+        network=dataclasses.replace(config.network, offload=None if offload == "none" else offload),
         metrics=[] if random else chosen.chosen(config, count, card, data_card),
     )
     measured = metric_specs.names(filled.metrics)
@@ -69,12 +75,3 @@ def fill(
         if each.quantization.given:
             quantization.check(each.quantization, device)
     return filled
-
-
-def _frames(config: RunConfig, wanted: signature.Signature | None) -> int | None:
-    """Length of the row's videos; None for single images."""
-    if wanted is None or wanted.default_frames is None:
-        return config.frames
-    if config.step_scores:
-        raise UsageError(f"step_scores=true is for images, and {wanted.name} makes videos; use step_scores=false")
-    return config.frames or wanted.default_frames

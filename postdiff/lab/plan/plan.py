@@ -24,7 +24,7 @@ from postdiff.lab.data import data_cards
 from postdiff.lab.data.data_cards import DataCard, Prompt
 from postdiff.lab.data.samples import Sample, batches, samples
 from postdiff.lab.metrics import chosen
-from postdiff.lab.pipelines import models, network_options, random_weights, stages
+from postdiff.lab.pipelines import cards, models, network_options, random_weights, stages
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.plan import defaults
@@ -71,11 +71,6 @@ class Plan:
         """The weights, or "random:" and the structure that takes random ones."""
         return str(self.source["checkpoint"])
 
-    @property
-    def prompts(self) -> tuple[str, ...]:
-        """The prompts used, or the names of classes."""
-        return tuple(entry.prompt for entry in self.entries)
-
     @cached_property
     def samples(self) -> list[Sample]:
         """Every line with every seed; of a video, every frame."""
@@ -100,11 +95,6 @@ class Plan:
     def step_metric(self) -> str | None:
         """The metric that scores every step, if `step_scores` asks for it: one of image and prompt alone."""
         return next(chosen.step_metrics(self.metrics), None) if self.config.step_scores else None
-
-    @property
-    def accelerated(self) -> bool:
-        """Whether anything acts on the pipeline."""
-        return bool(self.methods) or any(stage.methods for stage in self.stages)
 
     @property
     def variant(self) -> tuple[Any, ...]:
@@ -135,7 +125,7 @@ class Plan:
         stacks = (self.methods, *(stage.methods for stage in self.stages))
         classes = frozenset(type(method) for stack in stacks for method in stack)
         # Without methods the images are the bare pipeline's, whatever our code.
-        bare = not self.accelerated and not network_options.described(self.config.network)
+        bare = not classes and not network_options.described(self.config.network)
         return digest({**self._settings, **at_once, "code": None if bare else code_hash.code_hash(classes)})
 
     @cached_property
@@ -186,19 +176,28 @@ class Plan:
         }
 
 
-def plan_rows(experiment: Experiment) -> list[Plan]:
+def plan_rows(experiment: Experiment, images: bool = False) -> list[Plan]:
     """Plan all rows, before any weight is loaded.
+
+    Args:
+        experiment: the rows.
+        images: whether their images are wanted, so that none may have random weights.
 
     Raises:
         UsageError: the first mistake found, with the row it is in.
     """
     plans = []
     # Rows mostly share their cards, and reading one takes longer than all else here.
-    model_card, data_card = functools.cache(models.card), functools.cache(data_cards.card)
+    model_card, data_card = functools.cache(cards.card), functools.cache(data_cards.card)
     identity = functools.cache(lambda name, random: _identity(model_card(name), name, random))
     entries = functools.cache(lambda name: data_cards.read(data_card(name)))
     for row in experiment.rows:
         try:
+            if images and row.config.weights == "random":
+                raise UsageError(
+                    "weights=random is for speed alone, since its images mean nothing; use "
+                    f"'postdiff bench {experiment.name}', or weights=trained"
+                )
             card, data = model_card(row.config.model), data_card(row.config.data)
             model = identity(row.config.model, row.config.weights == "random")
             plans.append(_plan(experiment.name, row, card, data, entries(row.config.data), model))
@@ -219,15 +218,23 @@ def _plan(
             schedulers.check(solver.name, solver.options)
     solvers += [solver for stage in chain for solver in (stage.card.scheduler, stage.scheduler)]
     config = defaults.fill(config, card, data_card, available, chain)
-    _check_words(card, available)
-    source = {
+    for embedding in card.embeddings:
+        if embedding.token is not None and not any(embedding.token in entry.prompt for entry in available):
+            raise UsageError(f"no prompt holds the word '{embedding.token}' that the model card brings; use others")
+    source: dict[str, Any] = {
         **model,
         "prompts": _prompts_hash(available),
         "schedulers": [dataclasses.asdict(card.scheduler), dataclasses.asdict(config.scheduler)],
         **code_hash.added("schedulers", (solver.name for solver in solvers)),
         **{name: getattr(config, name) for name in ("guidance_scale", "height", "width", "dtype")},
-        **_conditions(config, data_card, available),
+        **{name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None},
     }
+    if data_card.images is not None:
+        files = [model_files.sha256(entry.image) for entry in available if entry.image is not None]
+        source["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
+        source |= code_hash.added("conditions", [data_card.condition.name])
+    if data_card.classes is not None:
+        source["classes"] = digest([entry.label for entry in available])
     row, entries = dataclasses.replace(row, config=config), tuple(available[: config.count])
     measured_with = chosen.measured_with(config, card, data_card)
     return Plan(experiment, row, config, card, data_card, methods, entries, chain, source, measured_with)
@@ -236,7 +243,7 @@ def _plan(
 def _identity(card: ModelCard, name: str, random: bool) -> dict[str, str]:
     """What a model adds to an identity: its weights and configs, and its class where that is not what they say."""
     if random:
-        return {"checkpoint": random_weights.identity(card, name), **random_weights.own_structure(card)}
+        return random_weights.identity(card, name)
     found = {"checkpoint": models.checkpoint(card)}
     # Of a cascade the stages say it; shipped cards of one repository differ in more than their classes.
     shipped = name in catalog.names("models") and catalog.shipped(catalog.path("models", name))
@@ -248,26 +255,6 @@ def _identity(card: ModelCard, name: str, random: bool) -> dict[str, str]:
 def _prompts_hash(entries: Sequence[Prompt]) -> str:
     """Of prompts alone where no line has a seed of its own."""
     return digest([entry.prompt if entry.seed is None else [entry.prompt, entry.seed] for entry in entries])
-
-
-def _check_words(card: ModelCard, entries: Sequence[Prompt]) -> None:
-    for embedding in card.embeddings:
-        if embedding.token is not None and not any(embedding.token in entry.prompt for entry in entries):
-            raise UsageError(f"no prompt holds the word '{embedding.token}' that the model card brings; use others")
-
-
-def _conditions(config: RunConfig, data_card: DataCard, entries: Sequence[Prompt]) -> dict[str, Any]:
-    """What decides the pixels beside prompts."""
-    found: dict[str, Any] = {
-        name: value for name in ("strength", "frames") if (value := getattr(config, name)) is not None
-    }
-    if data_card.images is not None:
-        files = [model_files.sha256(entry.image) for entry in entries if entry.image is not None]
-        found["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
-        found |= code_hash.added("conditions", [data_card.condition.name])
-    if data_card.classes is not None:
-        found["classes"] = digest([entry.label for entry in entries])
-    return found
 
 
 def same_weights(plans: Sequence[Plan]) -> list[list[Plan]]:
