@@ -14,7 +14,7 @@ import yaml
 
 from postdiff import accelerate, catalog, hub
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import sources
+from postdiff.lab.files import weights
 from postdiff.lab.pipelines import cards, models
 from postdiff.lab.records.record import Record
 from postdiff.methods import DeepCache, MixedResolution
@@ -49,7 +49,7 @@ def published(tmp_path_factory):
             pipe = twin()
             pipe.set_progress_bar_config(disable=True)
             pipe.save_pretrained(folder, variant=card.variant)
-            if card.network != sources.Source():
+            if card.network != weights.Source():
                 network = tmp_path_factory.mktemp(f"{name}_network")
                 pipe.unet = whole.sdxl_lcm_network()
                 pipe.unet.save_pretrained(network, variant=card.network.variant)
