@@ -100,7 +100,7 @@ def test_methods_do_not_know_each_other():
 def test_no_file_grows_too_large():
     for file in FILES:
         lines = len(file.read_text().splitlines())
-        assert lines < 350, f"{file.relative_to(PACKAGE)} has {lines} lines"
+        assert lines <= 300, f"{file.relative_to(PACKAGE)} has {lines} lines"
 
 
 def test_the_base_import_is_light():
