@@ -18,7 +18,7 @@ ALLOWED = {
     "methods": {"engine", "catalog", "methods"},
     "presets": {"engine", "catalog", "methods"},
     "cost": {"engine", "catalog", "methods", "cost"},
-    "metrics": {"engine", "model_files", "hub", "metrics"},
+    "metrics": {"engine", "model_files", "hub", "zoo", "metrics"},
     "datasets": {"engine", "datasets"},
     "zoo": {"zoo"},
     "lab": {

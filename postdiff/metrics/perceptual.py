@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchmetrics.functional.image.dists import DISTSNetwork
 from torchmetrics.functional.image.lpips import _NoTrainLpips
@@ -16,10 +17,12 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 from postdiff import model_files
 from postdiff.metrics.base import PerImageMetric, Resources, check_choice
 from postdiff.metrics.checkpoints import WeightFile
+from postdiff.zoo import ALEXNET
 
 __all__ = ["DISTS", "LPIPS", "DISTSOptions", "LPIPSOptions"]
 
-# torchvision's, which LPIPS and DISTS build upon; their own small weights are in torchmetrics.
+# torchvision's, which LPIPS and DISTS build upon; their own small weights are in torchmetrics. AlexNet's convolutions
+# ship, for whoever names no file.
 BACKBONES = {
     "alex": WeightFile("AlexNet", "POSTDIFF_ALEXNET", AlexNet_Weights.DEFAULT.url),
     "vgg": WeightFile("VGG16", "POSTDIFF_VGG16", VGG16_Weights.DEFAULT.url),
@@ -27,9 +30,16 @@ BACKBONES = {
 }
 
 
-def _backbone(net: str, given: str | None) -> Path:
+def _place(net: str, named: str | None) -> Path:
     file = BACKBONES[net]
-    return file.found(f"LPIPS and DISTS with {net} need torchvision's {file.name}", given)
+    return ALEXNET if net == "alex" and file.given(named) is None else file.place(named)
+
+
+def _backbone(net: str, named: str | None) -> Path:
+    if (place := _place(net, named)) == ALEXNET:
+        return place
+    file = BACKBONES[net]
+    return file.found(f"LPIPS and DISTS with {net} need torchvision's {file.name}", named)
 
 
 @dataclass
@@ -38,7 +48,7 @@ class LPIPSOptions:
 
     Attributes:
         net: alex, vgg or squeeze.
-        weights: torchvision's weight file of that network.
+        weights: torchvision's weight file of that network; of alex one ships.
     """
 
     net: str = "alex"
@@ -66,7 +76,7 @@ class _Perceptual(PerImageMetric):
 
     @classmethod
     def rests_on(cls, options: Any, resources: Resources) -> list[str | None]:
-        file = BACKBONES[getattr(options, "net", "vgg")].place(options.weights)
+        file = _place(getattr(options, "net", "vgg"), options.weights)
         return [model_files.sha256(file)[:16] if file.is_file() else None]
 
     def __init__(self, network: nn.Module, name: str, file: Path) -> None:
@@ -78,9 +88,10 @@ class _Perceptual(PerImageMetric):
 
 
 class LPIPS(_Perceptual):
-    """Learned perceptual distance to the reference run of the same prompt and seed; needs its backbone's weights.
+    """Learned perceptual distance to the reference run of the same prompt and seed; AlexNet's weights ship.
 
-    It is version 0.1 with the authors' linear layers; 0 for equal images.
+    It is version 0.1 with the authors' linear layers; 0 for equal images. The shipped weights are in fp16, and the
+    distance is computed in fp32.
 
     Reference:
         Zhang et al., CVPR 2018, arXiv:1801.03924.
@@ -125,6 +136,13 @@ class DISTS(_Perceptual):
 # One copy for all seeds.
 @functools.lru_cache(maxsize=1)
 def _lpips(net: str, file: Path) -> nn.Module:
+    if file == ALEXNET:
+        network = _NoTrainLpips(net="alex", pnet_rand=True)
+        shipped = load_file(file)
+        # "slice2.3.weight" is torchvision's "features.3.weight".
+        names = {name: f"features.{name.partition('.')[2]}" for name in network.net.state_dict()}
+        network.net.load_state_dict({name: shipped[theirs] for name, theirs in names.items()})
+        return network.eval().requires_grad_(False)
     with BACKBONES[net].in_place(file):
         network = _NoTrainLpips(net=net)  # type: ignore[arg-type]
     return network.eval().requires_grad_(False)

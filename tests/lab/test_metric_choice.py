@@ -13,6 +13,8 @@ from postdiff.lab.metrics import reference_statistics
 from postdiff.lab.pipelines import models
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.metrics.reference import ReferenceStatistics
+from postdiff.model_files import sha256
+from postdiff.zoo import ALEXNET
 from tests.lab import tiny_folder
 from tests.metrics import networks
 
@@ -216,3 +218,16 @@ def test_clip_score_and_cmmd_in_a_run(tiny, outputs, command, real, tmp_path):
     assert 0 <= found["clip_score_w25"]["value"] <= 2.5
     assert found["cmmd"]["value"] > 0 and found["cmmd"]["identity"]["statistics"]["count"] == 8
     assert "CLIP score" in out and "CMMD" in out
+
+
+def test_lpips_is_measured_with_what_ships_when_asked_for_and_only_then(tiny, outputs, command, monkeypatch):
+    monkeypatch.delenv("POSTDIFF_ALEXNET", raising=False)
+    code, out, err = command("run", "tiny", *FEW, "count=2", "metrics=[paired_lpips]")
+    assert code == 0, err
+    assert "LPIPS" in out
+    found = record(outputs)["metrics"]
+    assert list(found) == ["paired_lpips"] and found["paired_lpips"]["value"] >= 0
+    assert found["paired_lpips"]["identity"]["checkpoint"] == sha256(ALEXNET)[:16]
+    code, _, err = command("run", "tiny", *FEW, "count=2")
+    assert code == 0, err
+    assert "paired_psnr" in record(outputs)["metrics"] and "paired_lpips" not in record(outputs)["metrics"]

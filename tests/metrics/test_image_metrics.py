@@ -1,12 +1,16 @@
 """Metrics of single images against transformers, scikit-image and formulas written out here."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import skimage.metrics
 import torch
 import torchvision
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
 from transformers import CLIPModel, CLIPProcessor
@@ -14,13 +18,18 @@ from transformers import CLIPModel, CLIPProcessor
 from postdiff.engine.errors import UsageError
 from postdiff.metrics import clip as clip_model
 from postdiff.metrics import perceptual
+from postdiff.metrics.base import Resources
 from postdiff.metrics.clip_score import ClipOptions, ClipScore, ClipScoreW25
 from postdiff.metrics.paired import PairedPSNR, PairedSSIM
 from postdiff.metrics.perceptual import DISTSOptions, LPIPSOptions
+from postdiff.model_files import sha256
+from postdiff.zoo import ALEXNET
 from tests.lab import tiny_folder
 from tests.metrics import networks
 
 PROMPTS = ["a heart", "an apple", "a dog"]
+EXAMPLES = os.environ.get("POSTDIFF_LPIPS_EXAMPLES")
+NONE = Resources("none", Path("none"))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +164,31 @@ def backbone(make, file):
     return state
 
 
+def plain_lpips(state, images, references):
+    """Zhang et al. 2018: over layers, the mean over places of the weighted squares between unit feature vectors."""
+    with torch.device("meta"):
+        layers = torchvision.models.alexnet().features.eval()
+    kept = {key.removeprefix("features."): value.float() for key, value in state.items() if "features" in key}
+    layers.load_state_dict(kept, assign=True)
+    from torchmetrics.functional.image import lpips as theirs
+
+    weights = torch.load(str(theirs.__file__).replace("lpips.py", "lpips_models/alex.pth"), map_location="cpu")
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    sides = [((each / 127.5 - 1) - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for each in (images, references)]
+    expected = torch.zeros(len(images))
+    number = 0
+    with torch.no_grad():
+        for layer in layers[:-1]:
+            sides = [layer(side) for side in sides]
+            if isinstance(layer, nn.ReLU):
+                x, y = (side / side.square().sum(1, keepdim=True).sqrt().clamp(min=1e-8) for side in sides)
+                weight = weights[f"lin{number}.model.1.weight"]
+                expected += ((x - y).square() * weight).sum(1).mean((1, 2))
+                number += 1
+    assert number == 5
+    return expected.tolist()
+
+
 def test_lpips_is_the_weighted_distance_of_unit_features(tmp_path):
     images = networks.images(1, 2, 64)
     file = tmp_path / "alex.pth"
@@ -162,31 +196,56 @@ def test_lpips_is_the_weighted_distance_of_unit_features(tmp_path):
     references = near(images)
     metric = perceptual.LPIPS(LPIPSOptions(weights=str(file)))
     metric.update(images, references)
-    with torch.device("meta"):
-        layers = torchvision.models.alexnet().features.eval()
-    layers.load_state_dict(
-        {key.removeprefix("features."): value for key, value in state.items() if "features" in key}, assign=True
-    )
-    from torchmetrics.functional.image import lpips as theirs
-
-    weights = torch.load(str(theirs.__file__).replace("lpips.py", "lpips_models/alex.pth"), map_location="cpu")
-    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
-    sides = [((each / 127.5 - 1) - shift.view(3, 1, 1)) / scale.view(3, 1, 1) for each in (images, references)]
-    expected = torch.zeros(2)
-    number = 0
-    with torch.no_grad():
-        for layer in layers:
-            sides = [layer(side) for side in sides]
-            if isinstance(layer, nn.ReLU):
-                x, y = (side / side.square().sum(1, keepdim=True).sqrt().clamp(min=1e-8) for side in sides)
-                weight = weights[f"lin{number}.model.1.weight"]
-                expected += ((x - y).square() * weight).sum(1).mean((1, 2))
-                number += 1
-    assert number == 5 and metric.last.tolist() == pytest.approx(expected.tolist(), rel=1e-3)
+    assert metric.last.tolist() == pytest.approx(plain_lpips(state, images, references), rel=1e-3)
     same = perceptual.LPIPS(LPIPSOptions(weights=str(file)))
     same.update(images, images)
     assert same.last.tolist() == [0, 0]
     assert same.identity()["model"] == "LPIPS 0.1, alex"
+
+
+@pytest.fixture
+def no_alexnet_named(monkeypatch):
+    """Nothing names a file of AlexNet, and nothing may be fetched."""
+    monkeypatch.delenv("POSTDIFF_ALEXNET", raising=False)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("it was fetched"))
+
+
+def pixels(file):
+    """(1, 3, H, W), uint8."""
+    return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)[None]
+
+
+def test_lpips_with_the_shipped_weights_on_a_stored_pair(no_alexnet_named):
+    image, reference = pixels(Path(__file__).with_name("lpips_pair.png")).split(48, dim=3)
+    metric = perceptual.LPIPS(LPIPSOptions())
+    metric.update(image, reference)
+    assert metric.last.dtype == torch.float32 and metric.last.item() > 0.01
+    assert metric.last.tolist() == pytest.approx(plain_lpips(load_file(ALEXNET), image, reference), abs=1e-5)
+
+
+@pytest.mark.skipif(not EXAMPLES, reason="set POSTDIFF_LPIPS_EXAMPLES to the folder `imgs` of the LPIPS repository")
+@pytest.mark.parametrize(("name", "published"), [("ex_p0", 0.722), ("ex_p1", 0.138)])
+def test_lpips_of_its_authors_example_images_is_what_they_publish(no_alexnet_named, name, published):
+    metric = perceptual.LPIPS(LPIPSOptions())
+    metric.update(*(pixels(Path(EXAMPLES) / f"{each}.png") for each in (name, "ex_ref")))
+    assert metric.last.item() == pytest.approx(published, abs=1e-3)
+
+
+def test_the_identity_names_the_weights_that_ship_or_those_named(no_alexnet_named, monkeypatch, tmp_path):
+    file = tmp_path / "alex.pth"
+    backbone(torchvision.models.alexnet, file)
+    shipped, other = sha256(ALEXNET), sha256(file)
+    assert shipped in (ALEXNET.parent / "NOTICE").read_text() and shipped != other
+    for options, expected in ((LPIPSOptions(), shipped), (LPIPSOptions(weights=str(file)), other)):
+        assert perceptual.LPIPS.rests_on(options, NONE) == [expected[:16]]
+        assert perceptual.LPIPS(options).identity()["checkpoint"] == expected[:16]
+    monkeypatch.setenv("POSTDIFF_ALEXNET", str(file))
+    assert perceptual.LPIPS.rests_on(LPIPSOptions(), NONE) == [other[:16]]
+    assert perceptual.LPIPS(LPIPSOptions()).identity()["checkpoint"] == other[:16]
+    # One that is named and missing is not replaced by the shipped one in silence.
+    monkeypatch.setenv("POSTDIFF_ALEXNET", str(tmp_path / "none.pth"))
+    with pytest.raises(UsageError, match=r"AlexNet, and there is no file .*none\.pth; get it from"):
+        perceptual.LPIPS(LPIPSOptions())
 
 
 def test_dists_of_equal_images_is_zero_and_of_others_not(tmp_path):
@@ -213,14 +272,21 @@ def test_dists_of_equal_images_is_zero_and_of_others_not(tmp_path):
     assert metric.last.tolist() == pytest.approx(found.tolist(), abs=1e-4)
 
 
-def test_missing_backbones_are_reported_and_never_fetched(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "variable"),
+    [
+        (lambda: perceptual.LPIPS(LPIPSOptions(net="vgg")), "VGG16"),
+        (lambda: perceptual.LPIPS(LPIPSOptions(net="squeeze")), "SQUEEZENET"),
+        (lambda: perceptual.DISTS(DISTSOptions()), "VGG16"),
+    ],
+)
+def test_missing_backbones_are_reported_and_never_fetched(monkeypatch, tmp_path, make, variable):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("it was fetched"))
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.delenv("POSTDIFF_ALEXNET", raising=False)
+    monkeypatch.delenv(f"POSTDIFF_{variable}", raising=False)
     before = torch.hub.get_dir()
     torch.hub.set_dir(str(tmp_path))
     try:
-        with pytest.raises(UsageError, match=r"AlexNet, and there is no file .*; get it from https.* POSTDIFF_ALEXNET"):
-            perceptual.LPIPS(LPIPSOptions())
+        with pytest.raises(UsageError, match=rf", and there is no file .*; get it from https.* POSTDIFF_{variable}"):
+            make()
     finally:
         torch.hub.set_dir(before)
