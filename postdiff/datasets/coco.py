@@ -64,17 +64,15 @@ def parse(text: str, where: str) -> Captions:
     images, annotations = entries.get("images"), entries.get("annotations")
     if not isinstance(images, list) or not isinstance(annotations, list):
         raise UsageError(f"{where} is no COCO annotation file (no lists 'images', 'annotations'); use captions_*.json")
-    all_images: dict[int, _Image] = {}
+    found: dict[int, _Image] = {}
     for at, image in enumerate(images, 1):
         message = f"{where}, image {at}"
         number = _number(image, "id", message)
-        if number in all_images:
+        if number in found:
             raise UsageError(f"{message}: two images have the id {number}; fetch the file again")
-        all_images[number] = _Image(number, checked_image(image.get("file_name"), message))
-    _add_captions(all_images, annotations, where)
-    having = sorted(
-        (one_image for one_image in all_images.values() if one_image.captions), key=lambda one_image: one_image.id
-    )
+        found[number] = _Image(number, checked_image(image.get("file_name"), message))
+    _add_captions(found, annotations, where)
+    having = sorted((image for image in found.values() if image.captions), key=lambda image: image.id)
     if not having:
         raise UsageError(f"{where} holds no captions; use captions_*.json")
     return Captions(where, tuple(having))

@@ -248,8 +248,8 @@ def _open_clip(named: str) -> ClipExtractor:
     tokenizer = open_clip.get_tokenizer(architecture)
 
     def prepare(images: Tensor) -> Tensor:
-        all_images = [Image.fromarray(image.numpy()) for image in images.cpu().permute(0, 2, 3, 1)]
-        return torch.stack([transform(one_image) for one_image in all_images])
+        pixels = images.cpu().permute(0, 2, 3, 1)
+        return torch.stack([transform(Image.fromarray(image.numpy())) for image in pixels])
 
     with torch.no_grad():
         length = clip.encode_image(prepare(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))).shape[1]

@@ -15,6 +15,7 @@ from torchmetrics.functional.image.lpips import _NoTrainLpips
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
 from postdiff import model_files
+from postdiff.engine.errors import UsageError
 from postdiff.metrics.base import PerImageMetric, Resources, check_choice
 from postdiff.metrics.checkpoints import WeightFile
 from postdiff.zoo import ALEXNET
@@ -103,12 +104,21 @@ class LPIPS(_Perceptual):
     def __init__(self, options: LPIPSOptions) -> None:
         file = _backbone(options.net, options.weights)
         super().__init__(_lpips(options.net, file), f"LPIPS 0.1, {options.net}", file)
+        self.smallest = 31 if options.net == "alex" else 1  # pixels a side; below it nothing is left to pool
 
     @torch.no_grad()
     def update(self, images: Tensor, references: Tensor) -> None:
-        """Take in images and references, (B, 3, H, W), uint8."""
-        pair = [all_images.float() / 127.5 - 1 for all_images in (images, references)]
-        self.add(self.network(*pair).reshape(-1))
+        """Take in images and references, (B, 3, H, W), uint8.
+
+        Raises:
+            UsageError: they are too small for the network.
+        """
+        if min(images.shape[-2:]) < self.smallest:
+            raise UsageError(
+                f"{self.name} needs images of at least {self.smallest} pixels a side, these have {images.shape[-1]} x "
+                f"{images.shape[-2]}; leave paired_lpips out"
+            )
+        self.add(self.network(images.float() / 127.5 - 1, references.float() / 127.5 - 1).reshape(-1))
 
 
 class DISTS(_Perceptual):

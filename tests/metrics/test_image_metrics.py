@@ -215,6 +215,15 @@ def pixels(file):
     return torch.from_numpy(np.array(Image.open(file).convert("RGB"))).permute(2, 0, 1)[None]
 
 
+def test_lpips_of_images_too_small_for_its_network_is_refused(no_alexnet_named):
+    metric = perceptual.LPIPS(LPIPSOptions())
+    small = torch.zeros(1, 3, 30, 64, dtype=torch.uint8)
+    with pytest.raises(UsageError, match="needs images of at least 31 pixels a side, these have 64 x 30"):
+        metric.update(small, small)
+    metric.update(*(torch.zeros(1, 3, 31, 31, dtype=torch.uint8),) * 2)
+    assert float(metric.compute()) == 0
+
+
 def test_lpips_with_the_shipped_weights_on_a_stored_pair(no_alexnet_named):
     image, reference = pixels(Path(__file__).with_name("lpips_pair.png")).split(48, dim=3)
     metric = perceptual.LPIPS(LPIPSOptions())

@@ -168,11 +168,11 @@ def read(data: DataCard) -> list[Prompt]:
     else:
         images = data.images is not None
         lines = files.read(file, data.column, images=images, classes=data.classes, seeds=data.seed_column)
-    all_images = [None] * len(lines) if data.images is None else _images(package_file(data.images), lines, file)
+    files_of_images = [None] * len(lines) if data.images is None else _images(package_file(data.images), lines, file)
     labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
     return [
         Prompt(line.prompt, image, label, line.seed)
-        for line, image, label in zip(lines, all_images, labels, strict=True)
+        for line, image, label in zip(lines, files_of_images, labels, strict=True)
     ]
 
 
