@@ -55,7 +55,7 @@ class DatasetSource:
 
 
 def check(source_card: DatasetSource) -> None:
-    """Refuse a recipe that cannot be followed.
+    """Refuse a source that cannot be followed.
 
     Raises:
         UsageError: no kind or rule of that name, no file, or numbers out of range.

@@ -67,7 +67,7 @@ class PrecisionRecallOptions(ReferenceOptions):
 
 
 class Precision(FeatureMetric):
-    """Share of the images that lie among the real ones; needs Inception and 'postdiff data statistics'.
+    """Share of the images that lie among the reference images; needs Inception and 'postdiff data statistics'.
 
     Among them is whatever lies within some real image's k-th neighbour distance. For an interval, the images that the
     share is of are drawn anew.

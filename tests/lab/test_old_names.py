@@ -1,12 +1,19 @@
 """Keys of earlier versions: they still work, and are told of once."""
 
+import io
 import json
 
 import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from experiments.rewrite_records import main, rewritten
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schema
+from postdiff.lab.data.samples import Sample
+from postdiff.lab.images.marked_png import CorruptImageError, encode, read
+from postdiff.lab.records.record import SCHEMA, Record
 
 
 @pytest.fixture(autouse=True)
@@ -61,3 +68,23 @@ def test_a_record_with_both_spellings_is_left_and_named(tmp_path, capsys):
     file.write_text(text := json.dumps({"kind": "quality", "pictures": "a", "images": "b"}))
     assert main([str(tmp_path)]) == 1
     assert file.read_text() == text and str(file) in capsys.readouterr().err
+
+
+def test_a_record_of_an_earlier_version_names_what_rewrites_it(tmp_path):
+    file = tmp_path / "row.json"
+    file.write_text(json.dumps({"schema": SCHEMA, "kind": "quality", "pictures": "abc"}))
+    with pytest.raises(UsageError, match=f"rewrite_records.py {tmp_path}'"):
+        Record.read(file)
+
+
+def test_an_image_of_an_earlier_version_is_kept(tmp_path):
+    sample, image = Sample(0, "a red apple", 7), torch.arange(48, dtype=torch.uint8).view(3, 4, 4)
+    with Image.open(io.BytesIO(encode(sample, image, "abc", "def"))) as png:
+        chunk = json.loads(png.info["postdiff"])
+        chunk["pictures"] = chunk.pop("images")
+        chunks = PngInfo()
+        chunks.add_itxt("postdiff", json.dumps(chunk))
+        png.save(file := tmp_path / "00000.png", pnginfo=chunks)
+    assert torch.equal(read(file, sample, "abc", "def"), image)
+    with pytest.raises(CorruptImageError, match="other settings"):
+        read(file, sample, "xyz", "def")

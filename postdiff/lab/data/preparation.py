@@ -79,7 +79,7 @@ def prepare(name: str, options: PrepareOptions) -> str:
     if card is None and options.source is None:
         data_cards.card(name)  # an unknown name, with the nearest suggested; or prepared before
         raise UsageError(f"data '{name}' is prepared already, and no card says from what; name the file with --from")
-    done = _asked(_recipe(card, options), options)
+    done = _asked(_source(card, options), options)
     seeds = _seeds(options.seeds) if options.seeds is not None else (card and card.seeds) or [0]
     source = archives.find(done, _path(card, done, options), data_cards.downloads())
     classes = card.classes if card is not None and options.classes is None else options.classes
@@ -100,7 +100,7 @@ def _out(name: str, options: PrepareOptions) -> Path:
     return out
 
 
-def _recipe(card: data_cards.DataCard | None, options: PrepareOptions) -> DatasetSource:
+def _source(card: data_cards.DataCard | None, options: PrepareOptions) -> DatasetSource:
     """The card's; of a card that reads its file at once, or of an own file, what that file is."""
     if card is not None and card.source is not None:
         if options.classes is not None:
@@ -116,7 +116,7 @@ def _recipe(card: data_cards.DataCard | None, options: PrepareOptions) -> Datase
 
 
 def _asked(about: DatasetSource, options: PrepareOptions) -> DatasetSource:
-    """The recipe with what the command line says."""
+    """The source with what the command line says."""
     if options.count is not None and options.count < 1:
         raise UsageError(f"--count {options.count} is too small; use at least 1")
     if options.seed is not None and options.seed < 0:

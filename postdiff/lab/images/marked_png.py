@@ -109,7 +109,10 @@ def opened(file: Path) -> Iterator[tuple[ImageRow, PngImageFile]]:
                 assert isinstance(png, PngImageFile)
                 if (text := png.info.get(CHUNK)) is None:
                     raise CorruptImageError("does not say what it is of")
-                yield typed.built(ImageRow, typed.parsed(str(text))), png
+                row = typed.parsed(str(text))
+                if isinstance(row, dict) and "pictures" in row:  # the key's name in earlier versions
+                    row = {"images" if key == "pictures" else key: value for key, value in row.items()}
+                yield typed.built(ImageRow, row), png
         except NotAsHinted as error:
             raise CorruptImageError("does not say of which settings and batch it is") from error
         except CorruptImageError:

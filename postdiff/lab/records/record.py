@@ -189,6 +189,11 @@ class Record:
                 raise UsageError(
                     f"{file} has schema version {str(schema)[:20]}, this PostDiff reads {SCHEMA}; run the row again"
                 )
+            if "pictures" in content:
+                raise UsageError(
+                    f"{file} has the keys of an earlier version; 'python experiments/rewrite_records.py {file.parent}' "
+                    "gives it today's"
+                )
             found = "a whole record"
             made: Record = typed.built(cls, content)
             made._check()
