@@ -231,6 +231,7 @@ def _plan(
     }
     if data_card.images is not None:
         files = [model_files.sha256(entry.image) for entry in available if entry.image is not None]
+        # The key is part of ids that are older than its name.
         source["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
         source |= code_hash.added("conditions", [data_card.condition.name])
     if data_card.classes is not None:
