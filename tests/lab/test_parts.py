@@ -194,7 +194,7 @@ def imports(file):
 
 @pytest.mark.parametrize("file", sorted((PACKAGE / "metrics").glob("*.py")), ids=lambda file: file.stem)
 def test_metrics_import_neither_lab_nor_methods(file):
-    known = ("postdiff.metrics", "postdiff.engine", "postdiff.hub", "postdiff.model_files")
+    known = ("postdiff.metrics", "postdiff.engine", "postdiff.hub", "postdiff.model_files", "postdiff.zoo")
     assert all(name.startswith(known) for name in imports(file))
 
 
