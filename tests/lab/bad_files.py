@@ -35,7 +35,7 @@ FILES = {
     ),
     "experiment: wrong type": Bad(
         MINE,
-        ("row 'plain'", "steps: Value 'ten'", "Integer", "give another value"),
+        ("row 'plain'", "steps: Value 'ten'", "whole number", "give another value"),
         experiment(rows(plain={"steps": "ten"})),
     ),
     "experiment: no rows": Bad(
@@ -76,7 +76,7 @@ FILES = {
     ),
     "model: wrong type": Bad(
         run("model=mine"),
-        ("mine.yaml", "height: Value 'tall'", "Integer", "give another value"),
+        ("mine.yaml", "height: Value 'tall'", "whole number", "give another value"),
         model({"folder": "x", "height": "tall"}),
     ),
     "model: folder and hub": Bad(

@@ -115,7 +115,7 @@ def test_the_digest_ignores_the_order_of_keys():
         ("bsae: {}\nrows: {a: {}}", "did you mean 'base'"),
         ("base: {stesp: 3}\nrows: {a: {}}", "did you mean 'steps'"),
         ("rows: {}", "at least one row"),
-        ("rows: {a: {reported: {psnr: high}}}", "reported.psnr: Value 'high' is no Float"),
+        ("rows: {a: {reported: {psnr: high}}}", "reported.psnr: Value 'high' is no number"),
         ("rows: {a: 3}", "mapping"),
         ("rows: [", "not valid YAML"),
         ("3", "mapping"),

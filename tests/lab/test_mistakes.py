@@ -150,7 +150,7 @@ def test_numbers_may_stand_for_text_but_not_the_other_way_round():
     assert (logger.tags, logger.project) == (["2026"], "7")
     card = merged(ModelCard, [("card", {"hub": "a/b", "revision": 1234567, "vae": {"folder": 7}})])
     assert (card.revision, card.vae.folder) == ("1234567", "7")
-    with pytest.raises(UsageError, match="line: steps: Value '3' is no Integer"):
+    with pytest.raises(UsageError, match="line: steps: Value '3' is no whole number"):
         merged(RunConfig, [("line", {"steps": "3"})])
 
 

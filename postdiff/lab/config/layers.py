@@ -29,12 +29,12 @@ MOST_PIXELS = 16384  # of a side; four times that of the largest published image
 DEEPEST = 8  # keys below one another in one word of the command line
 # By pydantic's names of errors.
 KINDS = {
-    "int_type": "Integer; give another value",
-    "float_type": "Float; give another value",
-    "finite_number": "finite Float; give another value",
-    "string_type": "String; give another value, a text, with quotes around it if it looks like a number",
-    "bool_type": "Boolean; give another value, true or false",
-    "dict_type": "Mapping; give another value",
+    "int_type": "whole number; give another value",
+    "float_type": "number; give another value",
+    "finite_number": "finite number; give another value",
+    "string_type": "text; give another value, with quotes around it if it looks like a number",
+    "bool_type": "boolean; give another value, true or false",
+    "dict_type": "mapping; give another value",
 }
 BOUNDS = {
     "greater_than_equal": "too small; use at least",
