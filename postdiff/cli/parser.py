@@ -103,7 +103,11 @@ STATISTICS: Options = {
     "--batch-size": {"type": int, "default": 32, "metavar": "N", "help": "images at once; default: 32"},
 }
 LIST: Options = {
-    "kind": {"nargs": "?", "metavar": "KIND", "help": "models, methods, experiments, data, metrics or loggers"},
+    "kind": {
+        "nargs": "?",
+        "metavar": "KIND",
+        "help": "models, methods, experiments, data, metrics, schedulers, conditions, loggers or families",
+    },
     "--format": {"default": "text", "choices": ("text", "json"), "help": "default: text"},
 }
 EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}

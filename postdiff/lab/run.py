@@ -52,8 +52,9 @@ def run(
         left = distributed.broadcast(lambda: _left(plans, shard, fresh, timed, report_once))
         rows = progress.Rows(len(left) if distributed.is_rank_zero() else 1)  # a single row is not numbered
         for planned in plans:
-            device = distributed.local_device(planned.config.device)
-            plan = dataclasses.replace(planned, config=dataclasses.replace(planned.config, device=device))
+            plan, device = planned, distributed.local_device(planned.config.device)
+            if device != planned.config.device:  # else what was found out about its images need not be found again
+                plan = dataclasses.replace(planned, config=dataclasses.replace(planned.config, device=device))
             if plan.name not in left:
                 report_once(f"{plan.name}: done already (run {plan.run_id}); --fresh makes it again")
                 log.relog(plan)

@@ -102,7 +102,11 @@ class Plan:
         return (self.config.dtype, self.config.network.offload)
 
     def reference(self) -> Plan:
-        """The plan of the reference images: no methods, more steps."""
+        """The plan of the reference images: no methods, more steps; the same one each time."""
+        return self._reference
+
+    @cached_property
+    def _reference(self) -> Plan:
         # A model too large for the GPU is so without methods too.
         network = NetworkConfig(offload=self.config.network.offload)
         config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps, network=network)
