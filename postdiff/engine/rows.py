@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["join_rows", "map_tensors", "rows_of_step", "split_rows", "tile_rows"]
+__all__ = ["join_rows", "map_tensors", "rows_of_branches", "rows_of_step", "split_rows", "tile_rows"]
 
 
 def map_tensors(change: Callable[[Tensor], Any], value: Any) -> Any:
@@ -48,6 +48,14 @@ def join_rows(parts: list[Any]) -> Any:
     if isinstance(first, tuple | list):
         return type(first)(join_rows(list(items)) for items in zip(*parts, strict=True))
     return first
+
+
+def rows_of_branches(value: Any, branches: tuple[str, ...], wanted: tuple[str, ...]) -> Any:
+    """The rows of some of the guidance branches that a (nested) value has rows of."""
+    if wanted == branches:
+        return value
+    apart = split_rows(value, len(branches))
+    return join_rows([apart[branches.index(branch)] for branch in wanted])
 
 
 def tile_rows(value: Any, branches: int, span: int) -> Any:

@@ -109,6 +109,7 @@ class Run:
         if len(sample) % sent and self.methods:
             raise self._uncounted(len(sample), None)
         state.first_rows = sample[: len(sample) // sent]
+        state.images = tuple(range(state.samples))
         for method in self.methods:
             method.start(state)
 

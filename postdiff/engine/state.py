@@ -35,6 +35,8 @@ class State:
             `separate`, of its calls within a step.
         branches: those of them that the network computes now; ("extra 1",) and so on in calls of a step beyond those
             of guidance (skip-layer guidance).
+        images: places in the batch of the images that the present network call has rows of; all of them, unless a cache
+            computes the network for some alone.
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
         network_call: number of the present network call within the run, from 1; a module that is called twice
@@ -61,6 +63,7 @@ class State:
     timesteps: Tensor = field(default_factory=lambda: torch.empty(0, device="cpu"))
     all_branches: tuple[str, ...] = ()
     branches: tuple[str, ...] = ()
+    images: tuple[int, ...] = ()
     only: str | None = None
     network_call: int = 0
     span: int = 1
@@ -70,6 +73,7 @@ class State:
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)
     first_latents: Tensor | None = field(default=None, repr=False)
+    _rows: dict[Any, tuple[tuple[str, int], ...]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def separate(self) -> bool:
@@ -80,6 +84,14 @@ class State:
     def extra(self) -> bool:
         """Whether the present network call is beyond those of guidance, so that its prediction is no branch's."""
         return self.branches[0].startswith("extra")
+
+    @property
+    def rows(self) -> tuple[tuple[str, int], ...]:
+        """The rows of a step in the present network call, in order: (guidance branch, place of the image)."""
+        key = self.branches, self.images
+        if key not in self._rows:
+            self._rows[key] = tuple((branch, image) for branch in self.branches for image in self.images)
+        return self._rows[key]
 
     @property
     def samples(self) -> int:

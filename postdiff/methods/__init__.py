@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "find", "names", "summary", "twice"]
 
-_PLUMBING = {"base", "options"}
+_PLUMBING = {"base", "cache", "options"}
 _SHIPPED = Path(__file__).parent
 
 

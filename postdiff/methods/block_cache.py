@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
 
-from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, at
 from postdiff.engine.selectors import spatial_transformers, with_all_inside
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import read_calibration, require
 
 __all__ = ["BlockCache"]
 
 
 @dataclass
-class BlockCache(Method):
+class BlockCache(Cache):
     r"""Replay a spatial transformer's output while its measured changes since the last computed step add up to little.
 
     The change of a block at a step is |C_t - C_(t-1)| / |C_t|, L1 norms, mean over prompts, measured beforehand
@@ -62,21 +60,13 @@ class BlockCache(Method):
     def claims(self, network: nn.Module) -> list[str]:
         return with_all_inside(spatial_transformers(network, "BlockCache"))
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+    def replays(self, network: nn.Module) -> list[Replay]:
         found = spatial_transformers(network, "BlockCache")
-        self._names = list(found)
-        for name, module in found.items():
-            yield intercept(module, "forward", self._cache(name).around(name, state))
 
-    def start(self, state: State) -> None:
-        measured = _of(self.changes, self._names, state.steps)
-        self._refresh = {}
-        for name in self._names:
-            self._refresh[name] = Refresh(scheduled(measured[name], self.threshold))
-            state.boundaries |= self._refresh[name].turns(state.steps)
+        def rule(name: str, state: State) -> Due:
+            return at(scheduled(_of(self.changes, list(found), state.steps)[name], self.threshold))
 
-    def _cache(self, name: str) -> ModuleCache:
-        return ModuleCache("block_cache", lambda written, now: self._refresh[name].due(written, now))
+        return [Replay({name: module}, partial(rule, name), name="block_cache") for name, module in found.items()]
 
 
 def scheduled(changes: list[float], threshold: float) -> list[int]:

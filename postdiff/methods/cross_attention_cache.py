@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from postdiff.engine.cache import ModuleCache
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, before, each
 from postdiff.engine.selectors import cross_attentions
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require, require_moment
 
 __all__ = ["CrossAttentionCache"]
 
 
 @dataclass
-class CrossAttentionCache(Method):
+class CrossAttentionCache(Cache):
     r"""From step `gate` on, every cross-attention replays an earlier output, and guidance is off.
 
     The whole module is skipped: query, key, value and output projection. A change of latent size after the gate
@@ -69,19 +66,12 @@ class CrossAttentionCache(Method):
                 alone = getattr(self, option) == "cond"
                 require(self, alone, option, "'cond' with fill_step='first_unguided': no other branch is left then")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return list(cross_attentions(network))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        merge = self._merge if self.cutoff else None
+        return each(cross_attentions(network), self._rule, merge=merge, name="cross_attention_cache")
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        def merge(fresh: dict[str, Any], step: int) -> dict[str, Any]:
-            return self._merge(fresh, state.guidance_scale)
-
-        def due(written: int, now: int) -> bool:
-            return now < self._gate + (self.fill_step == "first_unguided")
-
-        cache = ModuleCache("cross_attention_cache", due, merge if self.cutoff else None)
-        for name, module in cross_attentions(network).items():
-            yield intercept(module, "forward", cache.around(name, state))
+    def _rule(self, state: State) -> Due:
+        return before(self._gate + (self.fill_step == "first_unguided"))
 
     def start(self, state: State) -> None:
         if state.separate and self.fill != "cond":
@@ -91,14 +81,13 @@ class CrossAttentionCache(Method):
             )
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
-        if self.fill_step == "first_unguided":
-            state.boundaries.add(self._gate + 1)
+        super().start(state)
 
     def step_start(self, state: State) -> None:
         if self.cutoff and state.index >= self._gate:
             state.only = self.text
 
-    def _merge(self, fresh: dict[str, Any], guidance_scale: float) -> dict[str, Any]:
+    def _merge(self, fresh: dict[str, Any], step: int, guidance_scale: float) -> dict[str, Any]:
         if len(fresh) == 1:
             return fresh
         u, c = fresh["uncond"], fresh["cond"]

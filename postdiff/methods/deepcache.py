@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
-from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, at, each
 from postdiff.engine.selectors import layer_count, refuse_other_places, unet_blocks, unet_layers
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require, require_moment
 
 __all__ = ["DeepCache"]
 
 
 @dataclass
-class DeepCache(Method):
+class DeepCache(Cache):
     r"""Full network every `interval` steps; between them only what lies above one skip branch.
 
     A cheap step runs, counted from full resolution inwards, the down layers before the branch and the up layers up
@@ -70,21 +67,17 @@ class DeepCache(Method):
         require_moment(self, "center")
         require(self, self.power > 1, "power", "above 1")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return list(self._deep(network))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        return each(self._deep(network), self._rule, name="deepcache")
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        cache = ModuleCache("deepcache", lambda written, now: self._refresh.due(written, now))
-        for name, module in self._deep(network).items():
-            yield intercept(module, "forward", cache.around(name, state))
-
-    def start(self, state: State) -> None:
+    def _rule(self, state: State) -> Due:
         restarts = [state.step_of(when, "restarts") for when in self.restarts]
-        if self.schedule == "uniform" or self.interval == 1:
-            self._refresh = Refresh.every(self.interval, state.steps, restarts)
-        else:
+        if self.schedule == "nonuniform" and self.interval > 1:
             center = state.step_of(self.center, "center")
-            self._refresh = Refresh([*_nonuniform(state.steps, self.interval, center, self.power), *restarts])
+            return at([*_nonuniform(state.steps, self.interval, center, self.power), *restarts])
+        begins = sorted({0, *restarts})
+        ends = [*begins[1:], state.steps]
+        return at(step for begin, end in zip(begins, ends, strict=True) for step in range(begin, end, self.interval))
 
     def _deep(self, network: nn.Module) -> dict[str, nn.Module]:
         """Modules that a cheap step leaves out: whole blocks below the branch's level, single layers on it."""

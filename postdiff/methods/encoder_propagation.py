@@ -9,24 +9,26 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
 from postdiff.engine.fingerprint import Fingerprint, noted, unchanged
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.key_steps import key_steps
 from postdiff.engine.ownership import owned
-from postdiff.engine.rows import join_rows, split_rows
+from postdiff.engine.replay import Replay, at, each
+from postdiff.engine.replay.module import ModulePiece
+from postdiff.engine.rows import join_rows, rows_of_branches
 from postdiff.engine.spans import for_first_step, foreseen, predict_span
 from postdiff.engine.state import State
-from postdiff.methods.base import ControlNetCall, Method, NetworkCall
+from postdiff.methods.base import ControlNetCall, NetworkCall
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
 
 __all__ = ["EncoderPropagation"]
 
 
 @dataclass
-class EncoderPropagation(Method):
+class EncoderPropagation(Cache):
     r"""At key steps the whole network runs; at the others its decoder alone, on the features of the last key step.
 
     Every step keeps its own time embedding, text and solver update. A prediction between key steps does not depend on
@@ -78,23 +80,30 @@ class EncoderPropagation(Method):
         return list(self._kept(network)[0])
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        self._replays: list[Replay] = []
         if self.propagate == "nothing":
             return
         kept, skips = self._kept(network)
         inside = {part for module in kept.values() for part in module.modules()}
         self._decoder = [module for module in network.modules() if module not in inside]
-        cache = ModuleCache("encoder_propagation", lambda written, now: self._refresh.due(written, now))
-        last = list(kept)[-1]
-        for name, module in kept.items():
-            inner = cache.around(name, state) if skips or name == last else _passed_by(last, cache, state)
-            yield intercept(module, "forward", for_first_step(inner, state))
+        yield from super().attach(network, state)
+        if not skips:
+            last = self._replays[-1].piece
+            assert isinstance(last, ModulePiece)
+            for module in list(kept.values())[:-1]:
+                yield intercept(module, "forward", for_first_step(_passed_by(last), state))
+
+    def replays(self, network: nn.Module) -> list[Replay]:
+        kept, skips = self._kept(network)
+        pieces = each(kept, lambda state: at(self._keys), name="encoder_propagation", once=True)
+        return pieces if skips else pieces[-1:]  # of a chain the last module's output alone is read
 
     def start(self, state: State) -> None:
         self._keys = key_steps(self.keys, state.steps, "EncoderPropagation")
-        self._refresh = Refresh(self._keys)
         self._decoded: dict[int, dict[str, Tensor]] = {}
         self._network: Fingerprint | None = None
         self._control: dict[tuple[int, ...], _Held] = {}
+        super().start(state)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         if self.propagate == "nothing":
@@ -130,10 +139,7 @@ class EncoderPropagation(Method):
             residuals = forward(kwargs)
             self._control[size] = _Held(owned(residuals), state.branches, noted(scale))
             return residuals
-        if state.branches == held.branches:
-            return owned(held.residuals)
-        apart = split_rows(held.residuals, len(held.branches))
-        return owned(join_rows([apart[held.branches.index(branch)] for branch in state.branches]))
+        return owned(rows_of_branches(held.residuals, held.branches, state.branches))
 
     def _span(self, state: State) -> int:
         """How many steps from this one on can be decoded together."""
@@ -173,10 +179,10 @@ def _without_time(kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != "timestep"}
 
 
-def _passed_by(last: str, cache: ModuleCache, state: State) -> Callable[..., Any]:
+def _passed_by(last: ModulePiece) -> Callable[..., Any]:
     """In a chain only the last module's output is read, so those before it hand on their input when it is replayed."""
 
     def around(forward: Callable[..., Any], hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return hidden_states if cache.holds(last, state) else forward(hidden_states, *args, **kwargs)
+        return hidden_states if last.holds() else forward(hidden_states, *args, **kwargs)
 
     return around

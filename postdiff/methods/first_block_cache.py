@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from postdiff.engine.intercept import intercept
-from postdiff.engine.ownership import owned
-from postdiff.engine.residual_span import ResidualSpan, arguments_of, main_stream, refuse_meta, stacked_blocks
-from postdiff.engine.selectors import with_all_inside
+from postdiff.engine.blocks import stacked_blocks
+from postdiff.engine.replay import Replay, Residual, Watch
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 
 __all__ = ["FirstBlockCache"]
 
 
 @dataclass
-class FirstBlockCache(Method):
+class FirstBlockCache(Cache):
     r"""Run the first transformer block; if what it adds has hardly changed, replay what all others added last time.
 
     The change is |r - r0| / |r0|, means over the tokens of one row, r0 being the first block's residual at the last
@@ -49,34 +45,20 @@ class FirstBlockCache(Method):
     adaptive: ClassVar[bool] = True
     threshold: float = 0.05
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return with_all_inside(stacked_blocks(network, "FirstBlockCache"))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        blocks = stacked_blocks(network, "FirstBlockCache")
+        return [Replay(blocks, _Change(self.threshold), Residual(), front=1, name="first_block_cache")]
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        (_, first), *others = stacked_blocks(network, "FirstBlockCache").items()
-        residuals: dict[Any, Tensor] = {}  # at the last step computed, by size and branch
-        now: dict[int, Tensor] = {}  # in this call of the network, unless it leaves the first block out
 
-        def probe(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            given = owned(arguments_of(forward, args, kwargs)["hidden_states"])  # a block may write into its input
-            output = forward(*args, **kwargs)
-            now.clear()
-            now[state.network_call] = main_stream(first, output) - given
-            return output
+@dataclass
+class _Change(Watch):
+    threshold: float
 
-        def decide(branch: str, place: int, known: bool) -> Tensor:
-            if state.network_call not in now:
-                return torch.zeros(state.samples, dtype=torch.bool, device="cpu")
-            found, key = now[state.network_call].chunk(len(state.branches))[place], (state.size, branch)
-            refuse_meta(found, "FirstBlockCache")
-            if not known:
-                residuals[key] = found
-                return torch.zeros(len(found), dtype=torch.bool, device="cpu")
-            before = residuals[key]
-            change = (found - before).abs().flatten(1).mean(1) / before.abs().flatten(1).mean(1)
-            replay = change <= self.threshold
-            residuals[key] = torch.where(replay.view(-1, *[1] * (found.ndim - 1)), before, found)
-            return replay.cpu()
+    def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
+        return (seen - past.seen).abs().mean() / past.seen.abs().mean() if past.computed else None
 
-        yield intercept(first, "forward", probe)
-        yield from ResidualSpan("first_block_cache", dict(others), state, decide).attach()
+    def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
+        return not measured <= self.threshold
+
+    def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
+        past.seen = seen

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import nn
 
 from postdiff.engine.attention_kinds import attentions_and_feed_forwards
-from postdiff.engine.cache import ModuleCache, Refresh
-from postdiff.engine.intercept import intercept
-from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.engine.replay import Replay, at, each
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
 
 __all__ = ["FORA"]
 
 
 @dataclass
-class FORA(Method):
+class FORA(Cache):
     r"""Compute attention and feed-forward modules at every `interval`-th step and replay their outputs between.
 
     Modulation, normalisation and residual sums stay this step's own, so the time embedding is always right. Defined
@@ -47,14 +43,6 @@ class FORA(Method):
         super().__post_init__()
         require(self, self.interval >= 1, "interval", "1 or more")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return list(attentions_and_feed_forwards(network, "FORA"))
-
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        cache = ModuleCache("fora", lambda written, now: self._refresh.due(written, now))
-        for name, module in attentions_and_feed_forwards(network, "FORA").items():
-            yield intercept(module, "forward", cache.around(name, state))
-
-    def start(self, state: State) -> None:
-        self._refresh = Refresh.every(self.interval, state.steps)
-        state.boundaries |= self._refresh.turns(state.steps)
+    def replays(self, network: nn.Module) -> list[Replay]:
+        modules = attentions_and_feed_forwards(network, "FORA")
+        return each(modules, lambda state: at(range(0, state.steps, self.interval)), name="fora")

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from postdiff.engine.residual_span import ResidualSpan, stacked_blocks
-from postdiff.engine.selectors import with_all_inside
+from postdiff.engine.blocks import stacked_blocks
+from postdiff.engine.replay import Due, Replay, Residual
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import read_calibration, require
 
 __all__ = ["MagCache"]
 
 
 @dataclass
-class MagCache(Method):
+class MagCache(Cache):
     r"""Replay what all transformer blocks added together, while the error predicted from magnitude ratios is small.
 
     The ratio of a step after the beginning is g_t = |residual_t| / |residual_(t-1)|. The product of ratios since the
@@ -62,27 +60,21 @@ class MagCache(Method):
         require(self, self.most >= 0, "most", "0 or more")
         require(self, 0 <= self.retention <= 1, "retention", "a share of the run (0.0 to 1.0)")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return with_all_inside(stacked_blocks(network, "MagCache"))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        return [Replay(stacked_blocks(network, "MagCache"), self._rule, Residual(), name="mag_cache")]
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        sums: dict[object, tuple[float, float, int]] = {}  # product of ratios, sum of errors, steps replayed
-
-        def decide(branch: str, place: int, known: bool) -> Tensor:
-            key, replay = (state.size, branch), False
-            if known and state.index >= int(self.retention * state.steps + 0.5):
-                product, error, passed = sums.get(key, (1.0, 0.0, 0))
-                product *= self._ratios[state.index]
-                error, passed = error + abs(1 - product), passed + 1
-                replay = error <= self.threshold and passed <= self.most
-                sums[key] = (product, error, passed) if replay else (1.0, 0.0, 0)
-            return torch.full((state.samples,), replay, device="cpu")
-
-        yield from ResidualSpan("mag_cache", stacked_blocks(network, "MagCache"), state, decide).attach()
-
-    def start(self, state: State) -> None:
+    def _rule(self, state: State) -> Due:
         assert not isinstance(self.ratios, str), "a file is read when the method is made"
-        self._ratios = _nearest(self.ratios, state.steps)
+        ratios, begin = _nearest(self.ratios, state.steps), int(self.retention * state.steps + 0.5)
+
+        def due(written: int, now: int) -> bool:
+            product, error = 1.0, 0.0
+            for step in range(written + 1, now + 1):
+                product *= ratios[step]
+                error += abs(1 - product)
+            return now < begin or now - written > self.most or not error <= self.threshold
+
+        return due
 
 
 def _nearest(ratios: float | Sequence[float], steps: int) -> list[float]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 from torch import nn
 
 from postdiff.engine.attention_kinds import attentions
-from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, at
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
 
 __all__ = ["PyramidAttentionBroadcast"]
 
 
 @dataclass
-class PyramidAttentionBroadcast(Method):
+class PyramidAttentionBroadcast(Cache):
     r"""Inside a window of noise levels, each kind of attention is computed at every n-th step and replayed between.
 
     Outside the window all is computed. Steps are counted from the start of the run, not of the window. A kind that
@@ -58,38 +56,28 @@ class PyramidAttentionBroadcast(Method):
         ordered = len(self.window) == 2 and self.window[0] < self.window[1]
         require(self, ordered, "window", "two timesteps, the lower one first")
 
-    def claims(self, network: nn.Module) -> list[str]:
+    def replays(self, network: nn.Module) -> list[Replay]:
+        found = attentions(network, "PyramidAttentionBroadcast")
         return [
-            name
-            for name, (kind, _) in attentions(network, "PyramidAttentionBroadcast").items()
+            Replay({name: module}, partial(self._rule, kind), name=f"pyramid_attention_broadcast {kind}")
+            for name, (kind, module) in found.items()
             if self._every(kind) > 1
         ]
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        for name, (kind, module) in attentions(network, "PyramidAttentionBroadcast").items():
-            if self._every(kind) > 1:
-                yield intercept(module, "forward", self._cache(kind).around(name, state))
-
     def start(self, state: State) -> None:
-        low, high = self.window
-        inside = [low < timestep < high for timestep in state.timesteps.tolist()]
-        self._scheduled = {}
-        for kind in ("spatial", "temporal", "cross"):
-            computed = [not within or step % self._every(kind) == 0 for step, within in enumerate(inside)]
-            self._scheduled[kind] = Refresh(step for step, now in enumerate(computed) if now)
-            state.boundaries |= self._scheduled[kind].turns(state.steps)
-        if not any(inside) and self._most() > 1:
+        if not any(self._inside(state)) and max(self.spatial, self.temporal, self.cross) > 1:
             raise UsageError(
                 f"PyramidAttentionBroadcast: no timestep of this run is in window={list(self.window)}; widen it"
             )
+        super().start(state)
 
-    def _cache(self, kind: str) -> ModuleCache:
-        return ModuleCache(
-            f"pyramid_attention_broadcast {kind}", lambda written, now: self._scheduled[kind].due(written, now)
-        )
+    def _rule(self, kind: str, state: State) -> Due:
+        inside = self._inside(state)
+        return at(step for step, within in enumerate(inside) if not within or step % self._every(kind) == 0)
+
+    def _inside(self, state: State) -> list[bool]:
+        low, high = self.window
+        return [low < timestep < high for timestep in state.timesteps.tolist()]
 
     def _every(self, kind: str) -> int:
         return int(getattr(self, kind))
-
-    def _most(self) -> int:
-        return max(self.spatial, self.temporal, self.cross)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from torch import nn
 
 from postdiff.engine.attention_kinds import attentions_and_feed_forwards
-from postdiff.engine.cache import Refresh
-from postdiff.engine.forecast import ForecastCache
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, Taylor, at, each
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
 
 __all__ = ["TaylorSeer"]
 
 
 @dataclass
-class TaylorSeer(Method):
+class TaylorSeer(Cache):
     r"""Attention and feed-forward outputs of transformer blocks follow a Taylor series between computed steps.
 
     The first `warmup` steps are computed, then every `interval`-th, counted from the last of these. The differences
@@ -58,15 +54,9 @@ class TaylorSeer(Method):
         require(self, 0 <= self.order <= 10, "order", "from 0 to 10")
         require(self, self.warmup >= 1, "warmup", "1 or more")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return list(attentions_and_feed_forwards(network, "TaylorSeer"))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        modules = attentions_and_feed_forwards(network, "TaylorSeer")
+        return each(modules, self._rule, Taylor(self.order), name="taylor_seer")
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        cache = ForecastCache("taylor_seer", lambda written, now: self._refresh.due(written, now), self.order)
-        for name, module in attentions_and_feed_forwards(network, "TaylorSeer").items():
-            yield intercept(module, "forward", cache.around(name, state))
-
-    def start(self, state: State) -> None:
-        computed = {*range(min(self.warmup, state.steps)), *range(self.warmup - 1, state.steps, self.interval)}
-        self._refresh = Refresh(computed)
-        state.boundaries |= self._refresh.turns(state.steps)
+    def _rule(self, state: State) -> Due:
+        return at([*range(self.warmup), *range(self.warmup - 1, state.steps, self.interval)])

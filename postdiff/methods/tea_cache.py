@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
+from postdiff.engine.blocks import stacked_blocks
 from postdiff.engine.errors import unknown
-from postdiff.engine.intercept import beneath, intercept
-from postdiff.engine.ownership import owned
 from postdiff.engine.probe import first_attention_input
-from postdiff.engine.residual_span import STREAMS, ResidualSpan, arguments_of, refuse_meta, stacked_blocks
-from postdiff.engine.selectors import with_all_inside
+from postdiff.engine.replay import Replay, Residual, Watch
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
 
 __all__ = ["POLYNOMIALS", "TeaCache"]
@@ -35,7 +32,7 @@ POLYNOMIALS: dict[str, list[float]] = {
 
 
 @dataclass
-class TeaCache(Method):
+class TeaCache(Cache):
     r"""Replay what all transformer blocks added, while the changes expected of the output add up to little.
 
     At every step the input of the first block's attention, after modulation by the time embedding, is compared with
@@ -75,44 +72,31 @@ class TeaCache(Method):
         else:
             require(self, len(self.polynomial) > 0, "polynomial", "at least one coefficient")
 
-    def claims(self, network: nn.Module) -> list[str]:
-        return with_all_inside(stacked_blocks(network, "TeaCache"))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        def modulated(block: nn.Module, run: Callable[[], Any]) -> Tensor:
+            return first_attention_input(block, "TeaCache", run)
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        blocks = stacked_blocks(network, "TeaCache")
-        first = next(iter(blocks.values()))
-        before: dict[Any, Tensor] = {}  # modulated input of the step before, by size and branch
-        sums: dict[Any, Tensor] = {}
-        now: list[Tensor] = []
-
-        def decide(branch: str, place: int, known: bool) -> Tensor:
-            found, key = now[0].chunk(len(state.branches))[place], (state.size, branch)
-            past, before[key] = before.get(key), found
-            if past is None or not known or state.index + 1 == state.steps:
-                sums[key] = torch.zeros(len(found), dtype=torch.float64, device="cpu")
-                return torch.zeros(len(found), dtype=torch.bool, device="cpu")
-            change = (found - past).abs().flatten(1).mean(1) / past.abs().flatten(1).mean(1)
-            total = sums[key] + self._expected(change.cpu().double())
-            replay = total < self.threshold
-            sums[key] = torch.where(replay, total, 0)
-            return replay
-
-        def look(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            # On copies: a block that writes into its input would else have done so before it really runs.
-            given = arguments_of(original, args, kwargs)
-            given |= owned({name: given[name] for name in STREAMS if name in given})
-            now[:] = [first_attention_input(first, "TeaCache", lambda: original(**given))]
-            refuse_meta(now[0], "TeaCache")
-            return forward(*args, **kwargs)
-
-        original = beneath(first, "forward")
-        yield from ResidualSpan("tea_cache", blocks, state, decide).attach()
-        # Outside the span, so that it has looked before the span asks.
-        yield intercept(first, "forward", look)
-
-    def _expected(self, change: Tensor) -> Tensor:
         coefficients = POLYNOMIALS[self.polynomial] if isinstance(self.polynomial, str) else self.polynomial
-        total = torch.zeros_like(change)
-        for coefficient in coefficients:
-            total = total * change + coefficient
-        return total
+        watch = _Sum(self.threshold, coefficients)
+        return [Replay(stacked_blocks(network, "TeaCache"), watch, Residual(), look=modulated, name="tea_cache")]
+
+
+@dataclass
+class _Sum(Watch):
+    threshold: float
+    coefficients: list[float]
+
+    def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
+        before, past.seen = getattr(past, "seen", None), seen
+        last = state.index + 1 == state.steps
+        return None if before is None or last else (seen - before).abs().mean() / before.abs().mean()
+
+    def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
+        expected = 0.0
+        for coefficient in self.coefficients:
+            expected = expected * measured + coefficient
+        past.total += expected
+        return not past.total < self.threshold
+
+    def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
+        past.total = 0.0

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
-from postdiff.engine.cache import ModuleCache, Refresh
 from postdiff.engine.errors import UsageError
-from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import Due, Replay, at, before, each
 from postdiff.engine.selectors import cross_attentions, self_attentions
 from postdiff.engine.state import State
-from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.options import require, require_moment
 
 __all__ = ["TGATE"]
 
 
 @dataclass
-class TGATE(Method):
+class TGATE(Cache):
     r"""Before `gate`, self-attention is computed now and then; from it on, cross-attention never again, unguided.
 
     At step gate - 1 both are computed and the mean of the two guidance branches is what is replayed afterwards.
@@ -69,16 +66,19 @@ class TGATE(Method):
         require(self, self.warmup >= 0, "warmup", "0 or more")
 
     def claims(self, network: nn.Module) -> list[str]:
-        return [*cross_attentions(network), *self._self_attentions(network), "guidance"]
+        return [*super().claims(network), "guidance"]
 
-    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
-        # A mean is stored at every guided step: where DeepCache leaves a block out at gate - 1, the latest counts.
-        cross = ModuleCache("tgate cross-attention", lambda written, now: now < self._gate, self._mean)
-        for name, module in cross_attentions(network).items():
-            yield intercept(module, "forward", cross.around(name, state))
-        own = ModuleCache("tgate self-attention", lambda written, now: self._refresh.due(written, now), self._at_gate)
-        for name, module in self._self_attentions(network).items():
-            yield intercept(module, "forward", own.around(name, state))
+    def replays(self, network: nn.Module) -> list[Replay]:
+        # A mean is kept of every guided step: where DeepCache leaves a block out at gate - 1, the latest counts.
+        cross = each(cross_attentions(network), self._cross, merge=self._mean, name="tgate cross-attention")
+        own = self._self_attentions(network)
+        return cross + each(own, self._own, merge=self._at_gate, name="tgate self-attention")
+
+    def _cross(self, state: State) -> Due:
+        return before(self._gate)
+
+    def _own(self, state: State) -> Due:
+        return at(step for step in range(state.steps) if self._computes_self_attention(step))
 
     def start(self, state: State) -> None:
         if state.separate:
@@ -89,9 +89,7 @@ class TGATE(Method):
             )
         self._gate = state.step_of(self.gate, "gate")
         state.boundaries.add(self._gate)
-        computes = [self._computes_self_attention(step) for step in range(state.steps)]
-        self._refresh = Refresh(step for step, now in enumerate(computes) if now)
-        state.boundaries |= self._refresh.turns(state.steps)
+        super().start(state)
 
     def step_start(self, state: State) -> None:
         if state.index >= self._gate:
@@ -106,8 +104,8 @@ class TGATE(Method):
         never_replayed = self.self_attention_interval == self.fidelity_interval == 1
         return {} if never_replayed else self_attentions(network)
 
-    def _mean(self, fresh: dict[str, Any], step: int) -> dict[str, Any]:
+    def _mean(self, fresh: dict[str, Any], step: int, guidance_scale: float) -> dict[str, Any]:
         return {self.text: (fresh["uncond"] + fresh["cond"]) / 2} if len(fresh) == 2 else fresh
 
-    def _at_gate(self, fresh: dict[str, Any], step: int) -> dict[str, Any]:
-        return self._mean(fresh, step) if step == self._gate - 1 else fresh
+    def _at_gate(self, fresh: dict[str, Any], step: int, guidance_scale: float) -> dict[str, Any]:
+        return self._mean(fresh, step, guidance_scale) if step == self._gate - 1 else fresh

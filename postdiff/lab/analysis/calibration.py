@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from postdiff.engine.blocks import main_stream, stacked_blocks
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
-from postdiff.engine.residual_span import arguments_of, main_stream, stacked_blocks
 from postdiff.engine.selectors import spatial_transformers
 from postdiff.engine.state import State
 from postdiff.lab.analysis.feature_blocks import main_output
@@ -79,11 +80,12 @@ class MagnitudeRatios(Method):
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         blocks = list(stacked_blocks(network, "MagnitudeRatios").values())
+        names = list(inspect.signature(blocks[0].forward).parameters)
         begin: list[Tensor] = []
         past: dict[tuple[str, ...], Tensor] = {}
 
         def enter(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            begin[:] = [arguments_of(forward, args, kwargs)["hidden_states"]]
+            begin[:] = [(dict(zip(names, args, strict=False)) | kwargs)["hidden_states"]]
             return forward(*args, **kwargs)
 
         def leave(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -1,0 +1,167 @@
+"""Which rows of a piece are computed now, and their outputs beside those that are replayed.
+
+A rule by steps computes all rows of a call or none. A `Watch` decides for one image at a time, so that an image does
+not depend on its neighbours: the rows to be computed go through the piece alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from postdiff.engine.errors import UsageError
+from postdiff.engine.ownership import own
+from postdiff.engine.replay.fills import Fill
+from postdiff.engine.replay.memory import Place, replayed, take
+from postdiff.engine.replay.rules import Due, Watch
+from postdiff.engine.rows import rows_of_step
+from postdiff.engine.state import State
+
+__all__ = ["RowsApart"]
+
+Tensors = list[Tensor]
+Size = tuple[int, int]
+
+
+class RowsApart:
+    """Decisions and memory of a piece, in one run.
+
+    Args:
+        name: prefix of the counters in `state.counts`.
+        fill: of the piece.
+        state: of the run.
+    """
+
+    rule: Due | Watch  # known when the run begins
+
+    def __init__(self, name: str, fill: Fill, state: State) -> None:
+        self.name, self.fill, self.state = name, fill, state
+        self._places: dict[Size, Place] = defaultdict(Place)
+        self._notebooks: dict[Any, SimpleNamespace] = defaultdict(lambda: SimpleNamespace(computed=False))
+        self._verdict: tuple[Any, set[int]] = (None, set())  # (step and size, images to compute), of rules together
+
+    def decide(self, size: Size, seen: Tensor) -> list[int]:
+        """Places in `state.rows` of the rows to be computed.
+
+        Args:
+            size: of the latents.
+            seen: what a watch looks at, all rows.
+
+        Raises:
+            UsageError: a watch is to look at features that have no values.
+        """
+        state, place = self.state, self._places[size]
+        rows, every = state.rows, list(range(len(state.rows)))
+        if not isinstance(self.rule, Watch):
+            kept = place.find(rows)
+            known = kept is not None and not any(self.rule(group.written, state.index) for group in kept)
+            return [] if known else every
+        if seen.is_meta:
+            raise UsageError(
+                f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "
+                "run the experiment, whose records hold it"
+            )
+        unknown = {i for i in every if place.find((rows[i],)) is None}
+        if not self.rule.together:
+            return sorted(self._watched(self.rule, size, every, seen, unknown))
+        images = self._agreed(self.rule, size, seen, unknown)
+        return [i for i in every if rows[i][1] in images]
+
+    def count(self, computed: int) -> None:
+        """Note how many rows of a call were computed."""
+        state = self.state
+        state.counts[f"{self.name} rows replayed"] += (len(state.rows) - computed) * state.span
+        state.counts[f"{self.name} rows computed"] += computed * state.span
+
+    def _agreed(self, watch: Watch, size: Size, seen: Tensor, unknown: set[int]) -> set[int]:
+        """Images to compute: decided once a step, on one branch; and those of which a branch is not known yet."""
+        state, rows = self.state, self.state.rows
+        if self._verdict[0] != (state.index, size):
+            one = "cond" if "cond" in state.branches else state.branches[0]
+            deciding = [i for i, (branch, _) in enumerate(rows) if branch == one]
+            found = self._watched(watch, size, deciding, seen, unknown)
+            self._verdict = (state.index, size), {rows[i][1] for i in found}
+            self._looked = one
+        return self._verdict[1] | {rows[i][1] for i in unknown}
+
+    def _watched(self, watch: Watch, size: Size, places: list[int], seen: Tensor, unknown: set[int]) -> set[int]:
+        state, rows = self.state, self.state.rows
+        asked, numbers, computed = [], [], set()
+        for i in places:
+            past = self._notebook(watch, size, rows[i])
+            number = watch.measure(past, take(seen, [i], len(rows)), state)
+            if number is None or i in unknown:
+                computed.add(i)
+            else:
+                asked.append((i, past))
+                numbers.append(number)
+        found = torch.stack(numbers).tolist() if numbers else []  # the only time that a GPU is waited for
+        return computed | {i for (i, past), number in zip(asked, found, strict=True) if watch.due(past, number, state)}
+
+    def _notebook(self, watch: Watch, size: Size, row: tuple[str, int]) -> SimpleNamespace:
+        return self._notebooks[size, None if watch.together else row[0], row[1]]
+
+    def finish(self, size: Size, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> Tensors:
+        """The output of all rows; what was computed is kept.
+
+        Args:
+            size: of the latents.
+            computed: as decided.
+            seen: as it was.
+            x: what the piece was given, all rows, in tensors that nobody else writes to.
+            y: what it gave out. All rows; what those that are not computed hold says nothing.
+        """
+        state, place = self.state, self._places[size]
+        rows, of = state.rows, len(state.rows)
+        if not computed:
+            kept = place.find(rows)
+            assert kept is not None, "rows of which nothing is kept are computed"
+            return replayed(self.fill, kept, x, state)
+        rest = [i for i in range(of) if i not in computed]
+        found = y
+        if rest:
+            kept = place.find(tuple(rows[i] for i in rest))
+            assert kept is not None, "rows of which nothing is kept are computed"
+            given = replayed(self.fill, kept, [take(tensor, rest, of) for tensor in x], state)
+            found = [_laid_over(tensor, rest, of, part) for tensor, part in zip(y, given, strict=True)]
+        steps = self._steps()
+        for i in range(steps) if self.fill.recalls else (steps - 1,):
+            xs, ys = (rows_of_step(tensors, len(state.branches), state.span, i) for tensors in (x, own(y)))
+            xs, ys = ([take(tensor, computed, of) for tensor in tensors] for tensors in (xs, ys))
+            place.write(self.fill, tuple(rows[i] for i in computed), xs, ys, state.index + i)
+        if isinstance(self.rule, Watch):
+            self._note(self.rule, size, computed, seen, x, y)
+        if steps < state.span:
+            kept = place.find(rows)
+            assert kept is not None, "written just now"
+            return replayed(self.fill, kept, x, state)
+        return found
+
+    def _steps(self) -> int:
+        """As of a module's: how many steps of a call are what they are computed to be."""
+        state, rule = self.state, self.rule
+        if state.span == 1:
+            return 1
+        assert not isinstance(rule, Watch), "what looks claims the rows, as does what calls for several steps"
+        return state.span if rule(state.index, state.index + state.span - 1) else 1
+
+    def _note(self, watch: Watch, size: Size, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> None:
+        rows, [output] = self.state.rows, own(y[:1])
+        for i in computed:
+            if watch.together and rows[i][0] != self._looked:
+                continue
+            past = self._notebook(watch, size, rows[i])
+            now, before, after = (take(tensor, [i], len(rows)) for tensor in (seen, x[0], output))
+            watch.note(past, now, before, after, self.state)
+            past.computed = True
+
+
+def _laid_over(tensor: Tensor, places: list[int], of: int, part: Tensor) -> Tensor:
+    """A copy with some of its `of` rows replaced."""
+    apart = tensor.unflatten(0, (of, -1)).clone()
+    apart[places] = part.unflatten(0, (len(places), -1))
+    return apart.flatten(0, 1)

@@ -1,0 +1,74 @@
+"""Replaying what the whole network gives out: where no image is computed, it is not called, nor is its ControlNet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from postdiff.engine.branches import on_batched
+from postdiff.engine.ownership import own, owned
+from postdiff.engine.replay.apart import RowsApart
+from postdiff.engine.replay.memory import take
+from postdiff.engine.rows import rows_of_branches, tile_rows
+
+__all__ = ["NetworkPiece"]
+
+
+class NetworkPiece:
+    """All calls of the network, in one run. Its size is that of the sample, not of the call before.
+
+    Args:
+        apart: decides and keeps; its rule is by steps or decides for all branches together.
+    """
+
+    def __init__(self, apart: RowsApart) -> None:
+        self.apart, self.state = apart, apart.state
+        self._control: dict[Any, tuple[tuple[str, ...], Any]] = {}  # {size: (branches, residuals)}
+
+    def denoise(self, forward: Any, sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """In the place of the method's hook; `sample` (rows, C, ..., H, W)."""
+        state, size = self.state, (sample.shape[-2], sample.shape[-1])
+        [given] = own([sample])
+        rows, of = state.rows, len(state.rows)
+        decided = {rows[i][1] for i in self.apart.decide(size, given)}
+        computed = [i for i, (_, image) in enumerate(rows) if image in decided]
+        self.apart.count(len(computed))
+        output = given
+        if len(computed) == of:
+            output = forward(sample, kwargs)
+        elif computed:
+            images = state.images
+            state.images = tuple(image for image in images if image in decided)
+            try:
+                part = forward(
+                    take(sample, computed, of),
+                    on_batched(lambda tensor: take(tensor, computed, of), kwargs, len(sample), state.family),
+                )
+            finally:
+                state.images = images
+            output = part.new_zeros(of, *part.shape[1:])
+            output[computed] = part
+        [found] = self.apart.finish(size, computed, given, [given], [output])
+        return found
+
+    def condition(self, forward: Any, kwargs: dict[str, Any]) -> Any:
+        """Around a ControlNet, which is called before the network: decided here, and obeyed there."""
+        state, sample = self.state, kwargs["sample"]
+        size = (sample.shape[-2], sample.shape[-1])
+        held = self._control.get(size)
+        if held is not None and set(state.branches) <= set(held[0]) and not self._wanted(size, sample):
+            return owned(rows_of_branches(held[1], held[0], state.branches))
+        residuals = forward(kwargs)
+        self._control[size] = state.branches, owned(residuals)
+        return residuals
+
+    def _wanted(self, size: Any, sample: Tensor) -> bool:
+        """Whether the network will be computed for any image in this step."""
+        state, sent = self.state, self.state.branches
+        if not state.separate:  # guess mode sends the conditional rows alone
+            state.branches = (state.only,) if state.only in state.all_branches else state.all_branches
+        try:
+            return bool(self.apart.decide(size, tile_rows(sample, 1, len(state.branches) // len(sent))))
+        finally:
+            state.branches = sent
