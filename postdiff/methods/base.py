@@ -29,13 +29,14 @@ class Method:
     """Base of all methods. `first` in a stack means outermost: it sees the pipeline's arguments first.
 
     Attributes:
-        innermost: stands inside all others around the network, and outside them around its modules, wherever the
-            stack names it: it calls the network for more or fewer steps than it is asked for, or watches what blocks
-            give out when all others have had their say. Of several, the first is outermost in both places.
+        innermost: rank. 1 stands inside all others around the network, and outside them around its modules, wherever
+            the stack names it: it calls the network for more or fewer steps than it is asked for, or watches what
+            blocks give out when all others have had their say. 0.5, of a method that leaves whole calls out, stands
+            just outside of these. Of one rank, the first in the stack is outermost in both places.
         adaptive: decides by the features of an image, so that the work differs from image to image.
     """
 
-    innermost: ClassVar[bool] = False
+    innermost: ClassVar[float] = 0
     adaptive: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

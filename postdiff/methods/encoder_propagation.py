@@ -15,7 +15,7 @@ from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.key_steps import key_steps
 from postdiff.engine.ownership import owned
-from postdiff.engine.replay import Replay, at, each
+from postdiff.engine.replay import ROWS, Replay, at, each
 from postdiff.engine.replay.module import ModulePiece
 from postdiff.engine.rows import join_rows, rows_of_branches
 from postdiff.engine.spans import for_first_step, foreseen, predict_span
@@ -64,7 +64,7 @@ class EncoderPropagation(Cache):
         2024, arXiv:2312.09608, Sec. 3.3; ablations as in its Table 14, whose wiring the paper does not give.
     """
 
-    innermost: ClassVar[bool] = True
+    innermost: ClassVar[float] = 1
     keys: int | str | list[int] = 4
     decoding: Literal["parallel", "sequential"] = "parallel"
     max_parallel: int = 0
@@ -77,7 +77,7 @@ class EncoderPropagation(Cache):
         require(self, self.max_parallel >= 0, "max_parallel", "0 or more")
 
     def claims(self, network: nn.Module) -> list[str]:
-        return list(self._kept(network)[0])
+        return [*self._kept(network)[0], ROWS]
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         self._replays: list[Replay] = []

@@ -42,6 +42,7 @@ __all__ = [
 ]
 
 NETWORK: Literal["network"] = "network"
+ROWS = "the rows of a network call"  # claimed by whoever hands the network some images alone, or several steps at once
 # A rule by steps can be told once these are known.
 Rule = Watch | Callable[[State], Due]
 
@@ -80,8 +81,7 @@ class Replay:
     def claims(self) -> list[str]:
         """What no other method may act on."""
         if self.where == NETWORK:
-            rows = ["the rows of a network call"] if isinstance(self.rule, Watch) else []
-            return ["whole calls of the network", *rows]
+            return ["whole calls of the network", *([ROWS] if isinstance(self.rule, Watch) else [])]
         return list(self.where) if self._single else with_all_inside(self.where)
 
     @property
