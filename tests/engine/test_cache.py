@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-
 from postdiff.engine.cache import ModuleCache, Refresh
+from postdiff.engine.forecast import ForecastCache
+
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family
-from postdiff.engine.forecast import ForecastCache
 from postdiff.engine.rows import join_rows, split_rows
 from postdiff.engine.state import State
 

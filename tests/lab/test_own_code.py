@@ -72,7 +72,7 @@ def test_an_edited_method_orphans_its_own_images_alone(package, before, name):
         ("engine/intercept.py", None),
         ("methods/base.py", None),
         ("engine/token_merging.py", {"tome"}),
-        ("engine/forecast.py", {"taylor_seer"}),
+        ("engine/replay/fills.py", {"deepcache", "taylor_seer"}),
         ("engine/history.py", {"mixed_resolution"}),
         ("engine/errors.py", set()),
         ("methods/__init__.py", set()),

@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.engine import cache, forecast
 from postdiff.engine.family import FAMILIES
 from postdiff.engine.noise_levels import estimate
-from postdiff.engine.residual_span import ResidualSpan
+from postdiff.engine.replay.memory import Place
 from postdiff.engine.rows import map_tensors
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
@@ -79,20 +78,12 @@ def kept(monkeypatch):
     """Types of all that caches keep during the test."""
     found = set()
 
-    def entry(value, *rest, **named):
-        flat = [tensor for part in value for tensor in (part if isinstance(part, list) else [part])]
-        found.update(tensor.dtype for tensor in flat)
-        return whole(value, *rest, **named)
+    def add(place, fresh):
+        map_tensors(lambda tensor: found.add(tensor.dtype), fresh.value)
+        original(place, fresh)
 
-    def end(span, streams):
-        result = original(span, streams)
-        found.update(tensor.dtype for added in span._residuals.values() for tensor in added.values())
-        return result
-
-    whole, original = cache.CacheEntry, ResidualSpan._end
-    for module in (cache, forecast):
-        monkeypatch.setattr(module, "CacheEntry", entry)
-    monkeypatch.setattr(ResidualSpan, "_end", end)
+    original = Place._add
+    monkeypatch.setattr(Place, "_add", add)
     return found
 
 

@@ -249,12 +249,12 @@ def mag_cache(method: Any, run: Setting) -> Reference:
     begin = int(method.retention * run.steps + 0.5)
 
     def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        k, product, error, passed = -1, 1.0, 0.0, 0
+        k = -1
         for i in y[b]:
-            product *= g[i]
-            error, passed = error + abs(1 - product), passed + 1
-            if k < 0 or i < begin or error > method.threshold or passed > method.most:
-                k, product, error, passed = i, 1.0, 0.0, 0
+            products = [math.prod(g[k + 1 : j + 1]) for j in range(k + 1, i + 1)]
+            error = sum(abs(1 - product) for product in products)
+            if k < 0 or i < begin or error > method.threshold or i - k > method.most:
+                k = i
         return y[b][t] if k == t else residual(blocks[-1], x[b], y[b], k, t)
 
     return Reference({"chain": (blocks[0], blocks[-1])}, value)

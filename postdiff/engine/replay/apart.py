@@ -7,6 +7,7 @@ not depend on its neighbours: the rows to be computed go through the piece alone
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,7 +25,7 @@ from postdiff.engine.state import State
 __all__ = ["RowsApart"]
 
 Tensors = list[Tensor]
-Size = tuple[int, int]
+At = Hashable  # the size of the latents, and where a piece may be called again, which of its calls
 
 
 class RowsApart:
@@ -40,21 +41,21 @@ class RowsApart:
 
     def __init__(self, name: str, fill: Fill, state: State) -> None:
         self.name, self.fill, self.state = name, fill, state
-        self._places: dict[Size, Place] = defaultdict(Place)
+        self._places: dict[At, Place] = defaultdict(Place)
         self._notebooks: dict[Any, SimpleNamespace] = defaultdict(lambda: SimpleNamespace(computed=False))
-        self._verdict: tuple[Any, set[int]] = (None, set())  # (step and size, images to compute), of rules together
+        self._verdict: tuple[Any, set[int]] = (None, set())  # (step and place, images to compute), of rules together
 
-    def decide(self, size: Size, seen: Tensor) -> list[int]:
+    def decide(self, at: At, seen: Tensor) -> list[int]:
         """Places in `state.rows` of the rows to be computed.
 
         Args:
-            size: of the latents.
+            at: the size of the latents, and which of the piece's calls.
             seen: what a watch looks at, all rows.
 
         Raises:
             UsageError: a watch is to look at features that have no values.
         """
-        state, place = self.state, self._places[size]
+        state, place = self.state, self._places[at]
         rows, every = state.rows, list(range(len(state.rows)))
         if not isinstance(self.rule, Watch):
             kept = place.find(rows)
@@ -67,8 +68,8 @@ class RowsApart:
             )
         unknown = {i for i in every if place.find((rows[i],)) is None}
         if not self.rule.together:
-            return sorted(self._watched(self.rule, size, every, seen, unknown))
-        images = self._agreed(self.rule, size, seen, unknown)
+            return sorted(self._watched(self.rule, at, every, seen, unknown))
+        images = self._agreed(self.rule, at, seen, unknown)
         return [i for i in every if rows[i][1] in images]
 
     def count(self, computed: int) -> None:
@@ -77,22 +78,22 @@ class RowsApart:
         state.counts[f"{self.name} rows replayed"] += (len(state.rows) - computed) * state.span
         state.counts[f"{self.name} rows computed"] += computed * state.span
 
-    def _agreed(self, watch: Watch, size: Size, seen: Tensor, unknown: set[int]) -> set[int]:
+    def _agreed(self, watch: Watch, at: At, seen: Tensor, unknown: set[int]) -> set[int]:
         """Images to compute: decided once a step, on one branch; and those of which a branch is not known yet."""
         state, rows = self.state, self.state.rows
-        if self._verdict[0] != (state.index, size):
+        if self._verdict[0] != (state.index, at):
             one = "cond" if "cond" in state.branches else state.branches[0]
             deciding = [i for i, (branch, _) in enumerate(rows) if branch == one]
-            found = self._watched(watch, size, deciding, seen, unknown)
-            self._verdict = (state.index, size), {rows[i][1] for i in found}
+            found = self._watched(watch, at, deciding, seen, unknown)
+            self._verdict = (state.index, at), {rows[i][1] for i in found}
             self._looked = one
         return self._verdict[1] | {rows[i][1] for i in unknown}
 
-    def _watched(self, watch: Watch, size: Size, places: list[int], seen: Tensor, unknown: set[int]) -> set[int]:
+    def _watched(self, watch: Watch, at: At, places: list[int], seen: Tensor, unknown: set[int]) -> set[int]:
         state, rows = self.state, self.state.rows
         asked, numbers, computed = [], [], set()
         for i in places:
-            past = self._notebook(watch, size, rows[i])
+            past = self._notebook(watch, at, rows[i])
             number = watch.measure(past, take(seen, [i], len(rows)), state)
             if number is None or i in unknown:
                 computed.add(i)
@@ -102,20 +103,20 @@ class RowsApart:
         found = torch.stack(numbers).tolist() if numbers else []  # the only time that a GPU is waited for
         return computed | {i for (i, past), number in zip(asked, found, strict=True) if watch.due(past, number, state)}
 
-    def _notebook(self, watch: Watch, size: Size, row: tuple[str, int]) -> SimpleNamespace:
-        return self._notebooks[size, None if watch.together else row[0], row[1]]
+    def _notebook(self, watch: Watch, at: At, row: tuple[str, int]) -> SimpleNamespace:
+        return self._notebooks[at, None if watch.together else row[0], row[1]]
 
-    def finish(self, size: Size, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> Tensors:
+    def finish(self, at: At, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> Tensors:
         """The output of all rows; what was computed is kept.
 
         Args:
-            size: of the latents.
+            at: the size of the latents, and which of the piece's calls.
             computed: as decided.
             seen: as it was.
             x: what the piece was given, all rows, in tensors that nobody else writes to.
             y: what it gave out. All rows; what those that are not computed hold says nothing.
         """
-        state, place = self.state, self._places[size]
+        state, place = self.state, self._places[at]
         rows, of = state.rows, len(state.rows)
         if not computed:
             kept = place.find(rows)
@@ -134,7 +135,7 @@ class RowsApart:
             xs, ys = ([take(tensor, computed, of) for tensor in tensors] for tensors in (xs, ys))
             place.write(self.fill, tuple(rows[i] for i in computed), xs, ys, state.index + i)
         if isinstance(self.rule, Watch):
-            self._note(self.rule, size, computed, seen, x, y)
+            self._note(self.rule, at, computed, seen, x, y)
         if steps < state.span:
             kept = place.find(rows)
             assert kept is not None, "written just now"
@@ -149,12 +150,12 @@ class RowsApart:
         assert not isinstance(rule, Watch), "what looks claims the rows, as does what calls for several steps"
         return state.span if rule(state.index, state.index + state.span - 1) else 1
 
-    def _note(self, watch: Watch, size: Size, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> None:
+    def _note(self, watch: Watch, at: At, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> None:
         rows, [output] = self.state.rows, own(y[:1])
         for i in computed:
             if watch.together and rows[i][0] != self._looked:
                 continue
-            past = self._notebook(watch, size, rows[i])
+            past = self._notebook(watch, at, rows[i])
             now, before, after = (take(tensor, [i], len(rows)) for tensor in (seen, x[0], output))
             watch.note(past, now, before, after, self.state)
             past.computed = True

@@ -42,6 +42,7 @@ class ChainPiece:
         self.state = apart.state
         self._outputs: dict[int, tuple[tuple[str, ...], Form]] = {}  # of a block: its streams, and how it gives them
         self._entered = self._begun = -1  # calls of the network in which the first block, and the chain's, ran last
+        self._nth = 0  # of its calls within a call of the network
         self._computed: list[int] = []
 
     def attach(self) -> Iterator[AbstractContextManager[None]]:
@@ -65,6 +66,7 @@ class ChainPiece:
             yield intercept(block, "forward", around)
 
     def _enter(self, original: Callable[..., Any], given: dict[str, Any]) -> None:
+        self._nth = self._nth + 1 if self._entered == self.state.network_call else 0
         self._entered = self.state.network_call
         # A block may write into its input.
         streams = owned(_streams(given))
@@ -101,7 +103,7 @@ class ChainPiece:
     def _begin(self, streams: Streams) -> None:
         # What stands in for a block's output is the input itself, so it is to be owned.
         state, self._begun, self._input = self.state, self.state.network_call, owned(streams)
-        self._computed = self.apart.decide(state.size, self._seen)
+        self._computed = self.apart.decide((state.size, self._nth), self._seen)
         self.apart.count(len(self._computed))
 
     def _some(
@@ -119,7 +121,7 @@ class ChainPiece:
 
     def _end(self, names: tuple[str, ...], tensors: list[Tensor]) -> list[Tensor]:
         x = [self._input[name] for name in names]
-        return self.apart.finish(self.state.size, self._computed, self._seen, x, tensors)
+        return self.apart.finish((self.state.size, self._nth), self._computed, self._seen, x, tensors)
 
 
 def _streams(given: dict[str, Any]) -> Streams:

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from postdiff.engine.blocks import stacked_blocks
 from postdiff.engine.intercept import intercept
-from postdiff.engine.residual_span import stacked_blocks
 from postdiff.engine.selectors import is_unet, spatial_transformers, with_all_inside
 from postdiff.methods.base import Method
 
