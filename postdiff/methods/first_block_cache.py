@@ -55,10 +55,10 @@ class _Change(Watch):
     threshold: float
 
     def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        return (seen - past.seen).abs().mean() / past.seen.abs().mean() if past.computed else None
+        return (seen - past.seen).abs().mean() / past.size if past.computed else None
 
     def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
         return not measured <= self.threshold
 
     def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
-        past.seen = seen
+        past.seen, past.size = seen, seen.abs().mean()

@@ -87,9 +87,9 @@ class _Sum(Watch):
     coefficients: list[float]
 
     def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        before, past.seen = getattr(past, "seen", None), seen
-        last = state.index + 1 == state.steps
-        return None if before is None or last else (seen - before).abs().mean() / before.abs().mean()
+        before, size = getattr(past, "seen", None), getattr(past, "size", None)
+        past.seen, past.size = seen, seen.abs().mean()
+        return None if before is None or state.index + 1 == state.steps else (seen - before).abs().mean() / size
 
     def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
         expected = 0.0

@@ -66,7 +66,8 @@ class RowsApart:
                 f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "
                 "run the experiment, whose records hold it"
             )
-        unknown = {i for i in every if place.find((rows[i],)) is None}
+        known = {row for group in place.groups for row in group.rows}
+        unknown = {i for i in every if rows[i] not in known}
         if not self.rule.together:
             return sorted(self._watched(self.rule, at, every, seen, unknown))
         images = self._agreed(self.rule, at, seen, unknown)

@@ -107,6 +107,8 @@ def take(tensor: Tensor, places: list[int], of: int) -> Tensor:
     if len(places) == of:
         return tensor
     each = tensor.shape[0] // of
+    if len(places) == 1:
+        return tensor[places[0] * each : (places[0] + 1) * each]
     if places == list(range(places[0], places[-1] + 1)):
         return tensor[places[0] * each : (places[-1] + 1) * each]
     return tensor.unflatten(0, (of, each))[places].flatten(0, 1)
