@@ -18,7 +18,7 @@ from postdiff.engine.replay.fills import Fill
 from postdiff.engine.rows import map_tensors, rows_of_step, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["Kept", "Place", "replayed", "take"]
+__all__ = ["Kept", "Place", "Rows", "replayed", "take"]
 
 Rows = tuple[Any, ...]
 

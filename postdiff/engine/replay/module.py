@@ -21,7 +21,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.engine.ownership import Form, own, put_together, taken_apart
 from postdiff.engine.replay.fills import Fill
-from postdiff.engine.replay.memory import Kept, Place, replayed
+from postdiff.engine.replay.memory import Kept, Place, Rows, replayed
 from postdiff.engine.replay.rules import Due
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows
 from postdiff.engine.state import State
@@ -144,8 +144,8 @@ class ModulePiece:
         if any(one is not other for one, other in zip(merged, apart, strict=True)):
             branches, tensors = tuple(merged[0]), [torch.cat(list(one.values())) for one in merged]
         place.unmerged = None
-        rows = tuple((branch, image) for branch in branches for image in images)
-        place.write(self.fill, rows, [], tensors, fresh.written, fresh.form)
+        rows: Rows = tuple((branch, image) for branch in branches for image in images)
+        place.write(self.fill, (fresh.of,) if self._in_parts else rows, [], tensors, fresh.written, fresh.form)
 
     def _regard_as_parts(self) -> None:
         """What was kept in this call of the network, and taken for whole branches, is of all of them together."""
