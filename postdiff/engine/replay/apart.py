@@ -59,8 +59,8 @@ class RowsApart:
         rows, every = state.rows, list(range(len(state.rows)))
         if not isinstance(self.rule, Watch):
             kept = place.find(rows)
-            known = kept is not None and not any(self.rule(group.written, state.index) for group in kept)
-            return [] if known else every
+            due = kept is None or any(self.rule(group.written, state.index) for group in kept)
+            return every if due else []
         if seen.is_meta:
             raise UsageError(
                 f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "

@@ -118,8 +118,6 @@ class ModulePiece:
         state = self.state
         tensors, form = taken_apart(output)
         if tensors and not self._in_parts and _of_a_part(tensors[0], self._nth, state):
-            self._in_parts = True
-            self._rows()  # raises where that will not do
             self._regard_as_parts()
         tensors, rows, steps = own(tensors), self._rows(), self._steps()
         for i in range(steps) if self.fill.recalls else (steps - 1,):
@@ -149,16 +147,17 @@ class ModulePiece:
 
     def _regard_as_parts(self) -> None:
         """What was kept in this call of the network, and taken for whole branches, is of all of them together."""
-        for nth in range(self._nth):
-            place = self._places[self.state.size, nth]
+        places = [self._places[self.state.size, nth] for nth in range(self._nth)]
+        for place in places:
             if place.unmerged is not None:
                 self._settle(place)
+        self._in_parts = True
+        rows = self._rows()  # raises where that will not do
+        for place in places:
             kept = place.find(self.state.rows)
             assert kept is not None, "written in this call"
-            place.groups = [
-                Kept(join_rows([group.value for group in kept]), kept[0].written, self._rows(), kept[0].form)
-            ]
-            place.views = {}
+            value = join_rows([group.value for group in kept])
+            place.groups, place.views = [Kept(value, kept[0].written, rows, kept[0].form)], {}
 
 
 class _Unmerged(NamedTuple):
