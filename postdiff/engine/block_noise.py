@@ -23,13 +23,15 @@ def continued(small: Tensor, fresh: Tensor) -> Tensor:
         small: white noise (..., h, w).
         fresh: white noise (..., H, W), independent of it; H >= h, W >= w, in any ratio.
     """
+    wide = fresh.to(torch.promote_types(fresh.dtype, torch.float32))
     rows, columns = (
-        _blocks(low, full, fresh.device) for low, full in zip(small.shape[-2:], fresh.shape[-2:], strict=True)
+        _blocks(low, full, fresh.device).to(wide.dtype)
+        for low, full in zip(small.shape[-2:], fresh.shape[-2:], strict=True)
     )
     size = rows.sum(1)[:, None] * columns.sum(1)  # pixels of each block, (h, w)
-    mean = rows @ fresh.float() @ columns.T / size
-    instead = small.float() / size.sqrt() - mean
-    return (fresh.float() + rows.T @ instead @ columns).to(fresh.dtype)
+    mean = rows @ wide @ columns.T / size
+    instead = small.to(wide.dtype) / size.sqrt() - mean
+    return (wide + rows.T @ instead @ columns).to(fresh.dtype)
 
 
 def _blocks(low: int, full: int, device: torch.device) -> Tensor:

@@ -1,5 +1,7 @@
 """Other noise levels for some steps of a run, written into the solver's own list as soon as it has made it.
 
+`shift` of mixed resolution lowers those of all small steps, renoise "aligned" raises that of the step after a switch.
+
 Pipeline, network, solver and every method then read the same levels and timesteps. It needs a solver that keeps a list
 of levels (`sigmas`): Euler, Heun, DPM-Solver, UniPC, EDM, flow matching. DDIM, PNDM, DDPM and LCM count from step to
 step by fixed strides of the training schedule, so they cannot; DPM-Solver-2 keeps further lists of levels.
@@ -21,35 +23,47 @@ from postdiff.engine.noise_levels import ratios
 __all__ = ["scale_levels", "shifted"]
 
 
-def shifted(scheduler: Any, factors: Callable[[int], Sequence[float]]) -> AbstractContextManager[None]:
+def shifted(
+    scheduler: Any, factors: Callable[[int], Sequence[float]], option: str = "shift", instead: str = "shift=0"
+) -> AbstractContextManager[None]:
     """Scale noise over signal, step by step, whenever a pipeline sets its timesteps within the `with` block.
 
     Args:
         scheduler: the pipeline's.
         factors: from the number of steps (solver calls) to the factor of each.
+        option: of a method, in whose name to complain.
+        instead: what to propose for it.
 
     Raises:
         UsageError: a solver without a list of levels.
     """
     if getattr(scheduler, "sigmas", None) is None:
-        raise _refused(scheduler, "keeps no list of noise levels that could be shifted")
+        raise _refused(scheduler, "keeps no list of noise levels that could be shifted", option, instead)
     if hasattr(scheduler, "sigmas_interpol"):
-        raise _refused(scheduler, "evaluates between its noise levels, at others that would not be shifted along")
+        reason = "evaluates between its noise levels, at others that would not be shifted along"
+        raise _refused(scheduler, reason, option, instead)
 
     def around(set_timesteps: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         set_timesteps(*args, **kwargs)
-        scale_levels(scheduler, factors(len(scheduler.timesteps)))
+        scale_levels(scheduler, factors(len(scheduler.timesteps)), option, instead)
 
     return intercept(scheduler, "set_timesteps", around)
 
 
-def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
+def scale_levels(scheduler: Any, factors: Sequence[float], option: str = "shift", instead: str = "shift=0") -> None:
     """Multiply noise over signal at every step but the first by its factor; timesteps follow.
 
     The first step keeps its level: the pipeline starts from noise of that strength.
 
+    Args:
+        scheduler: whose timesteps are set.
+        factors: one a step.
+        option: as for `shifted`.
+        instead: likewise.
+
     Raises:
-        UsageError: levels of a kind that is not known here, or steps that would fall together at the lowest one.
+        UsageError: levels of a kind that is not known here, steps that would fall together at the lowest one, or a
+            level raised to where the run begins, which is the highest that there is.
     """
     old = torch.tensor(ratios(scheduler, scheduler.timesteps), dtype=torch.float64, device="cpu")
     factor = torch.tensor(factors, dtype=torch.float64, device="cpu")
@@ -57,6 +71,13 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
     changed[0] = False
     if not changed.any():
         return
+    if (high := old * factor >= old[0]).logical_and_(factor > 1).any():
+        step = int(high.nonzero()[0])
+        raise UsageError(
+            f"{option} raises noise over signal at step {step} from {float(old[step]):.3g} to "
+            f"{float(old[step] * factor[step]):.3g}, and this run begins at {float(old[0]):.3g}, the highest that it "
+            f"has; switch later, or use a larger beta or {instead}"
+        )
     sigmas = scheduler.sigmas[: len(old)].cpu().double()
     if torch.allclose(sigmas, old, rtol=1e-3) and (scheduler.timesteps < 0).any():  # EDM: a quarter of the logarithm
         new = levels = old * factor
@@ -68,7 +89,7 @@ def scale_levels(scheduler: Any, factors: Sequence[float]) -> None:
         levels = 1 / (1 + 1 / (old * factor))  # also where there is no signal at all
         times, new = scheduler.timesteps.cpu().double() * levels / sigmas, old * factor
     else:
-        raise _refused(scheduler, "measures its noise levels in a way that is not known here")
+        raise _refused(scheduler, "measures its noise levels in a way that is not known here", option, instead)
     new = torch.where(changed, new, old)
     falls = (old[:-1] > old[1:]) & (factor[:-1] == factor[1:])
     if (new[:-1] <= new[1:])[falls].any():
@@ -105,5 +126,5 @@ def _laid_over(old: Tensor, changed: Tensor, values: Tensor) -> Tensor:
     return new
 
 
-def _refused(scheduler: Any, reason: str) -> UsageError:
-    return UsageError(f"shift: {type(scheduler).__name__} {reason}; use Euler, DPM-Solver, UniPC, Heun or shift=0")
+def _refused(scheduler: Any, reason: str, option: str, instead: str) -> UsageError:
+    return UsageError(f"{option}: {type(scheduler).__name__} {reason}; use Euler, DPM-Solver, UniPC, Heun or {instead}")

@@ -11,7 +11,7 @@ from postdiff.engine import history
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 
-__all__ = ["ResolutionStage", "plan", "spread", "switches"]
+__all__ = ["ResolutionStage", "growth", "plan", "spread", "switches"]
 
 Size = tuple[int, int]
 
@@ -95,6 +95,12 @@ def spread(values: Sequence[float], ends: Sequence[int], steps: int) -> list[flo
     stages = zip(values, [0, *ends], ends, strict=False)
     low = [value for value, start, end in stages for _ in range(end - start)]
     return low + [1.0] * (steps - len(low))
+
+
+def growth(betas: Sequence[float], ends: Sequence[int], steps: int) -> list[float]:
+    """A factor for every step: the ratio of its side to that of the step before."""
+    sides = spread(betas, ends, steps)
+    return [1.0, *(now / before for before, now in itertools.pairwise(sides))]
 
 
 def _fresh(wanted: int, state: State) -> int:

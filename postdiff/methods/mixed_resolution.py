@@ -15,14 +15,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine import block_noise, history, level_shift, noise_levels, packing, pixel_space, size_plan
+from postdiff.engine import (
+    block_noise,
+    history,
+    level_shift,
+    noise_levels,
+    packing,
+    pixel_space,
+    power_law,
+    size_plan,
+    spectral,
+)
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.noise_levels import Estimate
 from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
-from postdiff.methods.options import later, listed, require, require_stages
+from postdiff.methods.options import later, listed, read_calibration, require, require_stages
 
 __all__ = ["MixedResolution"]
 
@@ -34,12 +44,14 @@ class MixedResolution(Method):
     At a switch the clean estimate x0 of the last low step is upsampled and noised to the level of the next step:
     x_t = alpha_t up(x0) + sigma_t eps. No extra network call is made. Where the paper is silent there is an option.
     `beta` and `switch` may be lists, an entry a stage: `beta: [0.5, 0.75], switch: [0.3, 0.6]` (MegaFusion, RALU).
+    `space: cosine, renoise: aligned, switch: auto, spectrum: FILE` is spectral progressive diffusion (SPEED).
 
     Args:
         beta: low side over full side, in (0, 1); the low size is rounded to the network's patch size. A list rises.
         switch: first step at the next size, as a step or as the fraction of the run before it. A lone 0 means never
             low. A list rises. A solver that within a step of several calls goes back to its first sample (Heun,
             DPM-Solver-2, DPM-Solver singlestep, PNDM's warm-up) switches between such steps, at the last one before.
+            "auto" finds the steps by `spectrum` and `tolerance`.
         upsampling: how x0 is enlarged.
         x0: from the "guided" prediction, which the solver sees, or from the "conditional" branch's alone, which
             guidance has not pushed away from likely images.
@@ -48,45 +60,67 @@ class MixedResolution(Method):
             keeps that noise as the means of the enlarged pixels and draws the rest, so that eps is white (Pyramidal
             Flow Matching, Section 3.2; RALU's noise-timestep rescheduling).
         renoise: the level x0 is noised to: that of the "next" step, which the network is told then, or of the
-            "current" one, the last low step's, which leaves more noise than the network is told.
+            "current" one, the last low step's, which leaves more noise than the network is told. "aligned" raises
+            the next step's noise over signal by the ratio of the two sides first, for enlarging noisy latents does so
+            (SPEED). That level is written into the solver's list, and what a multistep solver remembers is dropped.
+            DDIM, PNDM, DDPM and LCM have no such list, and there it is the same as "next".
         history: what a multistep solver remembers of the low phase: "keep" it replicated, resample it
             "bilinear", or "reset" it, so that the next step is of first order. Bilinear agrees with the upsampled x0
             and with eps, which takes the place of remembered noise, and serves every solver.
         micro_conditioning: sizes in pixels told to the network (SDXL, PixArt) in the low phase: "full" or "low".
         space: where x0 is enlarged: as "latent" or as "pixel", between the VAE's decoder and encoder (MegaFusion,
-            Section 3.2), which costs work of its own.
+            Section 3.2), which costs work of its own. In "cosine" the noisy latent itself is: its x0 and its noise
+            become the low band of the large latent, and fresh white noise fills the new band alone (SPEED).
+            `upsampling` and `noise` have no say there.
         shift: noise over signal at low steps is multiplied by beta ** shift. A pixel of a small latent is the mean of
             1 / beta ** 2 pixels, so at 1 a switch leads to the level at which the large latent tells as much of the
             image (Stable Diffusion 3, Section 5.3.2; MegaFusion, Section 3.3; Bottleneck Sampling and RALU shift
             too). The levels then rise at a switch, so it needs history="reset" and a solver with a list of levels.
+        spectrum: for switch="auto", the power law of the model's clean latents at this size: the name of a shipped
+            one (configs/spectra), the file that `experiments/calibrate.py mixed_resolution` makes, or its numbers.
+        tolerance: for switch="auto", by how much, in the mean square, the prediction of what small latents do not
+            hold may differ from that of pure noise. A stage ends at the first step where it would differ by more.
+        strict: for switch="auto", ask so after the switch, where noise over signal is higher by the ratio of the
+            sides. The published rule asks before it, so that the tolerance really used is less, a quarter at 1/2.
 
     Equation:
         x_t = \alpha_t \, \mathrm{up}(\hat x_0) + \sigma_t \, \epsilon, \qquad
         \hat x_0 = (x_s - \sigma_s \, \epsilon_\theta(x_s)) / \alpha_s \quad \text{at the last low step } s
+
+        \text{cosine:} \quad \mathrm{up}(x) = r E x E^\top, \quad
+        \epsilon = E \hat\epsilon E^\top + n - E E^\top n E E^\top, \quad r = \sqrt{HW / hw}
+
+        \text{aligned:} \quad \sigma_t' / \alpha_t' = r \, \sigma_t / \alpha_t
+
+        \text{auto:} \quad \sigma_t / \alpha_t \le \sqrt{P (1 + P - \delta) / \delta}, \quad P = A \omega^{-b}
 
     Works on:
         Every family; `space` "pixel" needs a pipeline whose VAE encodes and decodes.
 
     Oracle:
         A native run at the low size for the low phase, bit for bit for deterministic solvers, and loops written over
-        network and solver for the whole run.
+        network and solver for the whole run. For cosine also the enlarged noisy latent, written with matrices.
 
     Reference:
         Du, Fu, Wang et al., "Fewer Denoising Steps or Cheaper Per-Step Inference", ICCV 2025, arXiv:2508.06160,
         mixed-resolution denoising; x0 by its Eq. 2. MegaFusion: arXiv:2408.11001; RALU: arXiv:2507.08422; Bottleneck
-        Sampling: arXiv:2503.18940; Pyramidal Flow Matching: arXiv:2410.05954; Stable Diffusion 3: arXiv:2403.03206.
+        Sampling: arXiv:2503.18940; Pyramidal Flow Matching: arXiv:2410.05954; Stable Diffusion 3: arXiv:2403.03206;
+        SPEED, spectral progressive diffusion: arXiv:2605.18736.
     """
 
     beta: float | list[float] = 0.5
-    switch: float | int | list[float | int] = 0.5
+    switch: float | int | list[float | int] | Literal["auto"] = 0.5
     upsampling: Literal["bilinear", "bicubic", "nearest-exact"] = "bilinear"
     x0: Literal["guided", "conditional"] = "guided"
     noise: Literal["fresh", "shared", "upsampled", "correlated"] = "fresh"
-    renoise: Literal["next", "current"] = "next"
+    renoise: Literal["next", "current", "aligned"] = "next"
     history: Literal["keep", "bilinear", "reset"] = "bilinear"
     micro_conditioning: Literal["full", "low"] = "full"
-    space: Literal["latent", "pixel"] = later("latent")
+    space: Literal["latent", "pixel", "cosine"] = later("latent")
     shift: float = later(0.0)
+    spectrum: str | dict[str, float] | None = later(None)  # noqa: RUF009
+    tolerance: float = later(0.01)
+    strict: bool = later(False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,6 +129,16 @@ class MixedResolution(Method):
         if self.shift:
             require(self, self.renoise == "next", "renoise", "'next' where shift is not 0")
             require(self, self.history == "reset", "history", "'reset' where shift is not 0: levels rise at a switch")
+            require(self, self.switch != "auto", "switch", "given where shift is not 0")
+        if self.space == "cosine":
+            require(self, self.upsampling == "bilinear", "upsampling", "left out where space is 'cosine'")
+            require(self, self.noise == "fresh", "noise", "left out where space is 'cosine'")
+        require(self, 0 < self.tolerance < 1, "tolerance", "between 0 and 1, both excluded")
+        if isinstance(self.spectrum, str):
+            self.spectrum = read_calibration(self.spectrum, "spectrum", "MixedResolution", shipped="spectra")
+        if self.spectrum is not None:
+            self._law()
+        require(self, self.spectrum is not None or self.switch != "auto", "spectrum", "given where switch is 'auto'")
 
     def claims(self, network: nn.Module) -> tuple[str, ...]:
         return ("latent size",)
@@ -106,23 +150,37 @@ class MixedResolution(Method):
         self._patch = max(self._patch, self._block)
         if self.space == "pixel":
             pixel_space.check(state.vae, "MixedResolution")
-        return [level_shift.shifted(state.scheduler, lambda steps: self._factors(state, steps))] if self.shift else []
+        if self.switch == "auto":
+            self._law().check_model(state.vae, "MixedResolution")
+        self._raised: list[int] | None = None  # the steps whose levels are, once the solver has its levels
+        self._raises = self.renoise == "aligned" and getattr(state.scheduler, "sigmas", None) is not None
+        if self.shift:
+            return [level_shift.shifted(state.scheduler, lambda steps: self._lowered(state, steps))]
+        if self._raises:
+            named = "renoise='aligned'", "renoise='next'"
+            return [level_shift.shifted(state.scheduler, lambda steps: self._aligned(state, steps), *named)]
+        return []
 
     def start(self, state: State) -> None:
-        ends = size_plan.switches(listed(self.switch), state, "MixedResolution")
+        if self.switch == "auto":
+            self._law().check_size(state.full_size, "MixedResolution")
+        ends = self._switches(state) if self._raised is None else self._raised
         self._stages = size_plan.plan(listed(self.beta), ends, state.full_size, self._patch, "MixedResolution")
         if not ends:
             return
         for used, option, instead in (
             (self.noise == "shared", "noise='shared'", "'fresh'"),
             (self.shift, "shift", "0"),
+            (self._raises, "renoise='aligned'", "'next'"),
         ):
             if used and state.start:
                 raise UsageError(f"MixedResolution: {option} needs a run that starts from pure noise; use {instead}")
         if self.x0 == "conditional" and state.family.prediction == "other":
             raise _changed_in_between()
         noise_levels.check(state.scheduler)
-        history.check(state.scheduler, self.history)
+        history.check(state.scheduler, "keep" if self._raises else self.history)
+        if self._raises:
+            self._check_raised(state)
         state.boundaries.update(ends)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
@@ -169,14 +227,16 @@ class MixedResolution(Method):
         scheduler = state.scheduler
         if self.space == "pixel":
             x0 = pixel_space.enlarge(state.vae, low.x0, large, self.upsampling)
+        elif self.space == "cosine":
+            x0 = spectral.enlarge(low.x0, large)
         else:
             x0 = resize(low.x0, large, self.upsampling)
         alpha, sigma = low.alpha, low.sigma
-        if self.renoise == "next":
+        if self.renoise != "current":
             then = state.timesteps[state.index + 1].to(x0.device)
             alpha, sigma = noise_levels.level(scheduler, then)
         noise = self._noise(low, x0, state)
-        if self.history == "reset":
+        if self.history == "reset" or self._raises:
             history.reset(scheduler)
         elif self.history == "bilinear":
             history.enlarge(scheduler, seen, noise, state.full_size, self._block)
@@ -190,15 +250,42 @@ class MixedResolution(Method):
         if self.noise == "shared":
             return resize(self._first_noise, size, block=self._block)
         fresh = state.noise(x0)
+        if self.space == "cosine":
+            return spectral.continued(low.noise, fresh)
         return block_noise.continued(low.noise, fresh) if self.noise == "correlated" else fresh
 
     def _stage(self, state: State) -> size_plan.ResolutionStage | None:
         return next((stage for stage in self._stages if state.index < stage.end), None)
 
-    def _factors(self, state: State, steps: int) -> list[float]:
+    def _law(self) -> power_law.PowerLaw:
+        return power_law.power_law(self.spectrum, "MixedResolution")
+
+    def _switches(self, state: State) -> list[int]:
+        moments = listed(self.switch)
+        if self.switch == "auto":
+            ratios = noise_levels.ratios(state.scheduler, state.timesteps)
+            moments = power_law.moments(self._law(), listed(self.beta), self.tolerance, ratios, self.strict)
+        return size_plan.switches(moments, state, "MixedResolution")
+
+    def _lowered(self, state: State, steps: int) -> list[float]:
         """What `shift` multiplies noise over signal by, of every step."""
-        ends = size_plan.switches(listed(self.switch), replace(state, steps=steps), "MixedResolution")
+        ends = self._switches(replace(state, steps=steps))
         return size_plan.spread([beta**self.shift for beta in listed(self.beta)], ends, steps)
+
+    def _aligned(self, state: State, steps: int) -> list[float]:
+        """What renoise "aligned" multiplies it by: the ratio of the sides, at the first step of a size."""
+        self._raised = self._switches(replace(state, steps=steps, timesteps=state.scheduler.timesteps))
+        return size_plan.growth(listed(self.beta), self._raised, steps)
+
+    def _check_raised(self, state: State) -> None:
+        name = type(state.scheduler).__name__
+        if not history.can_reset(state.scheduler):
+            reason = f"{name} cannot drop its history in mid-run"
+        elif self._raised is None or len(state.scheduler.timesteps) != state.steps:
+            reason = f"this pipeline does not run all steps that {name} has just been set to"
+        else:
+            return
+        raise UsageError(f"MixedResolution: renoise='aligned', but {reason}; use renoise='next'")
 
 
 def _changed_in_between() -> UsageError:

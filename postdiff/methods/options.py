@@ -7,6 +7,7 @@ import typing
 from dataclasses import field, fields
 from typing import Any
 
+from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import LARGEST, expanded, fits, sound, spelt
 
@@ -54,10 +55,15 @@ def require_moment(method: Any, option: str) -> None:
 
 
 def require_stages(method: Any, sizes: str, switches: str) -> None:
-    """Require one or several fractions in (0, 1), rising, and for each of them a moment of the run, rising too."""
+    """Require one or several fractions in (0, 1), rising, and for each of them a moment of the run, rising too.
+
+    "auto" in the place of moments leaves it to a rule to find them.
+    """
     fractions, moments = listed(getattr(method, sizes)), listed(getattr(method, switches))
     require(method, bool(fractions) and all(0 < one < 1 for one in fractions), sizes, "between 0 and 1, both excluded")
     require(method, fractions == sorted(set(fractions)), sizes, "rising, the smallest first")
+    if moments == ["auto"]:
+        return
     require_moment(method, switches)
     require(method, len(moments) == len(fractions), switches, f"as many as {sizes} has, {len(fractions)}")
     if len({type(moment) for moment in moments}) == 1:  # steps and fractions are compared once steps are known
@@ -69,13 +75,21 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def read_calibration(file: str, key: str, method: str) -> Any:
+def read_calibration(file: str, key: str, method: str, shipped: str = "") -> Any:
     """What a calibration file holds under `key`: JSON, as `experiments/calibrate.py` writes it.
+
+    Args:
+        file: its path, or the name of a file in `configs/<shipped>`.
+        key: what is wanted of it, which is also the method's option.
+        method: who asks, for messages.
+        shipped: a kind of named files.
 
     Raises:
         UsageError: no such file, or one that holds something else.
     """
     try:
+        if shipped and file in catalog.names(shipped):
+            return catalog.read(catalog.path(shipped, file))[key]
         place = expanded(file)
         if not place.is_file():
             raise FileNotFoundError(f"{place} is no file")
