@@ -1,11 +1,12 @@
-"""What a cache with a calibrated schedule must know of a model, a solver and a number of steps.
+"""What a method with a calibrated schedule must know of a model, a solver and a number of steps.
 
     python experiments/calibrate.py block_cache
+    python experiments/calibrate.py mixed_resolution count=256
     python experiments/calibrate.py mag_cache model=pixart_sigma data=parti_prompts steps=20 count=1
 
 key=value words are those of `postdiff run`. The file, outputs/calibrations/<method>_<model>_<solver>_<steps>.json
 unless --out names another, is what the method's option is given: `{block_cache: {changes: FILE}}`,
-`{mag_cache: {ratios: FILE}}`.
+`{mag_cache: {ratios: FILE}}`, `{mixed_resolution: {switch: auto, spectrum: FILE}}`.
 """
 
 from __future__ import annotations
@@ -16,17 +17,23 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
+from postdiff.lab.analysis.latent_power import LatentPower
 from postdiff.lab.analysis.observation import job_of, observe
 from postdiff.lab.config.layers import from_words
 from postdiff.lab.files import folders
 
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 16, "batch_size": 8}
 # Method: what observes, and the key of its file, which is also the method's option.
-OBSERVERS = {"block_cache": (BlockChanges, "changes"), "mag_cache": (MagnitudeRatios, "ratios")}
+OBSERVERS: dict[str, tuple[Any, str]] = {
+    "block_cache": (BlockChanges, "changes"),
+    "mag_cache": (MagnitudeRatios, "ratios"),
+    "mixed_resolution": (LatentPower, "spectrum"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -15,14 +15,24 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["basis", "continued", "enlarge"]
+__all__ = ["basis", "continued", "enlarge", "waves"]
 
 Size = tuple[int, int]
 
 
+def waves(side: int, count: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
+    """(count, side): the longest waves of an orthonormal DCT-II, one a row."""
+    wave, pixel = torch.arange(count, device=device)[:, None], torch.arange(side, device=device)
+    # Whole numbers, and less than a turn, so that float32 is as exact as it can be.
+    angle = (wave * (2 * pixel + 1) % (4 * side)).to(dtype) * (math.pi / (2 * side))
+    height = torch.full((count, 1), math.sqrt(2 / side), dtype=dtype, device=device)
+    height[:1] = math.sqrt(1 / side)
+    return height * angle.cos()
+
+
 def basis(low: int, full: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Tensor:
     """E, shape (full, low), with orthonormal columns; `full` >= `low`, in any ratio."""
-    return _waves(full, low, dtype, device).T @ _waves(low, low, dtype, device)
+    return waves(full, low, dtype, device).T @ waves(low, low, dtype, device)
 
 
 def enlarge(clean: Tensor, size: Size) -> Tensor:
@@ -52,13 +62,3 @@ def _bases(small: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(small.dtype, torch.float32)
     rows, columns = (basis(low, full, dtype, small.device) for low, full in zip(small.shape[-2:], size, strict=True))
     return rows, columns
-
-
-def _waves(side: int, count: int, dtype: torch.dtype, device: torch.device | str) -> Tensor:
-    """(count, side): the longest waves of an orthonormal DCT-II, one a row."""
-    wave, pixel = torch.arange(count, device=device)[:, None], torch.arange(side, device=device)
-    # Whole numbers, and less than a turn, so that float32 is as exact as it can be.
-    angle = (wave * (2 * pixel + 1) % (4 * side)).to(dtype) * (math.pi / (2 * side))
-    height = torch.full((count, 1), math.sqrt(2 / side), dtype=dtype, device=device)
-    height[:1] = math.sqrt(1 / side)
-    return height * angle.cos()
