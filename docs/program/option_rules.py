@@ -12,7 +12,7 @@ from typing import Any
 __all__ = ["rules"]
 
 MOMENT = "a step, or a fraction of the run from 0.0 to 1.0"
-STAGES = {0: "between 0 and 1; a list rises", 1: f"{MOMENT}; a list rises and is as long as the other"}
+STAGES = {0: "between 0 and 1; a list rises", 1: f"{MOMENT}; a list rises and is as long as the other; or `auto`"}
 
 
 def rules(cls: type[Any]) -> dict[str, list[str]]:

@@ -84,15 +84,13 @@ class MixedResolution(Method):
             sides. The published rule asks before it, so that the tolerance really used is less, a quarter at 1/2.
 
     Equation:
-        x_t = \alpha_t \, \mathrm{up}(\hat x_0) + \sigma_t \, \epsilon, \qquad
-        \hat x_0 = (x_s - \sigma_s \, \epsilon_\theta(x_s)) / \alpha_s \quad \text{at the last low step } s
-
-        \text{cosine:} \quad \mathrm{up}(x) = r E x E^\top, \quad
-        \epsilon = E \hat\epsilon E^\top + n - E E^\top n E E^\top, \quad r = \sqrt{HW / hw}
-
-        \text{aligned:} \quad \sigma_t' / \alpha_t' = r \, \sigma_t / \alpha_t
-
-        \text{auto:} \quad \sigma_t / \alpha_t \le \sqrt{P (1 + P - \delta) / \delta}, \quad P = A \omega^{-b}
+        \begin{array}{l} x_t = \alpha_t \, \mathrm{up}(\hat x_0) + \sigma_t \, \epsilon, \qquad
+        \hat x_0 = (x_s - \sigma_s \, \epsilon_\theta(x_s)) / \alpha_s \quad \text{at the last low step } s \\
+        \text{cosine: } \mathrm{up}(x) = r E x E^\top, \quad
+        \epsilon = E \hat\epsilon E^\top + n - E E^\top n E E^\top, \quad r = \sqrt{HW / hw} \\
+        \text{aligned: } \sigma_t' / \alpha_t' = r \, \sigma_t / \alpha_t \\
+        \text{auto: } \sigma_t / \alpha_t \le \sqrt{P (1 + P - \delta) / \delta}, \quad
+        P = A \omega^{-b} \end{array}
 
     Works on:
         Every family; `space` "pixel" needs a pipeline whose VAE encodes and decodes.
@@ -129,7 +127,7 @@ class MixedResolution(Method):
         if self.shift:
             require(self, self.renoise == "next", "renoise", "'next' where shift is not 0")
             require(self, self.history == "reset", "history", "'reset' where shift is not 0: levels rise at a switch")
-            require(self, self.switch != "auto", "switch", "given where shift is not 0")
+            require(self, self.switch != "auto", "switch", "no 'auto' where shift is not 0")
         if self.space == "cosine":
             require(self, self.upsampling == "bilinear", "upsampling", "left out where space is 'cosine'")
             require(self, self.noise == "fresh", "noise", "left out where space is 'cosine'")

@@ -54,8 +54,9 @@ def test_no_method_ends_in_compiled_code(compiled, name):
     except UsageError as refused:
         assert len(str(refused)) < 300
     else:
-        assert name in {"mixed_resolution", "mixed_resolution_three", "mixed_resolution_pixels", "cfg_cutoff"} | {
-            "noise_injection", "guided_channels", "guidance_interval",
+        assert name in {
+            "mixed_resolution", "mixed_resolution_three", "mixed_resolution_pixels", "mixed_resolution_cosine",
+            "cfg_cutoff", "noise_injection", "guided_channels", "guidance_interval",
         }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ MAY_WAIT = {
     "faster_diffusion": (A_STEP, "noise injection is a part of it"),
     "mixed_resolution": (3 * ONCE, "noise levels, history and fresh noise at the switch"),
     "mixed_resolution_pixels": (3 * ONCE, "the same"),
+    "mixed_resolution_cosine": (3 * ONCE + A_STEP, "the same, and noise levels of all steps before the first"),
     "mixed_resolution_three": (6 * ONCE, "the same at two switches"),
     "postdiff": (3 * ONCE, "mixed resolution is a part of it"),
     "pyramid_attention_broadcast": (1, "the timesteps, before the first step"),

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers.hooks.mag_cache import MagCacheConfig, apply_mag_cache
+from scipy.fft import dctn
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.lab.analysis.calibration import BlockChanges, MagnitudeRatios
-from postdiff.methods import BlockCache, MagCache
+from postdiff.lab.analysis.latent_power import LatentPower, fit
+from postdiff.methods import BlockCache, MagCache, MixedResolution
 from tests.support.tiny import STEPS, build
 
 PROGRAM = Path(__file__).parents[2] / "experiments" / "calibrate.py"
@@ -54,6 +56,48 @@ def test_magnitude_ratios_are_those_that_diffusers_prints(capsys):
     assert observer.values() == pytest.approx(json.loads(printed.group(0)), rel=1e-5)
 
 
+@pytest.mark.parametrize("size", [(16, 16), (24, 40), (9, 6)])
+def test_a_power_law_is_found_again(size):
+    """In frequencies of the shorter side, and whatever the mean and the corners hold."""
+    down, across = (torch.arange(side, dtype=torch.float64) * min(size) / side / 2 for side in size)
+    frequency = (down[:, None].square() + across.square()).sqrt()
+    power = 5.0 * frequency.clamp(min=0.1) ** -1.75
+    power[0, 0], power[frequency > min(size) / 2] = 1e6, 1e3
+    assert fit(power) == pytest.approx((5.0, 1.75), rel=0.06)
+
+
+@pytest.mark.parametrize(
+    ("power", "message"),
+    [
+        (torch.ones(8, 8), "no less power at higher frequencies"),
+        (torch.zeros(8, 8), "no less power at higher frequencies"),
+        (torch.ones(2, 2), "too few frequencies"),
+    ],
+)
+def test_what_follows_no_power_law(power, message):
+    with pytest.raises(UsageError, match=message):
+        fit(power.double())
+
+
+def test_power_of_finished_latents():
+    """Against scipy's transform of what the pipeline returns; two calls of different batches add up."""
+    case, observer = build("sd"), LatentPower()
+    fast, latents = accelerate(case.pipe, [observer]), []
+    for ids in ([0, 1], [2]):
+        expected = case.call(case.pipe, ids)
+        latents.append(case.call(fast, ids))
+        assert torch.equal(latents[-1], expected), "observing changes nothing"
+    planes = torch.cat(latents).double().numpy()
+    power = torch.from_numpy(dctn(planes, axes=(-2, -1), norm="ortho") ** 2).mean((0, 1))
+    amplitude, exponent = fit(power)
+    wanted = {"amplitude": amplitude, "exponent": exponent, "height": 16, "width": 16, "channels": 4}
+    assert observer.values() == pytest.approx({**wanted, "scaling": 0.18215}, rel=1e-5)
+    with pytest.raises(UsageError, match="latents of one size"):
+        case.call(fast, [0], height=48, width=48)
+    with pytest.raises(UsageError, match="has seen no finished latents"):
+        LatentPower().values()
+
+
 def test_calls_of_different_lengths_do_not_mix():
     case, observer = build("dit"), MagnitudeRatios()
     fast = accelerate(case.pipe, [observer])
@@ -75,6 +119,17 @@ def test_the_program_writes_what_the_cache_takes(program, tmp_path, monkeypatch,
         case.call(accelerate(case.pipe, [method]))
     with pytest.raises(UsageError, match="another network"):
         case.call(accelerate(case.pipe, [BlockCache(changes={"mid_block.attentions.0": [0.1] * STEPS})]))
+
+
+def test_the_program_writes_what_finds_a_switch(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    assert program.main(["mixed_resolution", "steps=4", "count=4"]) == 0
+    file = tmp_path / "calibrations" / "mixed_resolution_emoji_ddim_4.json"
+    assert str(file) in capsys.readouterr().out
+    method = MixedResolution(switch="auto", spectrum=str(file))
+    shipped = MixedResolution(switch="auto", spectrum="emoji").spectrum
+    assert {**method.spectrum, "amplitude": 0, "exponent": 0} == {**shipped, "amplitude": 0, "exponent": 0}
+    assert method.spectrum == json.loads(file.read_text())["spectrum"]
 
 
 def test_the_program_ends_in_one_line(program, tmp_path, monkeypatch, capsys):

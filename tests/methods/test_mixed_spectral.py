@@ -253,7 +253,10 @@ def test_a_spectrum_by_name_in_a_file_and_as_numbers_is_one(tmp_path):
         ({"switch": "auto"}, "spectrum=None must be given where switch is 'auto'"),
         ({"switch": "atuo"}, "switch='atuo' must be"),
         ({"switch": ["auto"]}, "switch=.* must be"),
-        ({"switch": "auto", "spectrum": LAW, "shift": 1.0, "history": "reset"}, "switch='auto' must be given where"),
+        (
+            {"switch": "auto", "spectrum": LAW, "shift": 1.0, "history": "reset"},
+            "switch='auto' must be no 'auto' where shift is not 0",
+        ),
         ({"switch": "auto", "spectrum": "flux"}, "spectrum=flux is no calibration .* experiments/calibrate.py"),
         ({"spectrum": {"amplitude": 1.0}}, "must have the keys amplitude, exponent"),
         ({"spectrum": {**LAW, "amplitude": -1.0}}, "amplitude=-1.0 of spectrum must be a number above 0"),
@@ -275,7 +278,7 @@ AUTO = {"switch": "auto", "tolerance": 0.1, **SPEED}
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("sd_euler", {"switch": 1, **SPEED}, "raises noise over signal at step 1 from .* begins at .*switch later"),
+        ("sd_euler", {"beta": 0.25, "switch": 1, **SPEED}, "raises noise over signal at step 1 .*switch later"),
         ("sd_ddim", {**AUTO, "spectrum": "flux1"}, "with 16 channels scaled by 0.3611, and this pipeline's have 4"),
         ("sd_ddim", {**AUTO, "spectrum": "emoji"}, "with 4 channels scaled by 1, and this pipeline's have 4 scaled"),
         ("sd_ddim", {**AUTO, "spectrum": {**LAW, "height": 24}}, "of 24 x 16 latent pixels, and this run has 16 x 16"),

@@ -40,6 +40,7 @@ REFUSED = {
     "mixed_resolution": set(),
     "mixed_resolution_three": set(),
     "mixed_resolution_pixels": PIXELS | MODERN,
+    "mixed_resolution_cosine": set(),
     "deepcache": TRANSFORMERS,
     "cfg_cutoff": NO_GUIDANCE,
     "cross_attention_cache": NO_CROSS_ATTENTION,
