@@ -95,7 +95,12 @@ def power_law(values: object, method: str) -> PowerLaw:
 
 
 def moments(
-    law: PowerLaw, shares: Sequence[float], tolerance: float, ratios: Sequence[float], strict: bool
+    law: PowerLaw,
+    shares: Sequence[float],
+    tolerance: float,
+    ratios: Mapping[int, float],
+    strict: bool,
+    method: str,
 ) -> list[int]:
     """The first step after each stage of small latents: that whose noise over signal the stage no longer serves.
 
@@ -103,22 +108,28 @@ def moments(
         law: of the run's latents.
         shares: sides of the stages over the full side, rising.
         tolerance: as for `PowerLaw.last_ratio`.
-        ratios: noise over signal of every step, as the solver has them before any switch.
+        ratios: noise over signal, before any switch, of every step at which the size may change, the first among them.
         strict: hold the tolerance after the switch too, where noise over signal is higher by the ratio of the sides.
+        method: in whose name to complain.
 
     Raises:
         UsageError: a stage would have no step, or the full size none.
     """
-    found = []
+    first, *_, last = [ratios[0], *ratios.values()]
+    found: list[int] = []
     for share, following in zip(shares, [*shares[1:], 1.0], strict=True):
         limit = law.last_ratio(share, tolerance) / (following / share if strict else 1)
-        step = next((step for step, ratio in enumerate(ratios) if ratio <= limit), len(ratios))
-        if step in (0, len(ratios)):
-            where, instead = ("no", "larger") if step == 0 else ("every", "smaller")
+        step = next((step for step, ratio in ratios.items() if ratio <= limit), None)
+        if not step:
+            where, instead = ("every", "smaller") if step is None else ("no", "larger")
             raise UsageError(
-                f"switch='auto' finds {where} step of this run small enough at beta={share:g}: small latents serve "
-                f"while noise over signal is above {limit:.3g}, and it goes from {ratios[0]:.3g} to {ratios[-1]:.3g}; "
+                f"{method}: switch='auto' finds {where} step of this run small enough at beta={share:g}: small latents "
+                f"serve while noise over signal is above {limit:.3g}, and it goes from {first:.3g} to {last:.3g}; "
                 f"use a {instead} tolerance"
+            )
+        if step in found:
+            raise UsageError(
+                f"{method}: switch='auto' leaves no step to beta={share:g}; take it further from the one before"
             )
         found.append(step)
     return found

@@ -7,11 +7,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from postdiff.engine import history
+from postdiff.engine import history, noise_levels
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
 
-__all__ = ["ResolutionStage", "growth", "plan", "spread", "switches"]
+__all__ = ["ResolutionStage", "growth", "levels", "plan", "spread", "switches"]
 
 Size = tuple[int, int]
 
@@ -57,6 +57,16 @@ def switches(moments: Sequence[float | int], state: State, method: str) -> list[
             f"{', '.join(map(str, ends))}; take the switches further apart"
         )
     return ends
+
+
+def levels(state: State) -> dict[int, float]:
+    """{step: noise over signal} of the steps of a run at which its size may change, and of the first.
+
+    Raises:
+        UsageError: the scheduler tells no noise levels.
+    """
+    ratios = enumerate(noise_levels.ratios(state.scheduler, state.timesteps))
+    return {step: ratio for step, ratio in ratios if history.starts_afresh(state.scheduler, step, state.start)}
 
 
 def plan(

@@ -261,8 +261,10 @@ class MixedResolution(Method):
     def _switches(self, state: State) -> list[int]:
         moments = listed(self.switch)
         if self.switch == "auto":
-            ratios = noise_levels.ratios(state.scheduler, state.timesteps)
-            moments = power_law.moments(self._law(), listed(self.beta), self.tolerance, ratios, self.strict)
+            levels = size_plan.levels(state)
+            moments = power_law.moments(
+                self._law(), listed(self.beta), self.tolerance, levels, self.strict, "MixedResolution"
+            )
         return size_plan.switches(moments, state, "MixedResolution")
 
     def _lowered(self, state: State, steps: int) -> list[float]:

@@ -178,15 +178,21 @@ def test_small_steps_of_fifty_on_flux(tolerance, strict, small):
     """Its schedule for 1024 px: 50 even times, shifted by exp(1.15)."""
     times = [1 - step / 50 for step in range(50)]
     ratios = [math.inf if time == 1 else math.exp(1.15) * time / (1 - time) for time in times]
-    assert power_law.moments(shipped("flux1"), [0.5], tolerance, ratios, strict) == [small]
+    assert power_law.moments(
+        shipped("flux1"), [0.5], tolerance, dict(enumerate(ratios)), strict, "MixedResolution"
+    ) == [small]
 
 
-def test_every_stage_has_its_own_moment():
-    law, ratios = PowerLaw(1.0, 1.0, 8, 8, 4, 1.0), [16.0, 8.0, 4.0, 2.0, 1.0, 0.5]
+def test_every_stage_has_its_own_moment_among_those_that_there_are():
+    law, ratios = PowerLaw(1.0, 1.0, 8, 8, 4, 1.0), dict(enumerate([16.0, 8.0, 4.0, 2.6, 2.2, 1.6, 1.1, 0.5]))
     limits = [law.last_ratio(share, 0.1) for share in (0.5, 0.75)]
     assert limits == pytest.approx([math.sqrt(0.5 * 1.4 / 0.1), math.sqrt((1 / 3) * (1 / 3 + 0.9) / 0.1)])
-    assert power_law.moments(law, [0.5, 0.75], 0.1, ratios, strict=False) == [3, 3]
-    assert power_law.moments(law, [0.5, 0.75], 0.1, ratios, strict=True) == [4, 4]
+    assert power_law.moments(law, [0.5, 0.75], 0.1, ratios, strict=False, method="M") == [3, 5]
+    assert power_law.moments(law, [0.5, 0.75], 0.1, ratios, strict=True, method="M") == [5, 6]
+    even = {step: ratio for step, ratio in ratios.items() if step % 2 == 0}
+    assert power_law.moments(law, [0.5, 0.75], 0.1, even, strict=False, method="M") == [4, 6]
+    with pytest.raises(UsageError, match="auto' leaves no step to beta=0.51; take it further from the one before"):
+        power_law.moments(law, [0.5, 0.51], 0.1, ratios, strict=False, method="M")
 
 
 SOUND = {"amplitude": 1.0, "exponent": 1.0, "height": 8, "width": 8, "channels": 4, "scaling": 1.0}

@@ -226,6 +226,16 @@ def test_the_switch_is_found_by_the_law(case, name, strict):
     assert torch.equal(image, given), "the same switch, given as a number"
 
 
+def test_with_two_calls_a_step_the_switch_is_where_a_step_begins(case):
+    one = case("sd_heun")
+    one.call(one.pipe)
+    ratios = noise_levels.ratios(one.pipe.scheduler, one.pipe.scheduler.timesteps)
+    recorder, [limit] = Recorder(), [math.sqrt(0.5 * 1.4 / 0.1)]
+    one.call(accelerate(one.pipe, [MixedResolution(switch="auto", spectrum=LAW, tolerance=0.1, **SPEED), recorder]))
+    [end] = recorder.boundaries
+    assert end % 2 == 0 and ratios[end] <= limit < ratios[end - 2]
+
+
 def test_two_switches_are_found(case):
     one = case("sd_euler")
     sides, _ = small_steps(one, beta=[0.25, 0.5], spectrum={**LAW, "exponent": 2.0}, tolerance=0.03, **SPEED)
