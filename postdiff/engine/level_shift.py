@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.history import can_reset
 from postdiff.engine.intercept import intercept
 from postdiff.engine.noise_levels import ratios
 
-__all__ = ["scale_levels", "shifted"]
+__all__ = ["check_raised", "scale_levels", "shifted"]
 
 
 def shifted(
@@ -48,6 +49,22 @@ def shifted(
         scale_levels(scheduler, factors(len(scheduler.timesteps)), option, instead)
 
     return intercept(scheduler, "set_timesteps", around)
+
+
+def check_raised(scheduler: Any, written: bool, steps: int) -> None:
+    """Whether a run of so many steps can begin, levels that rise in it having been `written` beforehand or not.
+
+    Raises:
+        UsageError: the solver would carry its history over to the raised level, or its list is not the run's.
+    """
+    name = type(scheduler).__name__
+    if not can_reset(scheduler):
+        reason = f"{name} cannot drop its history in mid-run"
+    elif not written or len(scheduler.timesteps) != steps:
+        reason = f"this pipeline does not run all steps that {name} has just been set to"
+    else:
+        return
+    raise UsageError(f"MixedResolution: renoise='aligned', but {reason}; use renoise='next'")
 
 
 def scale_levels(scheduler: Any, factors: Sequence[float], option: str = "shift", instead: str = "shift=0") -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from postdiff import catalog
 from postdiff.engine import (
     block_noise,
     history,
@@ -133,7 +134,7 @@ class MixedResolution(Method):
             require(self, self.noise == "fresh", "noise", "left out where space is 'cosine'")
         require(self, 0 < self.tolerance < 1, "tolerance", "between 0 and 1, both excluded")
         if isinstance(self.spectrum, str):
-            self.spectrum = read_calibration(self.spectrum, "spectrum", "MixedResolution", shipped="spectra")
+            self.spectrum = _spectrum(self.spectrum)
         if self.spectrum is not None:
             self._law()
         require(self, self.spectrum is not None or self.switch != "auto", "spectrum", "given where switch is 'auto'")
@@ -178,7 +179,7 @@ class MixedResolution(Method):
         noise_levels.check(state.scheduler)
         history.check(state.scheduler, "keep" if self._raises else self.history)
         if self._raises:
-            self._check_raised(state)
+            level_shift.check_raised(state.scheduler, self._raised is not None, state.steps)
         state.boundaries.update(ends)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
@@ -277,15 +278,12 @@ class MixedResolution(Method):
         self._raised = self._switches(replace(state, steps=steps, timesteps=state.scheduler.timesteps))
         return size_plan.growth(listed(self.beta), self._raised, steps)
 
-    def _check_raised(self, state: State) -> None:
-        name = type(state.scheduler).__name__
-        if not history.can_reset(state.scheduler):
-            reason = f"{name} cannot drop its history in mid-run"
-        elif self._raised is None or len(state.scheduler.timesteps) != state.steps:
-            reason = f"this pipeline does not run all steps that {name} has just been set to"
-        else:
-            return
-        raise UsageError(f"MixedResolution: renoise='aligned', but {reason}; use renoise='next'")
+
+def _spectrum(name: str) -> Any:
+    """Of a file of `configs/spectra`, or of one that `experiments/calibrate.py` has made."""
+    if name in catalog.names("spectra"):
+        return catalog.read(catalog.path("spectra", name)).get("spectrum")
+    return read_calibration(name, "spectrum", "MixedResolution")
 
 
 def _changed_in_between() -> UsageError:

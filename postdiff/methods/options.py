@@ -7,7 +7,6 @@ import typing
 from dataclasses import field, fields
 from typing import Any
 
-from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import LARGEST, expanded, fits, sound, spelt
 
@@ -75,21 +74,13 @@ def listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def read_calibration(file: str, key: str, method: str, shipped: str = "") -> Any:
+def read_calibration(file: str, key: str, method: str) -> Any:
     """What a calibration file holds under `key`: JSON, as `experiments/calibrate.py` writes it.
-
-    Args:
-        file: its path, or the name of a file in `configs/<shipped>`.
-        key: what is wanted of it, which is also the method's option.
-        method: who asks, for messages.
-        shipped: a kind of named files.
 
     Raises:
         UsageError: no such file, or one that holds something else.
     """
     try:
-        if shipped and file in catalog.names(shipped):
-            return catalog.read(catalog.path(shipped, file))[key]
         place = expanded(file)
         if not place.is_file():
             raise FileNotFoundError(f"{place} is no file")

@@ -199,6 +199,7 @@ def test_the_work_of_enlarging_is_not_the_networks(small):
     plain, ours = macs(), macs(**SPEED)
     assert ours["denoiser"] == plain["denoiser"]
     assert ours["vae"] == plain["vae"]
+    assert ours["total"]["dense"] > plain["total"]["dense"], "its two products are counted"
 
 
 def small_steps(one, **options):
