@@ -11,6 +11,7 @@ from postdiff.cost.macs import count_macs
 from postdiff.engine import noise_levels
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import resize
+from postdiff.engine.state import State
 from postdiff.methods import MixedResolution
 from postdiff.presets import describe
 from tests.support.every_solver import EVERY, SOLVERS, WEIGHTS, case_of, perfect, run, take_over
@@ -64,15 +65,18 @@ def slope(kind, x, level, time):
     return (x - x0) / level
 
 
-def matrices(basis):
-    """E, from 4 to 8 pixels."""
+def matrices(basis, low=4, full=8):
+    """E, from so many pixels to twice as many."""
     if basis == "haar":
-        return torch.eye(4).repeat_interleave(2, 0) / math.sqrt(2)
-    k, j = torch.arange(8.0)[:, None], torch.arange(8.0)
-    large = torch.cos(math.pi * (2 * j + 1) * k / 16) * math.sqrt(2 / 8)
-    small = torch.cos(math.pi * (2 * j[:4] + 1) * k[:4] / 8) * math.sqrt(2 / 4)
-    large[0], small[0] = math.sqrt(1 / 8), math.sqrt(1 / 4)
-    return large[:4].T @ small
+        return torch.eye(low).repeat_interleave(2, 0) / math.sqrt(2)
+
+    def waves(side):
+        k, j = torch.arange(float(low))[:, None], torch.arange(float(side))
+        heights = torch.full((low, 1), math.sqrt(2 / side))
+        heights[0] = math.sqrt(1 / side)
+        return heights * torch.cos(math.pi * (2 * j + 1) * k / (2 * side))
+
+    return waves(full).T @ waves(low)
 
 
 @torch.no_grad()
@@ -106,6 +110,24 @@ def test_a_run_equals_the_noisy_latent_enlarged_by_matrices(kind, basis, options
     for i in range(4, STEPS):
         x = x + (levels[i + 1] - levels[i]) * slope(kind, x, levels[i], times[i])
     torch.testing.assert_close(ours, x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["flux", "flux_cfg", "sd3", "qwen_image"])
+def test_packed_latents_are_enlarged_on_their_own_grid(small, name, monkeypatch):
+    """The latents at hand, as a run that stays small has them, enlarged by matrices; packed in squares or not."""
+    one, _ = small(name)
+    stays, goes = Recorder(), Recorder()
+    one.call(accelerate(one.pipe, [stays, MixedResolution(switch=5, space="cosine")]))
+    full, block = stays.latents[3].shape[-2:], 1 if name == "sd3" else 2
+    low = tuple(side // 2 for side in full)
+    fresh = torch.randn(stays.latents[3].shape, generator=torch.Generator().manual_seed(9))
+    monkeypatch.setattr(State, "noise", lambda state, like: fresh)
+    sigma = one.pipe.scheduler.sigmas[4].clone()
+    one.call(accelerate(one.pipe, [goes, MixedResolution(switch=4, **SPEED)]))
+    x = resize(stays.latents[3], low, block=block)
+    rows, columns = (matrices("cosine", side, 2 * side) for side in low)
+    x = rows @ x @ columns.T + sigma * (fresh - rows @ rows.T @ fresh @ columns @ columns.T)
+    torch.testing.assert_close(goes.latents[3], 2 / (1 + sigma) * x, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
