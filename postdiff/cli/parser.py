@@ -92,7 +92,7 @@ PREPARE: Options = {
 STATISTICS: Options = {
     "name": {"metavar": "NAME_OR_FOLDER", "help": "a data set, or a folder of images"},
     "--images": {"metavar": "FOLDER", "help": "the data set's images; default: what its card names"},
-    "--mode": {"default": "clean", "help": "clean, legacy_pytorch, legacy_tensorflow or clip"},
+    "--mode": {"default": "clean", "help": "clean, legacy_pytorch, legacy_tensorflow, clip or efficientnet"},
     "--extractor": {
         "metavar": "PLACE",
         "help": "the network: a TorchScript file, which runs code of its own, so take none that you do not trust; or "

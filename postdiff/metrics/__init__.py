@@ -22,11 +22,14 @@ __all__ = ["SHIPPED", "MetricFacts", "facts", "load", "names"]
 
 # Module and class of each, in the order of tables.
 SHIPPED = {
+    "paired_lpips": "perceptual.LPIPS",
     "paired_psnr": "paired.PairedPSNR",
     "paired_ssim": "paired.PairedSSIM",
     "paired_feature_distance": "paired.PairedFeatureDistance",
     "emoji_frechet_distance": "fid.EmojiFrechetDistance",
     "emoji_text_score": "clip_score.EmojiTextScore",
+    "frechet_efficientnet": "fid.FrechetEfficientNet",
+    "kernel_efficientnet": "kid.KernelEfficientNet",
     "image_reward": "image_reward.ImageReward",
     "pick_score": "pick_score.PickScore",
     "paired_pick_preference": "pick_score.PairedPickPreference",
@@ -40,7 +43,6 @@ SHIPPED = {
     "clip_score": "clip_score.ClipScore",
     "clip_score_w25": "clip_score.ClipScoreW25",
     "cmmd": "cmmd.CMMD",
-    "paired_lpips": "perceptual.LPIPS",
     "paired_dists": "perceptual.DISTS",
 }
 

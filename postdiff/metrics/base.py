@@ -48,12 +48,15 @@ class Resources:
         statistics_folder: where reference statistics are kept by name.
         encoder: folder of its model's dual encoder, if the model card names one.
         statistics: file of reference images' features in that encoder, if the data card names one.
+        features: file of reference images' features in a network of `postdiff.metrics.features.MODES`, if the data card
+            names one.
     """
 
     data: str
     statistics_folder: Path
     encoder: Path | None = None
     statistics: Path | None = None
+    features: Path | None = None
 
 
 class BaseMetric(Metric):

@@ -9,35 +9,49 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from postdiff.engine.errors import UsageError
 from postdiff.metrics import reference
 from postdiff.metrics.base import BaseMetric, Resources, check_ranges
 from postdiff.metrics.checkpoints import CMMD
 from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["MODES", "Extractor", "FeatureMetric", "ReferenceOptions", "extractor", "extractor_hash", "in_order"]
+__all__ = [
+    *("INCEPTION_MODES", "MODES", "Compared", "Extractor", "FeatureMetric", "ReferenceOptions", "extractor"),
+    *("extractor_hash", "in_order"),
+]
 
-# How images reach the network: clean-fid's three ways, or as a CLIP model's own processor has it.
-MODES = ("clean", "legacy_pytorch", "legacy_tensorflow", "clip")
+# How images reach the network: clean-fid's three ways, as a CLIP model's own processor has it, or as EfficientNet's.
+INCEPTION_MODES = ("clean", "legacy_pytorch", "legacy_tensorflow")
+MODES = (*INCEPTION_MODES, "clip", "efficientnet")
 MOST_SIDE, MOST_IMAGES, MOST_PARTS = 16384, 10_000_000, 10_000
 
 
 @dataclass
-class ReferenceOptions:
-    """Options of a metric that compares with features of reference images.
+class Compared:
+    """Options of a metric that compares with features of reference images, by a network that ships.
 
     Attributes:
-        extractor: file of the network that gives the features; null means the one in the environment variable. A
-            TorchScript file runs code of its own: name none that you do not trust.
         reference: name of the data, or statistics file, to compare with; null means the row's own data.
         crop: of the reference images, as `postdiff data statistics --crop` was given; null means none.
     """
 
-    extractor: str | None = None
     reference: str | None = None
     crop: int | None = None
 
     def __post_init__(self) -> None:
         check_ranges(self, crop=(1, MOST_SIDE))
+
+
+@dataclass
+class ReferenceOptions(Compared):
+    """The same by a network that does not ship.
+
+    Attributes:
+        extractor: file of the network that gives the features; null means the one in the environment variable. A
+            TorchScript file runs code of its own: name none that you do not trust.
+    """
+
+    extractor: str | None = None
 
 
 class Extractor(nn.Module):
@@ -78,18 +92,33 @@ def extractor(mode: str, place: str | None) -> Extractor:
     """The network that gives features in a mode, from where an option or an environment variable says.
 
     Raises:
-        UsageError: its files are missing or of another kind.
+        UsageError: its files are missing or of another kind, or a file is named for the one that ships.
     """
-    from postdiff.metrics import clip, extractors
+    from postdiff.metrics import clip, efficientnet, extractors
 
+    if mode == "efficientnet":
+        _refuse_a_file(place)
+        return efficientnet.load()
     return clip.load(place, CMMD) if mode == "clip" else extractors.load(mode, place)
 
 
 def extractor_hash(mode: str, place: str | None) -> str | None:
-    """Which weights `extractor` would read; None if there are none."""
-    from postdiff.metrics import clip, extractors
+    """Which weights `extractor` would read; None if there are none.
 
+    Raises:
+        UsageError: a file is named for the network that ships.
+    """
+    from postdiff.metrics import clip, efficientnet, extractors
+
+    if mode == "efficientnet":
+        _refuse_a_file(place)
+        return efficientnet.weights_hash()
     return clip.weights_hash(place, CMMD) if mode == "clip" else extractors.weights_hash(mode, place)
+
+
+def _refuse_a_file(place: str | None) -> None:
+    if place is not None:
+        raise UsageError(f"mode efficientnet has a network that ships, and {place} is named for it; name no extractor")
 
 
 def in_order(features: Tensor) -> Tensor:
@@ -135,7 +164,7 @@ class FeatureMetric(BaseMetric):
         mode, place = cls._network(options)
         network, real = extractor(mode, place), None
         if cls.compares:
-            name = options.reference or resources.data
+            name = cls._reference(options, resources)
             real = reference.find(name, resources.statistics_folder, network, place, options.crop)
         return cls(network, real, options)
 
@@ -145,14 +174,23 @@ class FeatureMetric(BaseMetric):
         weights = extractor_hash(mode, place)
         if not cls.compares:
             return [weights]
-        name, folder = options.reference or resources.data, resources.statistics_folder
+        name, folder = cls._reference(options, resources), resources.statistics_folder
         file = None if weights is None else reference.present(name, folder, mode, weights, options.crop)
         return [weights, None if file is None else reference.content_hash(file)]
 
     @classmethod
     def _network(cls, options: Any) -> tuple[str, str | None]:
         """Mode and place of its network."""
-        return cls.mode or options.mode, options.extractor
+        return cls.mode or options.mode, getattr(options, "extractor", None)
+
+    @classmethod
+    def _reference(cls, options: Any, resources: Resources) -> str:
+        """Name of the data to compare with, or the file: what an option says, else what comes with the row's data."""
+        file = resources.features
+        if options.reference or file is None or options.crop is not None:
+            return options.reference or resources.data
+        fits = reference.ReferenceStatistics.read_identity(file).get("mode") == cls._network(options)[0]
+        return str(file) if fits else resources.data
 
     def update(self, images: Tensor) -> None:
         """Take in images (B, 3, H, W), uint8."""

@@ -1,4 +1,4 @@
-"""Frechet distances from sums in float64: FID in clean-fid's modes, and the one in the shipped encoder's features."""
+"""Frechet distances from sums in float64: FID in clean-fid's modes, and those in the features of networks that ship."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.metrics import clip
 from postdiff.metrics.base import Resources
-from postdiff.metrics.features import Extractor, FeatureMetric, ReferenceOptions
+from postdiff.metrics.features import Compared, Extractor, FeatureMetric, ReferenceOptions
 from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["FID", "CleanFID", "EmojiFrechetDistance", "PytorchFID", "TensorflowFID", "frechet_distance", "root"]
+__all__ = [
+    *("FID", "CleanFID", "EmojiFrechetDistance", "FrechetEfficientNet", "PytorchFID", "TensorflowFID"),
+    *("frechet_distance", "root"),
+]
 
 
 def root(covariance: Tensor) -> Tensor:
@@ -115,6 +118,14 @@ class TensorflowFID(FID):
 
     title = "FID (tensorflow)"
     mode = "legacy_tensorflow"
+
+
+class FrechetEfficientNet(FID):
+    """Frechet distance in EfficientNet-Lite0's features, which ships; not FID; needs 'postdiff data statistics'."""
+
+    title = "Frechet (EfficientNet)"
+    mode = "efficientnet"
+    Options = Compared  # type: ignore[assignment]
 
 
 class EmojiFrechetDistance(FID):

@@ -1,4 +1,4 @@
-"""Kernel Inception distance: mean over seeded random subsets of the unbiased squared MMD with a cubic kernel."""
+"""Kernel distances: mean over seeded random subsets of the unbiased squared MMD with a cubic kernel."""
 
 from __future__ import annotations
 
@@ -12,10 +12,18 @@ from torch import Tensor
 
 from postdiff.engine.values import LARGEST
 from postdiff.metrics.base import check_choice, check_ranges
-from postdiff.metrics.features import MODES, MOST_IMAGES, MOST_PARTS, FeatureMetric, ReferenceOptions, in_order
+from postdiff.metrics.features import (
+    INCEPTION_MODES,
+    MOST_IMAGES,
+    MOST_PARTS,
+    Compared,
+    FeatureMetric,
+    ReferenceOptions,
+    in_order,
+)
 from postdiff.metrics.reference import ReferenceStatistics
 
-__all__ = ["KID", "KIDOptions", "kernel_distance", "subsets"]
+__all__ = ["KID", "KIDOptions", "KernelEfficientNet", "SubsetOptions", "kernel_distance", "subsets"]
 
 
 def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
@@ -31,17 +39,15 @@ def kernel_distance(real: Tensor, generated: Tensor) -> Tensor:
 
 
 @dataclass
-class KIDOptions(ReferenceOptions):
+class SubsetOptions(Compared):
     """The kernel distance.
 
     Attributes:
-        mode: clean, legacy_pytorch or legacy_tensorflow.
         subsets: how many random subsets the value is the mean of.
         subset_size: images in each; fewer if there are fewer.
         seed: of the subsets.
     """
 
-    mode: str = "clean"
     subsets: int = 100
     subset_size: int = 1000
     seed: int = 0
@@ -49,10 +55,24 @@ class KIDOptions(ReferenceOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_ranges(self, subsets=(1, MOST_PARTS), subset_size=(2, MOST_IMAGES), seed=(0, LARGEST))
-        check_choice(self, "mode", MODES[:3])
 
 
-def subsets(real: int, generated: int, options: KIDOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+@dataclass
+class KIDOptions(SubsetOptions, ReferenceOptions):
+    """The same in Inception's features.
+
+    Attributes:
+        mode: clean, legacy_pytorch or legacy_tensorflow.
+    """
+
+    mode: str = "clean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice(self, "mode", INCEPTION_MODES)
+
+
+def subsets(real: int, generated: int, options: SubsetOptions) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Places of the real and of the generated images in each subset.
 
     Equal numbers of images that all fit into one subset make only one: all subsets would be the same.
@@ -92,3 +112,11 @@ class KID(FeatureMetric):
         options = self.options
         subsets_are = f"{options.subsets} subsets of at most {options.subset_size}, seed {options.seed}"
         return {**super().identity(), "kernel": "(x.y / d + 1)^3, unbiased", "subsets": subsets_are}
+
+
+class KernelEfficientNet(KID):
+    """Kernel distance in EfficientNet-Lite0's features, which ships; not KID; needs 'postdiff data statistics'."""
+
+    title = "Kernel (EfficientNet)"
+    mode = "efficientnet"
+    Options = SubsetOptions  # type: ignore[assignment]

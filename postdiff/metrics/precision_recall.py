@@ -12,7 +12,7 @@ from torch import Tensor
 from postdiff.engine.values import LARGEST
 from postdiff.metrics.base import check_choice, check_ranges
 from postdiff.metrics.features import (
-    MODES,
+    INCEPTION_MODES,
     MOST_IMAGES,
     MOST_PARTS,
     Extractor,
@@ -63,7 +63,7 @@ class PrecisionRecallOptions(ReferenceOptions):
         super().__post_init__()
         check_ranges(self, k=(1, MOST_PARTS), seed=(0, LARGEST))
         check_ranges(self, cap=(self.k + 1, MOST_IMAGES))
-        check_choice(self, "mode", MODES[:3])
+        check_choice(self, "mode", INCEPTION_MODES)
 
 
 class Precision(FeatureMetric):

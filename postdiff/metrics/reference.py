@@ -81,12 +81,19 @@ class ReferenceStatistics:
 
     @classmethod
     def load(cls, file: Path) -> ReferenceStatistics:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or a file of features alone, in any float dtype.
 
         Raises:
             UsageError: it is no such file, or its tensors do not belong together.
         """
-        return cls._read(file, cls.read_identity(file), "features", f"make it again with {AGAIN}")
+        identity, remedy = cls.read_identity(file), f"make it again with {AGAIN}"
+        with safe_open(file, "pt") as found:
+            features = found.get_tensor("features") if list(found.keys()) == ["features"] else None
+        if features is None:
+            return cls._read(file, identity, "features", remedy)
+        if features.dim() != 2 or len(features) < 2 or not features.isfinite().all():
+            raise UsageError(f"{file} holds no features of two images or more; {remedy}")
+        return cls.of(features, identity)
 
     @classmethod
     def of_card(cls, file: Path) -> ReferenceStatistics:

@@ -57,6 +57,7 @@ class DataCard:
         classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
             its key `class` says which class it names. With `count` and seeds every class is sampled equally often.
         reference_statistics: safetensors file with mean, covariance and n of reference images' features, or null.
+        reference_features: such a file as `postdiff data statistics` writes, for metrics of its mode; or null.
         source: how `postdiff data prepare` makes the set, which takes the place of `prompts`; or null.
     """
 
@@ -69,6 +70,7 @@ class DataCard:
     condition: Annotated[ConditionConfig, LONG_FORM, checked(conditions.build)] = field(default_factory=ConditionConfig)
     classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     reference_statistics: str | None = None
+    reference_features: str | None = None
     source: Annotated[DatasetSource, checked(source_card.check)] | None = None
 
 

@@ -109,7 +109,7 @@ def _prepared(
 ) -> tuple[dict[str, tuple[type[BaseMetric], Any]], Resources]:
     """Class and options of each metric by name, and what the row offers them."""
     specs = [metric_specs.parsed(spec) for spec in config.metrics or []]
-    named = (card.dual_encoder, data_card.reference_statistics)
-    encoder, statistics = (None if name is None else weights.package_file(str(name)) for name in named)
-    resources = Resources(config.data, folders.outputs() / "data" / "statistics", encoder, statistics)
+    named = (card.dual_encoder, data_card.reference_statistics, data_card.reference_features)
+    encoder, statistics, features = (None if name is None else weights.package_file(str(name)) for name in named)
+    resources = Resources(config.data, folders.outputs() / "data" / "statistics", encoder, statistics, features)
     return {name: (metrics.load(name), options) for name, options in specs}, resources
