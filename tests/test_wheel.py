@@ -11,7 +11,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-ALEXNET = ("features.safetensors", "LICENSE", "NOTICE")
+NETWORKS = {
+    "alexnet": ("features.safetensors", "LICENSE", "NOTICE"),
+    "efficientnet": ("lite0.safetensors", "LICENSE", "NOTICE"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,10 @@ def postdiff(site, cwd, *arguments):
 
 def test_the_wheel_holds_what_ships_and_stays_small(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for part in ("emoji/model_index.json", "emoji/NOTICE", *(f"alexnet/{name}" for name in ALEXNET)):
+    parts = [f"{folder}/{name}" for folder, files in NETWORKS.items() for name in files]
+    for part in ("emoji/model_index.json", "emoji/NOTICE", "emoji/efficientnet_features.safetensors", *parts):
         assert f"postdiff/zoo/{part}" in names
-    assert wheel.stat().st_size < 80e6
+    assert wheel.stat().st_size < 60e6
 
 
 def test_lpips_outside_the_clone_fetches_nothing(installed, tmp_path):

@@ -14,7 +14,7 @@ from postdiff.lab.pipelines import models
 from postdiff.lab.plan.plan import plan_rows
 from postdiff.metrics.reference import ReferenceStatistics
 from postdiff.model_files import sha256
-from postdiff.zoo import ALEXNET
+from postdiff.zoo import ALEXNET, EFFICIENTNET, EMOJI
 from tests.lab import tiny_folder
 from tests.metrics import networks
 
@@ -231,3 +231,30 @@ def test_lpips_is_measured_with_what_ships_when_asked_for_and_only_then(tiny, ou
     code, _, err = command("run", "tiny", *FEW, "count=2")
     assert code == 0, err
     assert "paired_psnr" in record(outputs)["metrics"] and "paired_lpips" not in record(outputs)["metrics"]
+
+
+def test_efficientnets_distances_need_images_and_no_file(tiny, outputs, command, refused, real):
+    asked = "metrics=[frechet_efficientnet, kernel_efficientnet]"
+    assert "postdiff data statistics tiny --mode efficientnet'" in refused("run", "tiny", *FEW, "count=2", asked)
+    code, out, err = command("data", "statistics", "tiny", "--images", str(real), "--mode", "efficientnet")
+    assert code == 0, err
+    assert "8 images, EfficientNet-Lite0" in out
+    code, out, err = command("run", "tiny", *FEW, "count=2", asked)
+    assert code == 0, err
+    assert "Frechet (EfficientNet)" in out and "FID" not in out
+    for value in record(outputs)["metrics"].values():
+        assert value["identity"]["model"] == "EfficientNet-Lite0" and value["identity"]["statistics"]["count"] == 8
+    line = refused("data", "statistics", str(real), "--mode", "efficientnet", "--extractor", "mine.pt")
+    assert "has a network that ships, and mine.pt is named for it" in line
+
+
+def test_the_demo_compares_with_features_that_ship_unless_others_are_named(outputs):
+    shipped = ReferenceStatistics.read_identity(EMOJI / "efficientnet_features.safetensors")["images"]
+
+    def rests_on(**options):
+        asked = {"metrics": [{"frechet_efficientnet": options}] if options else ["frechet_efficientnet"]}
+        return plan_rows(experiment.load("demo", asked))[0].measured_with
+
+    assert rests_on() == [sha256(EFFICIENTNET)[:16], shipped]
+    assert rests_on(reference="others")[1] is rests_on(crop=32)[1] is None
+    assert shipped in plan_rows(experiment.load("demo"))[0].measured_with

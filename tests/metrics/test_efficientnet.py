@@ -8,6 +8,7 @@ import pytest
 import skimage.data
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torchvision.transforms.functional import pil_to_tensor
 
 from postdiff import metrics
@@ -93,7 +94,7 @@ def test_an_image_is_cut_and_scaled_as_its_authors_do():
     assert torch.equal(efficientnet.prepared(image), (image[..., 16:240, 16:240].float() - 127) / 128)
     wide = torch.zeros(2, 3, 64, 96, dtype=torch.uint8)
     wide[..., 4:60, 20:76] = 255  # 56 = 64 * 224 / 256
-    assert efficientnet.prepared(wide).unique().tolist() == [1]
+    assert (efficientnet.prepared(wide) - 1).abs().max() < 1e-5
     assert efficientnet.prepared(torch.full((1, 3, 1, 1), 127, dtype=torch.uint8)).shape == (1, 3, 224, 224)
 
 
@@ -147,3 +148,11 @@ def test_the_shipped_features_are_of_the_real_emoji(extractor):
     noise = networks.images(1, 16, 64)
     for name in ("frechet_efficientnet", "kernel_efficientnet"):
         assert measured(name, images, resources)[0] < 0.7 * measured(name, noise, resources)[0]
+
+
+@pytest.mark.parametrize("broken", [torch.ones(1, 1280), torch.ones(5), torch.full((3, 4), float("nan"))])
+def test_a_file_that_holds_no_features_is_refused(tmp_path, broken):
+    file = tmp_path / "real.safetensors"
+    save_file({"features": broken}, file, {"identity": "{}"})
+    with pytest.raises(UsageError, match=r"real\.safetensors holds no features of two images or more; make it again"):
+        ReferenceStatistics.load(file)
