@@ -1,13 +1,18 @@
 """Tables on pages say what the committed records say."""
 
+import itertools
+
 import pytest
 
 from postdiff.lab.config import experiment
+from postdiff.lab.tables.rows import flat_rows
 from postdiff.lab.tables.table import render
+from postdiff.metrics import facts
 from tests.docs.pages import README, ROOT
 
 DOCS, TABLES = ROOT / "docs", ROOT / "paper_figures" / "tables"
 FRECHET, TEXT, SAVING = "Frechet dist. ↓", "Text score ↑", "saving ↑"
+PAIRED = ("paired_lpips", "paired_psnr", "paired_ssim")
 # {page: [(table made from records, {heading on the page: heading there})]}
 PAGES = {
     README: [("main_table", {"Frechet distance ↓": FRECHET, "text score ↑": TEXT, "times less work ↑": SAVING})],
@@ -65,5 +70,17 @@ def test_what_is_alike(printed, same):
 def test_the_demos_table_is_the_one_of_its_records(monkeypatch, tmp_path):
     monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
     made = render(experiment.load("demo"), "markdown")
-    table = [line for line in (DOCS / "index.md").read_text().splitlines() if line.count("|") == 12]
+    table = [line for line in (DOCS / "index.md").read_text().splitlines() if line.count("|") == 14]
     assert len(table) == 8 and not [line for line in table if line not in made.splitlines()]
+
+
+def test_lpips_psnr_and_ssim_agree_on_which_of_the_demos_rows_is_closer(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(tmp_path))
+    found = flat_rows(experiment.load("demo"))
+    compared = 0
+    for one, other in itertools.combinations(found, 2):
+        if abs(one["paired_psnr"] - other["paired_psnr"]) > 1:  # below a decibel they may differ, and SSIM once does
+            closer = [(one[name] > other[name]) == facts(name).higher_is_better for name in PAIRED]
+            assert len(set(closer)) == 1, f"{one['row']} and {other['row']}: {closer}"
+            compared += 1
+    assert compared >= 12 and len(found) == 6
