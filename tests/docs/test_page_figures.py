@@ -84,3 +84,13 @@ def test_lpips_psnr_and_ssim_agree_on_which_of_the_demos_rows_is_closer(monkeypa
             assert len(set(closer)) == 1, f"{one['row']} and {other['row']}: {closer}"
             compared += 1
     assert compared >= 12 and len(found) == 6
+
+
+@pytest.mark.parametrize("page", [README, DOCS / "index.md"], ids=lambda page: page.stem)
+def test_what_pages_tell_of_the_demo_is_in_its_table(page):
+    table = rows((DOCS / "index.md").read_text())
+    text = " ".join(line for line in page.read_text().splitlines() if not line.startswith("|"))
+    for name in ("LPIPS ↓", TEXT, "Frechet (EfficientNet) ↓"):
+        ours, theirs = (table[label][name].partition(" ")[0] for label in ("PostDiff", "8 steps"))
+        assert f"{ours} against {theirs}" in text, f"{name}: {ours} against {theirs}"
+    assert all(table[label][SAVING].removesuffix("x") in text for label in ("PostDiff", "8 steps"))
