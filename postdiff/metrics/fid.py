@@ -121,7 +121,7 @@ class TensorflowFID(FID):
 
 
 class FrechetEfficientNet(FID):
-    """Frechet distance in EfficientNet-Lite0's features, which ships; not FID; needs 'postdiff data statistics'."""
+    """Frechet distance in features of EfficientNet-Lite0, which ships; not FID; needs 'postdiff data statistics'."""
 
     title = "Frechet (EfficientNet)"
     mode = "efficientnet"

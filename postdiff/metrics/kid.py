@@ -115,7 +115,7 @@ class KID(FeatureMetric):
 
 
 class KernelEfficientNet(KID):
-    """Kernel distance in EfficientNet-Lite0's features, which ships; not KID; needs 'postdiff data statistics'."""
+    """Kernel distance in features of EfficientNet-Lite0, which ships; not KID; needs 'postdiff data statistics'."""
 
     title = "Kernel (EfficientNet)"
     mode = "efficientnet"
