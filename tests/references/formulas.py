@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
 from postdiff.methods.base import Method
+from tests.references.parts import alone, computed, continued, hold, relative
 from tests.references.slow_run import Past, Reference, Setting, tensorwise
+from tests.references.whole_network import adaptive_diffusion, easy_cache, spectrum, step_mask
 
 __all__ = ["REFERENCES", "reference_of"]
-
-Computed = Callable[[int], bool]
-
-
-def computed(due: Iterable[int], seen: Iterable[int]) -> list[int]:
-    """Of the steps at which a piece is called, those at which it is computed: the first, and once one is due.
-
-    A step that is due and at which the piece is not called makes the next call due.
-    """
-    found: list[int] = []
-    for t in seen:
-        if not found or any(found[-1] < step <= t for step in due):
-            found.append(t)
-    return found
-
-
-def hold(due: Iterable[int]) -> Callable[..., Any]:
-    """y_k."""
-    due = list(due)
-    return lambda name, t, b, x, y: y[b][computed(due, y[b])[-1]]
-
-
-def alone(modules: dict[str, nn.Module]) -> dict[str, tuple[nn.Module, nn.Module]]:
-    return {name: (module, module) for name, module in modules.items()}
 
 
 def attentions(network: nn.Module) -> dict[str, nn.Module]:
@@ -66,23 +44,7 @@ def attention_and_ff(network: nn.Module) -> dict[str, nn.Module]:
 def taylor_seer(method: Any, run: Setting) -> Reference:
     """F_(k+j) = sum_i F_k^(i) j^i / i!, F^(i+1) the divided difference of the last two F^(i)."""
     due = {*range(method.warmup), *range(method.warmup - 1, run.steps, method.interval)}
-
-    def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        ks = computed(due, y[b])
-        if ks[-1] == t:
-            return y[b][t]
-        total, column = y[b][ks[-1]], [y[b][k] for k in ks]
-        for i in range(1, min(method.order, len(ks) - 1) + 1):
-            gaps = [ks[n] - ks[n - 1] for n in range(i, len(ks))]
-            column = [
-                tensorwise(lambda new, old, gap=gap: (new - old) / gap, *pair)
-                for *pair, gap in zip(column[1:], column[:-1], gaps, strict=True)
-            ]
-            share = (t - ks[-1]) ** i / math.factorial(i)
-            total = tensorwise(lambda y, d, share=share: y + d * share, total, column[-1])
-        return total
-
-    return Reference(alone(attention_and_ff(run.network)), value)
+    return continued(alone(attention_and_ff(run.network)), due, method.order)
 
 
 def pyramid_attention_broadcast(method: Any, run: Setting) -> Reference:
@@ -260,11 +222,6 @@ def mag_cache(method: Any, run: Setting) -> Reference:
     return Reference({"chain": (blocks[0], blocks[-1])}, value)
 
 
-def relative(now: Tensor, before: Tensor) -> float:
-    """|now - before| / |before|."""
-    return ((now - before).abs().mean() / before.abs().mean()).item()
-
-
 def first_block_cache(method: Any, run: Setting) -> Reference:
     """h_t = x_t + r_t + R_k while |r_t - r_k| / |r_k| <= delta, r what the first block adds, R what the others add."""
     blocks, r, k = blocks_of(run.network), {}, {}
@@ -304,14 +261,18 @@ def tea_cache(method: Any, run: Setting) -> Reference:
 
 
 REFERENCES: dict[str, Callable[[Any, Setting], Reference]] = {
+    "AdaptiveDiffusion": adaptive_diffusion,
     "BlockCache": block_cache,
     "CrossAttentionCache": cross_attention_cache,
     "DeepCache": deepcache,
+    "EasyCache": easy_cache,
     "EncoderPropagation": encoder_propagation,
     "FORA": fora,
     "FirstBlockCache": first_block_cache,
     "MagCache": mag_cache,
     "PyramidAttentionBroadcast": pyramid_attention_broadcast,
+    "Spectrum": spectrum,
+    "StepMask": step_mask,
     "TGATE": tgate,
     "TaylorSeer": taylor_seer,
     "TeaCache": tea_cache,

@@ -34,6 +34,7 @@ class Setting:
 
     network: nn.Module
     controlnet: nn.Module | None
+    scheduler: Any
     family: Family
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
@@ -50,14 +51,16 @@ class Reference:
 
     Attributes:
         pieces: {name: (first module, last module)} of what is overwritten. x is what the first is given, image and
-            text (or None); y is what the last gives out.
+            text (or None); y is what the last gives out. The whole network may be one, twice.
         value: (name, step, branch, x, y) -> what the piece gives out at this step, for one branch.
         predictions: optional, (step, {branch: prediction}) -> the same as the solver is to see them.
+        moved: optional, is told (latents before, after) of every step of the solver.
     """
 
     pieces: dict[str, tuple[nn.Module, nn.Module]]
     value: Callable[[str, int, str, Past, Past], Any]
     predictions: Callable[[int, dict[str, Tensor]], dict[str, Tensor]] | None = None
+    moved: Callable[[Tensor, Tensor], None] | None = None
 
 
 def tensorwise(change: Callable[..., Any], *values: Any) -> Any:
@@ -92,7 +95,7 @@ def setting_of(case: Case) -> Setting:
     assert len(times) == len(timesteps), "one time a step"
     scale = case.arguments([0]).get(family.scale) or 1.0
     controlnet = getattr(pipe, family.controlnet) if family.controlnet else None
-    return Setting(network, controlnet, family, tuple(times), tuple(timesteps), scale)
+    return Setting(network, controlnet, pipe.scheduler, family, tuple(times), tuple(timesteps), scale)
 
 
 def slow_run(
@@ -129,7 +132,11 @@ class _Overwriting:
             stack.enter_context(intercept(self.setting.network, "forward", self._network))
             if self.setting.controlnet is not None:
                 stack.enter_context(intercept(self.setting.controlnet, "forward", self._controlnet))
+            if self.reference.moved is not None:
+                stack.enter_context(intercept(self.setting.scheduler, "step", self._step))
             for name, (first, last) in self.reference.pieces.items():
+                if first is self.setting.network:  # its hooks are called before its step is known
+                    continue
                 before, after = self._enter(name), self._leave(name)
                 stack.callback(first.register_forward_pre_hook(before, with_kwargs=True).remove)
                 stack.callback(last.register_forward_hook(after).remove)
@@ -150,13 +157,23 @@ class _Overwriting:
         self._begin(sample, kwargs["timestep"] if "timestep" in kwargs else args[1])
         self.calls[self.step] += 1
         output = forward(*args, **kwargs)
-        if self.reference.predictions is None:
-            return output
         found = output[0] if isinstance(output, tuple) else output.sample
-        self.predicted |= dict(zip(self.branches, found.chunk(len(self.branches)), strict=True))
-        wanted = self.reference.predictions(self.step, self.predicted)
-        found = torch.cat([wanted[branch] for branch in self.branches])
+        for name, (first, _) in self.reference.pieces.items():
+            if first is self.setting.network:
+                self._enter(name)(first, (sample,), {})
+                found = self._leave(name)(first, (sample,), found)
+        if self.reference.predictions is not None:
+            self.predicted |= dict(zip(self.branches, found.chunk(len(self.branches)), strict=True))
+            wanted = self.reference.predictions(self.step, self.predicted)
+            found = torch.cat([wanted[branch] for branch in self.branches])
         return (found, *output[1:]) if isinstance(output, tuple) else type(output)(sample=found)
+
+    def _step(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        sample = kwargs["sample"] if "sample" in kwargs else args[2]
+        result = forward(*args, **kwargs)
+        assert self.reference.moved is not None
+        self.reference.moved(sample, result[0] if isinstance(result, tuple) else result.prev_sample)
+        return result
 
     def _controlnet(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._begin(args[0] if args else kwargs["sample"], kwargs["timestep"] if "timestep" in kwargs else args[1])

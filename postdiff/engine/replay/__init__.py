@@ -26,6 +26,7 @@ from postdiff.engine.spans import for_first_step
 from postdiff.engine.state import State
 
 __all__ = [
+    "DRAWS",
     "NETWORK",
     "Due",
     "Hold",
@@ -43,6 +44,7 @@ __all__ = [
 
 NETWORK: Literal["network"] = "network"
 ROWS = "the rows of a network call"  # claimed by whoever hands the network some images alone, or several steps at once
+DRAWS = "one random draw for all rows of a network call"  # depends on how often it is called, and so on who is beside
 # A rule by steps can be told once these are known.
 Rule = Watch | Callable[[State], Due]
 
@@ -81,7 +83,7 @@ class Replay:
     def claims(self) -> list[str]:
         """What no other method may act on."""
         if self.where == NETWORK:
-            return ["whole calls of the network", *([ROWS] if isinstance(self.rule, Watch) else [])]
+            return ["whole calls of the network", *([ROWS, DRAWS] if isinstance(self.rule, Watch) else [])]
         return list(self.where) if self._single else with_all_inside(self.where)
 
     @property

@@ -42,7 +42,7 @@ class RowsApart:
     def __init__(self, name: str, fill: Fill, state: State) -> None:
         self.name, self.fill, self.state = name, fill, state
         self._places: dict[At, Place] = defaultdict(Place)
-        self._notebooks: dict[Any, SimpleNamespace] = defaultdict(lambda: SimpleNamespace(computed=False))
+        self._notebooks: dict[Any, SimpleNamespace] = {}
         self._verdict: tuple[Any, set[int]] = (None, set())  # (step and place, images to compute), of rules together
 
     def decide(self, at: At, seen: Tensor) -> list[int]:
@@ -105,7 +105,8 @@ class RowsApart:
         return computed | {i for (i, past), number in zip(asked, found, strict=True) if watch.due(past, number, state)}
 
     def _notebook(self, watch: Watch, at: At, row: tuple[str, int]) -> SimpleNamespace:
-        return self._notebooks[at, None if watch.together else row[0], row[1]]
+        key = at, None if watch.together else row[0], row[1]
+        return self._notebooks.setdefault(key, SimpleNamespace(computed=False, image=row[1]))
 
     def finish(self, at: At, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> Tensors:
         """The output of all rows; what was computed is kept.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor
 
 from postdiff.engine.ownership import own
@@ -129,7 +130,8 @@ class Weighted:
         weights = self.weights([written for written, _ in kept], step)
         found = []
         for tensors in zip(*(y for _, y in kept), strict=True):
-            total = sum(weight * tensor.float() for weight, tensor in zip(weights, tensors, strict=True))
+            wide = torch.promote_types(tensors[0].dtype, torch.float32)
+            total = sum(weight * tensor.to(wide) for weight, tensor in zip(weights, tensors, strict=True))
             found.append(total.to(tensors[0].dtype))
         return found
 

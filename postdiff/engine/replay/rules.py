@@ -65,7 +65,8 @@ class Watch:
         """At every step: a number, a tensor without dimensions, or None to compute without asking `due`.
 
         Args:
-            past: the notebook; an attribute `computed` says whether the image has been computed before.
+            past: the notebook; its attribute `computed` says whether the image has been computed before, `image` is
+                the image's place in the batch.
             seen: what the piece is given, or what it was told to look at; one row.
             state: of the run.
         """
