@@ -113,7 +113,8 @@ def _flags(cls: type[Any]) -> list[str]:
     if cls.adaptive:
         said.append("It decides by the features of each image, so its work differs from image to image.")
     if cls.innermost:
-        said.append("It stands innermost in a stack, wherever the stack names it.")
+        rank = "innermost" if cls.innermost >= 1 else "inside all but the innermost"
+        said.append(f"It stands {rank} in a stack, wherever the stack names it.")
     return [" ".join(said), ""] if said else []
 
 

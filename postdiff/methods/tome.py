@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
+from postdiff.engine.replay import DRAWS
 from postdiff.engine.selectors import TokenBlock, cross_attentions, token_blocks
 from postdiff.engine.state import State
 from postdiff.engine.token_merging import TokenMerging
@@ -77,7 +78,8 @@ class ToMe(Method):
     def claims(self, network: nn.Module) -> list[str]:
         if self.merge_cross_attention:
             cross_attentions(network)  # raises where there is none
-        return [f"{name}.{child}" for name in self._blocks(network) for child in self._children()]
+        claimed = [f"{name}.{child}" for name in self._blocks(network) for child in self._children()]
+        return [*claimed, *([DRAWS] if self.rand else [])]
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         generator = torch.Generator().manual_seed(self.seed) if self.rand else None
