@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from postdiff.engine.blocks import stacked_blocks
-from postdiff.engine.replay import Replay, Residual, Watch
-from postdiff.engine.state import State
+from postdiff.engine.replay import Change, Replay, Residual
 from postdiff.methods.cache import Cache
 
 __all__ = ["FirstBlockCache"]
@@ -47,18 +45,7 @@ class FirstBlockCache(Cache):
 
     def replays(self, network: nn.Module) -> list[Replay]:
         blocks = stacked_blocks(network, "FirstBlockCache")
-        return [Replay(blocks, _Change(self.threshold), Residual(), front=1, name="first_block_cache")]
+        return [Replay(blocks, Change(self._little), Residual(), front=1, name="first_block_cache")]
 
-
-@dataclass
-class _Change(Watch):
-    threshold: float
-
-    def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        return (seen - past.seen).abs().mean() / past.size if past.computed else None
-
-    def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
-        return not measured <= self.threshold
-
-    def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
-        past.seen, past.size = seen, seen.abs().mean()
+    def _little(self, change: float) -> bool:
+        return change <= self.threshold

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from postdiff.engine.blocks import stacked_blocks
 from postdiff.engine.errors import unknown
 from postdiff.engine.probe import first_attention_input
-from postdiff.engine.replay import Replay, Residual, Watch
+from postdiff.engine.replay import Changes, Replay, Residual
 from postdiff.engine.state import State
 from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
@@ -76,27 +76,17 @@ class TeaCache(Cache):
         def modulated(block: nn.Module, run: Callable[[], Any]) -> Tensor:
             return first_attention_input(block, "TeaCache", run)
 
-        coefficients = POLYNOMIALS[self.polynomial] if isinstance(self.polynomial, str) else self.polynomial
-        watch = _Sum(self.threshold, coefficients)
+        watch = _Changes(self.threshold, self._expected)
         return [Replay(stacked_blocks(network, "TeaCache"), watch, Residual(), look=modulated, name="tea_cache")]
 
-
-@dataclass
-class _Sum(Watch):
-    threshold: float
-    coefficients: list[float]
-
-    def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        before, size = getattr(past, "seen", None), getattr(past, "size", None)
-        past.seen, past.size = seen, seen.abs().mean()
-        return None if before is None or state.index + 1 == state.steps else (seen - before).abs().mean() / size
-
-    def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
+    def _expected(self, change: float) -> float:
         expected = 0.0
-        for coefficient in self.coefficients:
-            expected = expected * measured + coefficient
-        past.total += expected
-        return not past.total < self.threshold
+        for coefficient in POLYNOMIALS[self.polynomial] if isinstance(self.polynomial, str) else self.polynomial:
+            expected = expected * change + coefficient
+        return expected
 
-    def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
-        past.total = 0.0
+
+class _Changes(Changes):
+    def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
+        found = super().measure(past, seen, state)
+        return None if state.index + 1 == state.steps else found

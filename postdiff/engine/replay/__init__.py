@@ -17,7 +17,8 @@ from torch import nn
 from postdiff.engine.intercept import intercept
 from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.chain import ChainPiece, Look
-from postdiff.engine.replay.fills import Fill, Hold, Residual, Taylor, Weighted
+from postdiff.engine.replay.changes import Change, Changes
+from postdiff.engine.replay.fills import Fill, Hold, Residual, Taylor, TaylorResidual, Weighted
 from postdiff.engine.replay.module import Merge, ModulePiece
 from postdiff.engine.replay.network import NetworkPiece
 from postdiff.engine.replay.rules import Due, Watch, at, before, turns
@@ -28,12 +29,15 @@ from postdiff.engine.state import State
 __all__ = [
     "DRAWS",
     "NETWORK",
+    "Change",
+    "Changes",
     "Due",
     "Hold",
     "Replay",
     "Residual",
     "Rule",
     "Taylor",
+    "TaylorResidual",
     "Watch",
     "Weighted",
     "at",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from postdiff.engine.ownership import own
 
-__all__ = ["Fill", "Hold", "Residual", "Taylor", "Weighted"]
+__all__ = ["Fill", "Hold", "Residual", "Taylor", "TaylorResidual", "Weighted"]
 
 Tensors = list[Tensor]
 
@@ -106,6 +106,26 @@ class Taylor:
             share = (step - written) ** j / math.factorial(j)
             total = [tensor + each * share for tensor, each in zip(total, factor, strict=True)]
         return total
+
+
+@dataclass(frozen=True)
+class TaylorResidual:
+    """x_t + the series of y_k - x_k; channels that the output has beyond the input's follow a series of their own.
+
+    Args:
+        order: highest j, as of `Taylor`.
+    """
+
+    order: int
+    of_input: ClassVar[bool] = True
+    recalls: ClassVar[bool] = True
+    steady: ClassVar[bool] = False
+
+    def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Any:
+        return Taylor(self.order).keep(past, [], Residual().keep(None, x, y, step), step)
+
+    def give(self, kept: Any, x: Tensors, step: int) -> Tensors:
+        return Residual().give(Taylor(self.order).give(kept, [], step), x, step)
 
 
 @dataclass(frozen=True)
