@@ -45,6 +45,9 @@ class OnMeta(Method):
     innermost: ClassVar[bool] = True
     seen: Seen = field(default_factory=Seen)
 
+    def start(self, state: State) -> None:
+        state.weightless = True
+
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), kwargs))
         # SD3's skip-layer guidance calls twice a step, first for all branches.

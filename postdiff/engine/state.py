@@ -47,6 +47,7 @@ class State:
         size: latent size (height, width) at which the network runs now.
         boundaries: planned steps at which the size, the branches or what a cache replays changes; known from the
             start.
+        weightless: the network runs without weights, so that features say nothing.
         counts: what really ran: network calls, and hits and misses of every cache.
         first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
         first_latents: what the pipeline handed its solver first, before any method changed it: z_T.
@@ -70,6 +71,7 @@ class State:
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     boundaries: set[int] = field(default_factory=set)
+    weightless: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)
     first_latents: Tensor | None = field(default=None, repr=False)

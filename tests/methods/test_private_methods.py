@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from postdiff.engine.errors import UsageError
-from tests.references.formulas import REFERENCES, alone, blocks_of, residual
+from tests.references.chains import blocks_of, residual
+from tests.references.formulas import REFERENCES
+from tests.references.parts import alone
 from tests.references.slow_run import Reference
 from tests.support.generic_checks import CHECKS
 from tests.support.own_methods import forgotten

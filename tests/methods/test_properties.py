@@ -59,7 +59,10 @@ REFUSED = {
     "pyramid_attention_broadcast": PIXELS,
     "taylor_seer": PIXELS,
     "block_cache": TRANSFORMERS | PIXELS,
+    "dbcache": UNETS,
     "first_block_cache": UNETS,
+    "sea_cache": UNETS,
+    "sea_cache_network": set(),
     "tea_cache": UNETS,
     "mag_cache": UNETS,
 }

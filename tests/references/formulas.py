@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from postdiff.methods.base import Method
-from tests.references.parts import alone, computed, continued, hold, relative
+from tests.references.chains import blocks_of, dbcache, first_block_cache, mag_cache, sea_cache, tea_cache
+from tests.references.parts import alone, computed, continued, hold
 from tests.references.slow_run import Past, Reference, Setting, tensorwise
 from tests.references.whole_network import adaptive_diffusion, easy_cache, spectrum, step_mask
 
@@ -22,11 +23,6 @@ def attentions(network: nn.Module) -> dict[str, nn.Module]:
 
 def looks_at_text(name: str, module: nn.Module) -> bool:
     return bool(getattr(module, "is_cross_attention", name.endswith("attn2")))
-
-
-def blocks_of(network: nn.Module) -> list[nn.Module]:
-    stacks = ("transformer_blocks", "blocks", "single_transformer_blocks")
-    return [block for stack in stacks for block in getattr(network, stack, ())]
 
 
 def fora(method: Any, run: Setting) -> Reference:
@@ -186,84 +182,11 @@ def encoder_propagation(method: Any, run: Setting) -> Reference:
     return Reference(alone(encoder), hold(keys))
 
 
-def streams(block: nn.Module, output: Any) -> tuple[Tensor, Tensor | None]:
-    """(image, text) in what a transformer block gives out, or in what a U-Net's stack of them does."""
-    if isinstance(output, Tensor) or len(output) == 1:
-        return (output if isinstance(output, Tensor) else output[0]), None
-    image, text = output if type(block).__name__ == "CogView4TransformerBlock" else output[::-1]
-    return image, text
-
-
-def residual(block: nn.Module, x: dict[int, Any], y: dict[int, Any], k: int, t: int) -> Any:
-    """x_t + R_k, R_k = y_k - x_k, in both streams."""
-    parts = zip(x[t], streams(block, y[k]), x[k], strict=True)
-    image, text = (None if y_k is None else x_t + (y_k - x_k) for x_t, y_k, x_k in parts)
-    if isinstance(y[k], Tensor):
-        return image
-    both = (image, text) if streams(block, y[k])[0] is y[k][0] else (text, image)
-    return both if len(y[k]) == 2 else both[:1]
-
-
-def mag_cache(method: Any, run: Setting) -> Reference:
-    """x_t + R_k while sum_i |1 - prod_(j<=i) g_j| <= delta, for `most` steps at most, after the retention."""
-    blocks = blocks_of(run.network)
-    g = method.ratios if isinstance(method.ratios, list) else [method.ratios] * run.steps
-    begin = int(method.retention * run.steps + 0.5)
-
-    def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        k = -1
-        for i in y[b]:
-            products = [math.prod(g[k + 1 : j + 1]) for j in range(k + 1, i + 1)]
-            error = sum(abs(1 - product) for product in products)
-            if k < 0 or i < begin or error > method.threshold or i - k > method.most:
-                k = i
-        return y[b][t] if k == t else residual(blocks[-1], x[b], y[b], k, t)
-
-    return Reference({"chain": (blocks[0], blocks[-1])}, value)
-
-
-def first_block_cache(method: Any, run: Setting) -> Reference:
-    """h_t = x_t + r_t + R_k while |r_t - r_k| / |r_k| <= delta, r what the first block adds, R what the others add."""
-    blocks, r, k = blocks_of(run.network), {}, {}
-
-    def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        if name == "first":
-            r[b, t] = streams(blocks[0], y[b][t])[0] - x[b][t][0]
-            return y[b][t]
-        if k.get(b) in y[b] and relative(r[b, t], r[b, k[b]]) <= method.threshold:
-            return residual(blocks[-1], x[b], y[b], k[b], t)
-        k[b] = t
-        return y[b][t]
-
-    return Reference({"first": (blocks[0], blocks[0]), "others": (blocks[1], blocks[-1])}, value)
-
-
-def tea_cache(method: Any, run: Setting) -> Reference:
-    """x_t + R_k while sum_i p(|m_i - m_(i-1)| / |m_(i-1)|) < delta, m what the first attention is given."""
-    blocks, m, k, total = blocks_of(run.network), {}, {}, {}
-    attention = getattr(blocks[0], "attn1", None) or blocks[0].attn
-    polynomial = [1.0, 0.0] if method.polynomial == "identity" else method.polynomial
-
-    def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        if name == "attention":
-            m[b, t] = x[b][t][0]
-            return y[b][t]
-        if k.get(b) in y[b]:
-            before = max(s for s in y[b] if s < t)
-            change = relative(m[b, t], m[b, before])
-            total[b] += sum(c * change**power for power, c in enumerate(reversed(polynomial)))
-            if total[b] < method.threshold and t + 1 < run.steps:
-                return residual(blocks[-1], x[b], y[b], k[b], t)
-        k[b], total[b] = t, 0.0
-        return y[b][t]
-
-    return Reference({"attention": (attention, attention), "chain": (blocks[0], blocks[-1])}, value)
-
-
 REFERENCES: dict[str, Callable[[Any, Setting], Reference]] = {
     "AdaptiveDiffusion": adaptive_diffusion,
     "BlockCache": block_cache,
     "CrossAttentionCache": cross_attention_cache,
+    "DBCache": dbcache,
     "DeepCache": deepcache,
     "EasyCache": easy_cache,
     "EncoderPropagation": encoder_propagation,
@@ -271,6 +194,7 @@ REFERENCES: dict[str, Callable[[Any, Setting], Reference]] = {
     "FirstBlockCache": first_block_cache,
     "MagCache": mag_cache,
     "PyramidAttentionBroadcast": pyramid_attention_broadcast,
+    "SeaCache": sea_cache,
     "Spectrum": spectrum,
     "StepMask": step_mask,
     "TGATE": tgate,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.references.slow_run import Past, Reference, tensorwise
 
-__all__ = ["alone", "computed", "continued", "hold", "relative"]
+__all__ = ["alone", "computed", "continued", "hold", "relative", "series"]
 
 
 def computed(due: Iterable[int], seen: Iterable[int]) -> list[int]:
@@ -40,22 +40,26 @@ def relative(now: Tensor, before: Tensor) -> float:
     return ((now - before).abs().mean() / before.abs().mean()).item()
 
 
+def series(values: list[Any], ks: list[int], t: int, order: int) -> Any:
+    """F_k + sum_i F_k^(i) j^i / i!, t = k + j, F^(i+1) the divided difference of the last two F^(i)."""
+    total, column = values[-1], values
+    for i in range(1, min(order, len(ks) - 1) + 1 if t > ks[-1] else 1):
+        gaps = [ks[n] - ks[n - 1] for n in range(i, len(ks))]
+        column = [
+            tensorwise(lambda new, old, gap=gap: (new - old) / gap, *pair)
+            for *pair, gap in zip(column[1:], column[:-1], gaps, strict=True)
+        ]
+        share = (t - ks[-1]) ** i / math.factorial(i)
+        total = tensorwise(lambda y, d, share=share: y + d * share, total, column[-1])
+    return total
+
+
 def continued(pieces: dict[str, tuple[nn.Module, nn.Module]], due: Iterable[int], order: int) -> Reference:
-    """sum_i F_k^(i) j^i / i! of each piece."""
+    """The series of each piece."""
+    due = list(due)
 
     def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
         ks = computed(due, y[b])
-        if ks[-1] == t:
-            return y[b][t]
-        total, column = y[b][ks[-1]], [y[b][k] for k in ks]
-        for i in range(1, min(order, len(ks) - 1) + 1):
-            gaps = [ks[n] - ks[n - 1] for n in range(i, len(ks))]
-            column = [
-                tensorwise(lambda new, old, gap=gap: (new - old) / gap, *pair)
-                for *pair, gap in zip(column[1:], column[:-1], gaps, strict=True)
-            ]
-            share = (t - ks[-1]) ** i / math.factorial(i)
-            total = tensorwise(lambda y, d, share=share: y + d * share, total, column[-1])
-        return total
+        return series([y[b][k] for k in ks], ks, t, order)
 
     return Reference(pieces, value)

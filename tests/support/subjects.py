@@ -38,7 +38,7 @@ __all__ = [
 
 IMAGES = (0, 1, 2)
 NO_HIT = "the method left nothing out; choose another setting"
-CHAINS = ("first_block_cache", "mag_cache", "tea_cache")
+CHAINS = ("dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache")
 CACHES = (
     *("block_cache", "cross_attention_cache", "deepcache", "deepcache_nonuniform", "encoder_propagation", "fora"),
     *("pyramid_attention_broadcast", "taylor_seer", "tgate", *CHAINS),
@@ -49,6 +49,9 @@ SETTINGS: dict[str, list[Any]] = {
     "cross_attention_cache: guided": [{"cross_attention_cache": {"gate": 2, "fill": "cfg"}}],
     "cross_attention_cache: first unguided": [{"cross_attention_cache": {"gate": 2, "fill_step": "first_unguided"}}],
     "cross_attention_cache: no cutoff": [{"cross_attention_cache": {"gate": 2, "cutoff": False}}],
+    "dbcache: back": [
+        {"dbcache": {"front": 1, "back": 1, "threshold": 0.4, "warmup": 0, "most": 3, "in_a_row": 2, "last": 1}}
+    ],
     "deepcache: restarts": [{"deepcache": {"interval": 3, "branch": 2, "restarts": [1]}}],
     "encoder_propagation: sequential": [{"encoder_propagation": {"keys": 2, "decoding": "sequential"}}],
     "first_block_cache: higher": [{"first_block_cache": {"threshold": 0.5}}],
@@ -63,6 +66,14 @@ SETTINGS: dict[str, list[Any]] = {
 }
 # At these images decide apart, with guidance and without, and after a change of size: {(preset, family): threshold}.
 THRESHOLDS = {
+    ("dbcache", "dit"): 0.5,
+    ("dbcache", "pixart_alpha"): 0.35,
+    ("dbcache", "sd3"): 0.5,
+    ("dbcache", "sana"): 0.09,
+    ("dbcache", "hunyuan"): 0.5,
+    ("dbcache", "flux"): 0.5,
+    ("dbcache", "qwen_image"): 0.5,
+    ("dbcache", "wan"): 0.12,
     ("first_block_cache", "dit"): 0.5,
     ("first_block_cache", "pixart_alpha"): 0.2,
     ("first_block_cache", "sd3"): 0.5,
@@ -139,7 +150,7 @@ def subject(name: str, family: str = "") -> Subject:
     if name in SETTINGS:
         return Subject(name, SETTINGS[name])
     one, threshold = preset(name), THRESHOLDS.get((name, family))
-    specs = one.methods if threshold is None else [{name: {"threshold": threshold}}]
+    specs = one.methods if threshold is None else [{name: one.methods[0][name] | {"threshold": threshold}}]
     return Subject(name, specs, one.identity)
 
 
@@ -159,6 +170,8 @@ def asked(check: str, name: str, family: str) -> bool:
         and family not in NO_GUIDANCE
         # At no threshold Wan's second half is both replayed and computed, for what its first block adds moves little.
         and (of, family) != ("first_block_cache", "wan"),
+        # There the changes of two images never fall below the threshold.
+        "consumers_in_place": (name, family) != ("dbcache: back", "dit"),
         "reference_where_a_step_is_left_out": of != "encoder_propagation",
         "standstill": of != "encoder_propagation" and family != "controlnet",
         "parallel": not of.startswith(("deepcache", "encoder")) and of not in CHAINS and family not in NO_ENCODER,

@@ -61,7 +61,7 @@ class RowsApart:
             kept = place.find(rows)
             due = kept is None or any(self.rule(group.written, state.index) for group in kept)
             return every if due else []
-        if seen.is_meta:
+        if seen.is_meta or state.weightless:
             raise UsageError(
                 f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "
                 "run the experiment, whose records hold it"

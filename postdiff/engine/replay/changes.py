@@ -1,4 +1,4 @@
-"""Watches that compare what they see with what they saw before."""
+"""Watches that compare what they see with what they saw before: |now - before| / |before|, means over one row."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ from torch import Tensor
 from postdiff.engine.replay.rules import Watch
 from postdiff.engine.state import State
 
-__all__ = ["Change", "Changes", "relative_change"]
-
-
-def relative_change(now: Tensor, before: Tensor) -> Tensor:
-    """|now - before| / |before|, means over one row; without dimensions."""
-    return (now - before).abs().mean() / before.abs().mean()
+__all__ = ["Change", "Changes"]
 
 
 @dataclass
@@ -30,13 +25,13 @@ class Change(Watch):
     little: Callable[[float], bool]
 
     def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        return relative_change(seen, past.seen) if past.computed else None
+        return (seen - past.seen).abs().mean() / past.size if past.computed else None
 
     def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
         return not self.little(measured)
 
     def note(self, past: SimpleNamespace, seen: Tensor, x: Tensor, y: Tensor, state: State) -> None:
-        past.seen = seen
+        past.seen, past.size = seen, seen.abs().mean()
 
 
 @dataclass
@@ -52,8 +47,9 @@ class Changes(Watch):
     expected: Callable[[float], float] = float
 
     def measure(self, past: SimpleNamespace, seen: Tensor, state: State) -> Tensor | None:
-        before, past.seen = getattr(past, "seen", None), seen
-        return None if before is None else relative_change(seen, before)
+        before, size = getattr(past, "seen", None), getattr(past, "size", None)
+        past.seen, past.size = seen, seen.abs().mean()
+        return None if before is None else (seen - before).abs().mean() / size
 
     def due(self, past: SimpleNamespace, measured: float, state: State) -> bool:
         past.total += self.expected(measured)
