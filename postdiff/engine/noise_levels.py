@@ -22,7 +22,7 @@ from torch import Tensor
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["Estimate", "check", "estimate", "level", "predict_x0", "ratios"]
+__all__ = ["Estimate", "check", "estimate", "is_flow", "level", "predict_x0", "prediction_of", "ratios"]
 
 _KINDS = ("epsilon", "v_prediction", "flow_prediction", "sample", "original_sample")
 # They have the options in their configuration but limit x0 by none of them.
@@ -77,7 +77,16 @@ def check(scheduler: Any) -> None:
     ratios(scheduler, scheduler.timesteps[:1])
 
 
-def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+def is_flow(scheduler: Any) -> bool:
+    """Whether samples are mixed as flows do it, alpha + sigma = 1.
+
+    Raises:
+        UsageError: as of `check`.
+    """
+    return _kind(scheduler) == "flow_prediction" or bool(getattr(scheduler.config, "use_flow_sigmas", False))
+
+
+def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Tensor, *, limited: bool = True) -> Tensor:
     """The clean-latent estimate behind one network prediction (PostDiff, Eq. 2, for every parametrisation).
 
     It is the one that the scheduler steps with: preconditioned (EDM), clipped or thresholded as it is configured, and
@@ -88,6 +97,7 @@ def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Ten
         prediction: network output after guidance; channels beyond the sample's (learned variance) are ignored.
         timestep: scalar tensor.
         sample: noisy latents, same rows and size as `prediction`.
+        limited: clipped or thresholded as the scheduler does it.
 
     Returns:
         As `sample`; computed in float32 at least, since x0 is a small difference of large numbers at high noise.
@@ -95,7 +105,20 @@ def predict_x0(scheduler: Any, prediction: Tensor, timestep: Tensor, sample: Ten
     Raises:
         UsageError: a parametrisation that is not known here, or no noise levels.
     """
-    return _clean(scheduler, prediction, timestep, _exact(sample)).to(sample.dtype)
+    return _clean(scheduler, prediction, timestep, _exact(sample), limited).to(sample.dtype)
+
+
+def prediction_of(scheduler: Any, x0: Tensor, timestep: Tensor, sample: Tensor) -> Tensor:
+    """The prediction behind which the clean estimate is `x0`: the inverse of `predict_x0`, but for limits.
+
+    Arguments and errors as those of `predict_x0`. Returns as `sample`.
+    """
+    noisy = _exact(sample)
+    none = torch.zeros_like(noisy)
+    # x0 is affine in the prediction, whatever this is of.
+    without = _clean(scheduler, none, timestep, noisy, limited=False)
+    slope = _clean(scheduler, none + 1, timestep, none, limited=False)
+    return ((x0.to(noisy.dtype) - without) / slope).to(sample.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,7 +148,7 @@ def _exact(sample: Tensor) -> Tensor:
     return sample.to(torch.promote_types(sample.dtype, torch.float32))
 
 
-def _clean(scheduler: Any, prediction: Tensor, timestep: Tensor, noisy: Tensor) -> Tensor:
+def _clean(scheduler: Any, prediction: Tensor, timestep: Tensor, noisy: Tensor, limited: bool = True) -> Tensor:
     """`predict_x0` in the type of `noisy`."""
     prediction = prediction[:, : noisy.shape[1]].to(noisy.dtype)
     alpha, sigma = (value.to(noisy.dtype) for value in level(scheduler, timestep))
@@ -143,7 +166,8 @@ def _clean(scheduler: Any, prediction: Tensor, timestep: Tensor, noisy: Tensor) 
         x0 = noisy - sigma * prediction
     else:
         x0 = prediction
-    x0 = _limited(scheduler, x0)
+    if limited:
+        x0 = _limited(scheduler, x0)
     if hasattr(scheduler, "get_scalings_for_boundary_condition_discrete"):
         skip, out = scheduler.get_scalings_for_boundary_condition_discrete(timestep.flatten()[0])
         x0 = out * x0 + skip * noisy

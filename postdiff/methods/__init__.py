@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "find", "names", "summary", "twice"]
 
-_PLUMBING = {"base", "cache", "options"}
+_PLUMBING = {"base", "cache", "options", "solver_cache"}
 _SHIPPED = Path(__file__).parent
 
 

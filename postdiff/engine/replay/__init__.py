@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 NETWORK: Literal["network"] = "network"
+WHOLE_CALLS = "whole calls of the network"
 ROWS = "the rows of a network call"  # claimed by whoever hands the network some images alone, or several steps at once
 DRAWS = "one random draw for all rows of a network call"  # depends on how often it is called, and so on who is beside
 # A rule by steps can be told once these are known.
@@ -87,7 +88,7 @@ class Replay:
     def claims(self) -> list[str]:
         """What no other method may act on."""
         if self.where == NETWORK:
-            return ["whole calls of the network", *([ROWS, DRAWS] if isinstance(self.rule, Watch) else [])]
+            return [WHOLE_CALLS, *([ROWS, DRAWS] if isinstance(self.rule, Watch) else [])]
         return list(self.where) if self._single else with_all_inside(self.where)
 
     @property
