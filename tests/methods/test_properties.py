@@ -65,6 +65,8 @@ REFUSED = {
     "sea_cache_network": set(),
     "tea_cache": UNETS,
     "mag_cache": UNETS,
+    "lazy_cache": set(),
+    "sada": set(),
 }
 REASONS = (
     "needs a U-Net", "no separate cross-attention", "no guidance", "plain grid of image tokens", "one by one",

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from postdiff.methods.base import Method
+from tests.references import at_solver
 from tests.references.chains import blocks_of, dbcache, first_block_cache, mag_cache, sea_cache, tea_cache
 from tests.references.parts import alone, computed, continued, hold
 from tests.references.slow_run import Past, Reference, Setting, tensorwise
@@ -200,6 +201,7 @@ REFERENCES: dict[str, Callable[[Any, Setting], Reference]] = {
     "TGATE": tgate,
     "TaylorSeer": taylor_seer,
     "TeaCache": tea_cache,
+    **at_solver.REFERENCES,
 }
 
 

@@ -6,12 +6,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from postdiff import accelerate
+from postdiff.engine import packing
 from postdiff.engine.family import Family, family_of
 from postdiff.engine.intercept import intercept
 from tests.support.cases import Case
@@ -27,18 +28,21 @@ class Setting:
     """What formulas read of a run.
 
     Attributes:
+        scheduler: the pipeline's.
         times: what the network is told of the time, step by step.
         timesteps: the scheduler's own, step by step.
         scale: of guidance.
+        size: of packed latents (height, width).
     """
 
     network: nn.Module
     controlnet: nn.Module | None
-    scheduler: Any
     family: Family
+    scheduler: Any
     times: tuple[float, ...]
     timesteps: tuple[float, ...]
     scale: float
+    size: tuple[int, int] = (0, 0)
 
     @property
     def steps(self) -> int:
@@ -55,12 +59,27 @@ class Reference:
         value: (name, step, branch, x, y) -> what the piece gives out at this step, for one branch.
         predictions: optional, (step, {branch: prediction}) -> the same as the solver is to see them.
         moved: optional, is told (latents before, after) of every step of the solver.
+        solver: optional, what happens at the solver's step instead; it has `predictions` of its own.
     """
 
     pieces: dict[str, tuple[nn.Module, nn.Module]]
     value: Callable[[str, int, str, Past, Past], Any]
     predictions: Callable[[int, dict[str, Tensor]], dict[str, Tensor]] | None = None
     moved: Callable[[Tensor, Tensor], None] | None = None
+    solver: AtSolver | None = None
+
+
+class AtSolver(Protocol):
+    """A method at the solver's step, for one image. After `restart` nothing is known."""
+
+    def restart(self) -> None:
+        """At the beginning, and at a new size of the latents."""
+
+    def predictions(self, step: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As of a reference."""
+
+    def step(self, make: Callable[[Tensor], Tensor], step: int, output: Tensor, timestep: Any, sample: Tensor) -> None:
+        """`make` has the solver make its step of a prediction, and gives the next sample."""
 
 
 def tensorwise(change: Callable[..., Any], *values: Any) -> Any:
@@ -80,8 +99,11 @@ def setting_of(case: Case) -> Setting:
     network = getattr(pipe, family.network)
     times: list[float] = []
     timesteps: list[float] = []
+    sizes: set[tuple[int, int]] = set()
 
     def note(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if family.packed:
+            sizes.add(packing.latent_size(kwargs))
         if (message := _number(kwargs["timestep"] if "timestep" in kwargs else args[1])) not in times:
             times.append(message)
         return forward(*args, **kwargs)
@@ -95,7 +117,7 @@ def setting_of(case: Case) -> Setting:
     assert len(times) == len(timesteps), "one time a step"
     scale = case.arguments([0]).get(family.scale) or 1.0
     controlnet = getattr(pipe, family.controlnet) if family.controlnet else None
-    return Setting(network, controlnet, pipe.scheduler, family, tuple(times), tuple(timesteps), scale)
+    return Setting(network, controlnet, family, pipe.scheduler, tuple(times), tuple(timesteps), scale, *sizes)
 
 
 def slow_run(
@@ -110,7 +132,7 @@ def slow_run(
     run = accelerate(case.pipe, beside()) if beside is not list else case.pipe
     images = []
     for i in ids:
-        with _Overwriting(setting, reference()).held():
+        with _Overwriting(setting, reference(), case.pipe.scheduler).held():
             images.append(case.call(run, [i], **changes))
     return torch.cat(images)
 
@@ -118,9 +140,9 @@ def slow_run(
 class _Overwriting:
     """One image's run."""
 
-    def __init__(self, setting: Setting, reference: Reference) -> None:
-        self.setting, self.reference = setting, reference
-        self.step, self.branches, self.size = -1, (), None
+    def __init__(self, setting: Setting, reference: Reference, scheduler: Any) -> None:
+        self.setting, self.reference, self.scheduler = setting, reference, scheduler
+        self.step, self.branches, self.size, self.solved = -1, (), None, 0
         self.calls: dict[int, int] = defaultdict(int)  # of the network, a step
         self.x: dict[str, Past] = {}
         self.y: dict[str, Past] = {}
@@ -133,7 +155,9 @@ class _Overwriting:
             if self.setting.controlnet is not None:
                 stack.enter_context(intercept(self.setting.controlnet, "forward", self._controlnet))
             if self.reference.moved is not None:
-                stack.enter_context(intercept(self.setting.scheduler, "step", self._step))
+                stack.enter_context(intercept(self.scheduler, "step", self._step))
+            if self.reference.solver is not None:
+                stack.enter_context(intercept(self.scheduler, "step", self._solver))
             for name, (first, last) in self.reference.pieces.items():
                 if first is self.setting.network:  # its hooks are called before its step is known
                     continue
@@ -151,6 +175,8 @@ class _Overwriting:
         if self.size != sample.shape[1:]:  # what was computed at another size is of no use
             self.size = sample.shape[1:]
             self.x, self.y = ({name: defaultdict(dict) for name in self.reference.pieces} for _ in range(2))
+            if self.reference.solver is not None:
+                self.reference.solver.restart()
 
     def _network(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         sample = args[0] if args else kwargs.get("sample", kwargs.get("hidden_states"))
@@ -162,9 +188,10 @@ class _Overwriting:
             if first is self.setting.network:
                 self._enter(name)(first, (sample,), {})
                 found = self._leave(name)(first, (sample,), found)
-        if self.reference.predictions is not None:
+        predictions = getattr(self.reference.solver, "predictions", self.reference.predictions)
+        if predictions is not None:
             self.predicted |= dict(zip(self.branches, found.chunk(len(self.branches)), strict=True))
-            wanted = self.reference.predictions(self.step, self.predicted)
+            wanted = predictions(self.step, self.predicted)
             found = torch.cat([wanted[branch] for branch in self.branches])
         return (found, *output[1:]) if isinstance(output, tuple) else type(output)(sample=found)
 
@@ -174,6 +201,22 @@ class _Overwriting:
         assert self.reference.moved is not None
         self.reference.moved(sample, result[0] if isinstance(result, tuple) else result.prev_sample)
         return result
+
+    def _solver(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(("model_output", "timestep", "sample"), args, strict=False)) | kwargs
+        output, timestep, sample = (given.pop(name) for name in ("model_output", "timestep", "sample"))
+        pack, unpack = _same, _same
+        if self.setting.family.packed and sample.ndim == 3:  # not where the driver has unpacked them
+            pack, unpack = packing.pack, lambda tokens: packing.unpack(tokens, self.setting.size)
+        raw: list[Any] = []
+
+        def make(output: Tensor) -> Tensor:
+            raw[:] = [forward(model_output=pack(output), timestep=timestep, sample=sample, **given)]
+            return unpack(raw[0][0] if isinstance(raw[0], tuple) else raw[0].prev_sample)
+
+        self.reference.solver.step(make, self.solved, unpack(output), timestep, unpack(sample))
+        self.solved += 1
+        return raw[0]
 
     def _controlnet(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self._begin(args[0] if args else kwargs["sample"], kwargs["timestep"] if "timestep" in kwargs else args[1])
@@ -199,6 +242,10 @@ class _Overwriting:
             return tensorwise(lambda *parts: torch.cat(parts), *given)
 
         return hook
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _chunks(value: Any, parts: int) -> list[Any]:

@@ -39,9 +39,10 @@ __all__ = [
 IMAGES = (0, 1, 2)
 NO_HIT = "the method left nothing out; choose another setting"
 CHAINS = ("dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache")
+AT_SOLVER = ("lazy_cache",)
 CACHES = (
     *("block_cache", "cross_attention_cache", "deepcache", "deepcache_nonuniform", "encoder_propagation", "fora"),
-    *("pyramid_attention_broadcast", "taylor_seer", "tgate", *CHAINS),
+    *("pyramid_attention_broadcast", "taylor_seer", "tgate", *CHAINS, *AT_SOLVER),
 )
 # What presets do not reach: {name, which begins with a preset's: stack}.
 SETTINGS: dict[str, list[Any]] = {
@@ -173,8 +174,11 @@ def asked(check: str, name: str, family: str) -> bool:
         # There the changes of two images never fall below the threshold.
         "consumers_in_place": (name, family) != ("dbcache: back", "dit"),
         "reference_where_a_step_is_left_out": of != "encoder_propagation",
-        "standstill": of != "encoder_propagation" and family != "controlnet",
-        "parallel": not of.startswith(("deepcache", "encoder")) and of not in CHAINS and family not in NO_ENCODER,
+        # What is guessed at the solver's step goes by its sample, which does not stand still.
+        "standstill": of not in ("encoder_propagation", *AT_SOLVER) and family != "controlnet",
+        "parallel": not of.startswith(("deepcache", "encoder"))
+        and of not in (*CHAINS, *AT_SOLVER)
+        and family not in NO_ENCODER,
     }.get(check, True)
 
 

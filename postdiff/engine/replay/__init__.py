@@ -29,6 +29,8 @@ from postdiff.engine.state import State
 __all__ = [
     "DRAWS",
     "NETWORK",
+    "ROWS",
+    "WHOLE_CALLS",
     "Change",
     "Changes",
     "Due",
