@@ -21,6 +21,7 @@ from postdiff.cost.operations import Known
 from postdiff.cost.structure_file import Structure
 from postdiff.cost.tally import Tally
 from postdiff.engine.driver import accelerate
+from postdiff.engine.errors import UsageError
 
 __all__ = ["MetaPipeline", "TextEncodersAndVAE", "real_size"]
 
@@ -109,9 +110,14 @@ class MetaPipeline:
             What the call cost, and what the network was asked for at each step.
 
         Raises:
-            UsageError: a method does not fit the network, the solver or the number of steps, or the installed
-                libraries do not know a class or configuration of the structure file.
+            UsageError: a method does not fit the network, the solver or the number of steps, or decides by features,
+                or the installed libraries do not know a class or configuration of the structure file.
         """
+        if (adaptive := next((method for method in methods if method.adaptive), None)) is not None:
+            raise UsageError(
+                f"{type(adaptive).__name__} decides by the features of each image, so its work cannot be counted "
+                "without weights; run the experiment, whose records hold it"
+            )
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         zeros = {name: torch.zeros(1, *shape) for name, shape in self.structure.conditions.items()}

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from postdiff.engine import noise_levels
-from postdiff.engine.errors import UsageError
 from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.fills import Hold
 from postdiff.engine.replay.network import NetworkPiece
@@ -102,11 +101,6 @@ class SkippedCalls(RowsApart):
 
     def decide(self, size: tuple[int, int], seen: Tensor) -> list[int]:
         """As of all caches; at a new size every image is computed, and nothing of what was noted is of use."""
-        if seen.is_meta:
-            raise UsageError(
-                f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "
-                "run the experiment, whose records hold it"
-            )
         if size != self._size:
             self._size, self._skipped = size, set()
             self._pasts.clear()

@@ -59,7 +59,7 @@ class SADA(SolverCache):
         Every family, with solvers that keep a training schedule, and flows.
 
     Oracle:
-        A loop at the solver's step of the bare pipeline, and the criterion in closed form on Gaussian data.
+        A loop written out over data whose best prediction is known, and one at the solver's step of the bare pipeline.
 
     Reference:
         Jiang et al., "SADA: Stability-guided Adaptive Diffusion Acceleration", ICML 2025, arXiv:2507.17135; the

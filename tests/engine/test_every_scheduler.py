@@ -89,6 +89,9 @@ def test_x0_and_level_are_the_solvers_own_at_every_step(name, settings):
             scheduler.scale_model_input(sample, timestep)
         prediction = drawn(2, 4, 6, 6, seed=1 + index)
         ours = noise_levels.predict_x0(scheduler, prediction, timestep, sample)
+        free = noise_levels.predict_x0(scheduler, prediction, timestep, sample, limited=False)
+        back = noise_levels.prediction_of(scheduler, free, timestep, sample)
+        torch.testing.assert_close(back, prediction, rtol=1e-6, atol=1e-8)
         alpha, sigma = noise_levels.level(scheduler, timestep)
         first = getattr(scheduler, "state_in_first_order", True)
         if first or name.endswith(("HeunDiscreteScheduler",)):
