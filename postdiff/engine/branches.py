@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family
 from postdiff.engine.rows import map_tensors, split_rows
 from postdiff.engine.state import State
 
-__all__ = ["compute_only", "condition_only", "on_batched", "only_branch"]
+__all__ = ["compute_only", "condition_only", "on_batched", "only_branch", "refuse_parts"]
 
 
 def only_branch(branch: str, sample: Tensor, kwargs: dict[str, Any], state: State) -> tuple[Tensor, dict[str, Any]]:
@@ -35,6 +37,9 @@ def on_batched(change: Callable[[Tensor], Tensor], kwargs: dict[str, Any], rows:
     places = dict(family.rows_at)
 
     def among(name: str, value: Any) -> Any:
+        if family.layout == "list" and isinstance(value, list) and len(value) == rows:
+            return [value[row] for row in change(torch.arange(rows, device="cpu")).tolist()]
+
         def changed(tensor: Tensor) -> Tensor:
             at = places.get(name, 0)
             if tensor.ndim <= at:
@@ -80,3 +85,23 @@ def condition_only(branch: str, forward: Callable[..., Any], kwargs: dict[str, A
         return forward(kwargs)
     finally:
         state.branches = wanted
+
+
+def refuse_parts(methods: Iterable[Any], state: State) -> None:
+    """For a run whose network takes the branches of a batch apart itself, before its first step.
+
+    Raises:
+        UsageError: a method plans to leave a branch out at some step, or rows of some images.
+    """
+    for method in methods:
+        alone = method.adaptive
+        for step in range(state.steps):
+            state.index = step
+            copy.copy(method).step_start(state)
+            alone, state.only = alone or state.only is not None, None
+        state.index = 0
+        if alone:
+            raise UsageError(
+                f"{type(method).__name__} computes parts of a batch, and this pipeline's perturbed attention needs all "
+                "of it; leave the method out, or use pag_scale=0"
+            )

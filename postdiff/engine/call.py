@@ -12,15 +12,18 @@ from typing import Any
 
 from torch import nn
 
-from postdiff.engine import packing, users_call, wrapped
+from postdiff.engine import grid, users_call, wrapped
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family
 from postdiff.engine.intercept import Scope, intercept
+from postdiff.engine.rows import map_tensors
 from postdiff.engine.run import Run
 from postdiff.engine.state import State
 
 __all__ = ["Call"]
 
+# What a ControlNet looks at beside the sample: images, their latents, or tokens of these.
+CONDITIONS = ("controlnet_cond", "control_context")
 _lock = threading.Lock()
 _users: dict[int, set[int]] = {}  # {id of a scheduler: ids of the calls that use it}
 
@@ -44,9 +47,9 @@ class Call:
     ) -> None:
         self.pipe, self.family, self.methods, self.given, self.counts = pipe, family, methods, given, counts
         self.scheduler = pipe.scheduler
-        self.outer: nn.Module = getattr(pipe, family.network)
-        self.network = wrapped.network(self.outer)
-        self.sample_name = next(iter(inspect.signature(self.network.forward).parameters))
+        self.outers = family.networks(pipe)
+        self.networks = [wrapped.network(outer) for outer in self.outers]
+        self.sample_name = next(iter(inspect.signature(self.networks[0].forward).parameters))
         self.scope = Scope()
         self.attached = ExitStack()
         self.run: Run
@@ -80,15 +83,13 @@ class Call:
 
     def _wrap(self) -> None:
         call, family = self, self.family
-        network_call = _by_name(self.network.forward)
+        network_call = _by_name(self.networks[0].forward)
         step_call = _by_name(self.scheduler.step)
-        sizes = packing.Sizes()
 
         def around_network(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             arguments = network_call(args, kwargs)
             run = call._run_now()
-            if run.packed:
-                arguments[call.sample_name] = packing.unpack(arguments[call.sample_name], sizes.of(arguments))
+            arguments[call.sample_name] = run.layout.opened(arguments[call.sample_name], arguments)
             run.open_step(arguments[call.sample_name], arguments)
             return run.denoise(forward, arguments)
 
@@ -100,16 +101,12 @@ class Call:
                 call._next_run()
             return forward(*args, **kwargs)
 
-        intercept(wrapped.outermost(self.outer), "forward", around_network).__enter__()
+        for outer in self.outers:
+            intercept(wrapped.outermost(outer), "forward", around_network).__enter__()
         intercept(self.scheduler, "step", around_step).__enter__()
         intercept(self.scheduler, "set_timesteps", around_set_timesteps).__enter__()
         controlnet = getattr(self.pipe, family.controlnet, None) if family.controlnet else None
         if controlnet is not None:
-            if family.packed:
-                raise UsageError(
-                    f"{type(self.pipe).__name__} packs its latents and has a ControlNet, which the driver cannot serve "
-                    "together; use it as it is"
-                )
             self._wrap_controlnet(controlnet)
         if users_call.hidden(self.pipe) and hasattr(self.pipe, "prepare_latents"):
             latents_call = _by_name(self.pipe.prepare_latents)
@@ -124,15 +121,27 @@ class Call:
     def _wrap_controlnet(self, controlnet: nn.Module) -> None:
         call = self
         control_call = _by_name(controlnet.forward)
-        own_name = next(iter(inspect.signature(controlnet.forward).parameters))
+        own_name, *names = inspect.signature(controlnet.forward).parameters
+        condition = next(name for name in CONDITIONS if name in names)
 
         def around_controlnet(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             arguments = control_call(args, kwargs)
-            arguments["sample"] = arguments.pop(own_name)
             run = call._run_now()
+            layout, given = run.layout, arguments.pop(condition)
+            sample = layout.opened(arguments.pop(own_name), arguments)
+            like = given[0] if isinstance(given, list) else given  # of several ControlNets, or of one
+
+            def closed(sample: Any, controlnet_cond: Any, **others: Any) -> Any:
+                del others[grid.BLOCK]
+                sample, others = layout.closed(sample, others, run.state.full_size)
+                others[condition] = map_tensors(lambda rows: layout.handed_back(rows, like), controlnet_cond)
+                return forward(**{own_name: sample}, **others)
+
+            arguments |= {"sample": sample, "controlnet_cond": map_tensors(layout.stepped, given)}
+            arguments[grid.BLOCK] = run.state.family.side
             # In guess mode it is sent the conditional rows alone.
-            run.open_step(arguments["sample"], arguments, alone=bool(arguments.get("guess_mode")))
-            return run.condition(lambda sample, **others: forward(**{own_name: sample}, **others), arguments)
+            run.open_step(sample, arguments, alone=bool(arguments.get("guess_mode")))
+            return run.condition(closed, arguments)
 
         intercept(controlnet, "forward", around_controlnet).__enter__()
 
@@ -160,10 +169,14 @@ class Call:
         # In reverse, so that the first method is outermost. The innermost ones are the outermost on the modules: what
         # they leave out is left out for all.
         for method in sorted(reversed(methods), key=lambda method: method.innermost):
-            for context in method.attach(self.network, state):
-                self.attached.enter_context(context)
+            for network in self.networks:
+                for context in method.attach(network, state):
+                    # What it holds beside the network, it holds once.
+                    if network is self.networks[0] or isinstance(getattr(context, "owner", None), nn.Module):
+                        self.attached.enter_context(context)
         if methods:
-            wrapped.refuse_compiled(self.outer, self.network, self.scope.owners())
+            for outer, network in zip(self.outers, self.networks, strict=True):
+                wrapped.refuse_compiled(outer, network, self.scope.owners())
             wrapped.refuse_torn_groups(self.scope.owners())
 
     def _take_solver(self) -> None:

@@ -51,8 +51,14 @@ class Driver:
 
     @property
     def network(self) -> nn.Module:
-        """The denoiser: `pipe.unet` or `pipe.transformer`, or what is inside if that was compiled or given adapters."""
-        return wrapped.network(getattr(self.pipe, self.family.network))
+        """The denoiser: `pipe.unet` or `pipe.transformer`, or what is inside if that was compiled or given adapters.
+
+        Of two that take turns in a run it is the first.
+        """
+        return self._networks()[0]
+
+    def _networks(self) -> list[nn.Module]:
+        return [wrapped.network(outer) for outer in self.family.networks(self.pipe)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the pipeline with its own arguments and return its own result.
@@ -63,7 +69,7 @@ class Driver:
             UsageError: a method does not fit this network, solver or number of steps, or the pipeline does what methods
                 cannot follow.
         """
-        if self.network is not self._checked:
+        if self._networks() != self._checked:
             self._check()
         self.counts = Counter()
         call = Call(self.pipe, self.family, self.methods, users_call.by_name(self.pipe, args, kwargs), self.counts)
@@ -100,9 +106,9 @@ class Driver:
             raise AttributeError(f"neither the driver nor {type(self.pipe).__name__} has '{name}'; set it on fast.pipe")
 
     def _check(self) -> None:
-        _check_networks(self.pipe)
-        self._checked = self.network
-        _check_claims(self.methods, self._checked)
+        self._checked = self._networks()
+        for network in self._checked:
+            _check_claims(self.methods, network)
 
 
 def _handed_on(method: Callable[..., Any], driver: Driver) -> Callable[..., Any]:
@@ -136,10 +142,3 @@ def _check_claims(methods: Sequence[Any], network: nn.Module) -> None:
             if claim in owners:
                 raise UsageError(f"{owners[claim]} and {name} both act on '{claim}'; use one of them")
             owners[claim] = name
-
-
-def _check_networks(pipe: Any) -> None:
-    if getattr(pipe, "transformer_2", None) is not None and pipe.config.boundary_ratio is not None:
-        raise UsageError(
-            f"{type(pipe).__name__} with two networks that take turns cannot be accelerated; use a model with one"
-        )

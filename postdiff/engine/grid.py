@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["conform", "follow", "resize", "scale_pixels", "shrink_control"]
+__all__ = ["BLOCK", "conform", "follow", "resize", "scale_pixels", "shrink_control"]
 
+BLOCK = "latent pixels that move as one"  # among a ControlNet's arguments
 Size = tuple[int, int]
 
 
@@ -48,20 +49,23 @@ def conform(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low: Siz
     return {**kwargs, **changed}
 
 
-def follow(kwargs: dict[str, Any], full: Size, low: Size) -> dict[str, Any]:
-    """What goes with the latent size in every network: the feature maps of an adapter, and a time for every token.
+def follow(kwargs: dict[str, Any], full: Size, low: Size, side: int = 0) -> dict[str, Any]:
+    """What goes with the latent size in every network: maps of an adapter or a control video, a time for every token.
 
     Args:
         kwargs: the network's arguments.
         full: latent size (height, width) that they were made for.
         low: the one that the network is called at.
+        side: of a token in latent pixels; 0 if it is not known.
     """
     changed = dict(kwargs)
     if (maps := kwargs.get("down_intrablock_additional_residuals")) is not None:
         changed["down_intrablock_additional_residuals"] = [_averaged(each, full, low) for each in maps]
+    if (video := kwargs.get("control_hidden_states")) is not None:
+        changed["control_hidden_states"] = _averaged(video, full, low)
     times = kwargs.get("timestep")
     if isinstance(times, Tensor) and times.ndim == 2:
-        changed["timestep"] = _times(times, full, low)
+        changed["timestep"] = _times(times, full, low, (side,) if side else (2, 1))
     return changed
 
 
@@ -71,9 +75,9 @@ def _averaged(value: Tensor, full: Size, low: Size) -> Tensor:
     return resize(value, size, "area")
 
 
-def _times(times: Tensor, full: Size, low: Size) -> Tensor:
-    """(rows, frames x token rows x token columns), tokens being squares of 2 or 1 latent pixels a side."""
-    for side in (2, 1):
+def _times(times: Tensor, full: Size, low: Size, sides: tuple[int, ...]) -> Tensor:
+    """(rows, frames x token rows x token columns), tokens being squares of so many latent pixels a side."""
+    for side in sides:
         tokens = (full[0] // side) * (full[1] // side)
         if times.shape[1] % tokens == 0:
             frames = times.unflatten(1, (-1, full[0] // side, full[1] // side))
@@ -100,12 +104,16 @@ def scale_pixels(kwargs: dict[str, Any], names: tuple[str, ...], full: Size, low
 
 
 def shrink_control(kwargs: dict[str, Any], full: Size, low: Size) -> dict[str, Any]:
-    """A ControlNet's arguments for the low phase: latents on the sub-grid, condition image averaged down."""
+    """A ControlNet's arguments for the low phase: latents on the sub-grid, images averaged down."""
+    block = kwargs.get(BLOCK, 1)
 
-    def image(value: Any) -> Any:
+    def condition(value: Any) -> Any:
         if isinstance(value, list):
-            return [image(item) for item in value]
+            return [condition(item) for item in value]
         height, width = value.shape[-2:]
+        if (height, width) == tuple(full):  # latents, as the sample
+            return resize(value, low, block=block)
         return resize(value, (height * low[0] // full[0], width * low[1] // full[1]), "area")
 
-    return {**kwargs, "sample": resize(kwargs["sample"], low), "controlnet_cond": image(kwargs["controlnet_cond"])}
+    sample = resize(kwargs["sample"], low, block=block)
+    return {**kwargs, "sample": sample, "controlnet_cond": condition(kwargs["controlnet_cond"])}

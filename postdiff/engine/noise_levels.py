@@ -214,6 +214,9 @@ def _mixer(scheduler: Any) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if add is not None and list(inspect.signature(add).parameters) == ["original_samples", "noise", "timesteps"]:
         return add
     if scale is not None and not getattr(scheduler.config, "invert_sigmas", False):
+        if (sigmas := getattr(scheduler, "sigmas", None)) is not None and float(sigmas.max()) > 1:
+            # No flow, whose levels end at 1: a pipeline's own x0 + sigma * noise, stepped by a flow's solver.
+            return lambda x0, noise, timesteps: x0 + scale(torch.zeros_like(noise), timesteps, noise)
         return lambda x0, noise, timesteps: scale(x0, timesteps, noise)
     raise _reports_none(scheduler)
 

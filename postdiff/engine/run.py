@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from postdiff.engine import grid, packing
-from postdiff.engine.branches import compute_only, condition_only
+from postdiff.engine import grid
+from postdiff.engine.branches import compute_only, condition_only, refuse_parts
 from postdiff.engine.errors import UsageError
+from postdiff.engine.layouts import layout_of
 from postdiff.engine.state import State
 from postdiff.engine.timeline import Timeline, described, differ
 
@@ -38,7 +39,7 @@ class Run:
     def __init__(self, pipe: Any, sample_name: str, methods: list[Any], state: State, negative: bool) -> None:
         self.pipe, self.sample_name, self.negative = pipe, sample_name, negative
         self.methods, self.state = methods, state
-        self.packed = state.family.packed and bool(methods)  # without any, nobody asks what tokens are
+        self.layout = layout_of(state.family, bool(methods))
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0
@@ -112,6 +113,8 @@ class Run:
         state.images = tuple(range(state.samples))
         for method in self.methods:
             method.start(state)
+        if state.family.calls == "whole" and "perturbed" in state.all_branches:
+            refuse_parts(self.methods, state)
 
     def _check_place(self, timeline: Timeline, timestep: Any) -> None:
         name, index = type(self.pipe).__name__, self.state.index
@@ -145,14 +148,10 @@ class Run:
             state.counts["network calls"] += 1
             state.counts["network rows"] += sample.shape[0]
             if state.size != state.full_size:
-                kwargs = grid.follow(kwargs, state.full_size, state.size)
-            if not self.packed:
-                raw[:] = [forward(**{name: sample}, **kwargs)]
-                return _first(raw[0])
-            if state.size != state.full_size:
-                kwargs = packing.fitted(kwargs, state.size)
-            raw[:] = [forward(**{name: packing.pack(sample)}, **kwargs)]
-            return packing.unpack(_first(raw[0]), state.size)
+                kwargs = grid.follow(kwargs, state.full_size, state.size, self.layout.side)
+            given, kwargs = self.layout.closed(sample, kwargs, state.full_size)
+            raw[:] = [forward(**{name: given}, **kwargs)]
+            return self.layout.predicted(_first(raw[0]), sample)
 
         network = _chain([method.denoise for method in self.methods], innermost, state)
         if state.separate:
@@ -161,8 +160,7 @@ class Run:
             output = compute_only(state.only, network, sample, kwargs, state)
         else:
             output = network(sample, kwargs)
-        if self.packed:
-            output = packing.pack(output)
+        output = self.layout.result(output)
         if not kwargs.get("return_dict", True):
             return (output, *raw[0][1:]) if raw else (output,)
         return type(raw[0])(**{**raw[0], "sample": output}) if raw else SimpleNamespace(sample=output)
@@ -198,8 +196,8 @@ class Run:
         """The chain of `step` hooks around the real solver step; then the state moves on."""
         state = self.state
         output, timestep, sample = (arguments.pop(name) for name in ("model_output", "timestep", "sample"))
-        if self.packed:  # solvers work element by element, so they need not know
-            output, sample = (packing.unpack(tokens, state.full_size) for tokens in (output, sample))
+        handed = sample
+        output, sample = self.layout.stepped(output), self.layout.stepped(sample)  # solvers work element by element
         if self.methods and self.timeline is not None:
             self._check_step(self.timeline, timestep, len(sample))
         if state.index == 0:
@@ -212,7 +210,7 @@ class Run:
 
         previous = _chain([method.step for method in self.methods], innermost, state)(output, timestep, sample)
         assert raw, "a method left out the solver's step"
-        previous = packing.pack(previous) if self.packed else previous
+        previous = self.layout.handed_back(previous, handed)
         state.index += 1
         self.predictions.clear()
         self.step_open = False
@@ -261,11 +259,14 @@ class Run:
 
     def _branches_sent(self) -> tuple[str, ...]:
         cfg = self.state.family.cfg
-        guided = self.state.guidance_scale > 1 and (self.negative or self.state.family.calls == "batched")
+        guided = self.state.guidance_scale > 1 and (self.negative or self.state.family.scale != "true_cfg_scale")
         if (guider := getattr(self.pipe, "guider", None)) is not None:
             guided = getattr(guider, "num_conditions", 1) > 1
         guided = getattr(self.pipe, "do_classifier_free_guidance", guided)
-        return cfg if cfg and guided else ("cond",)
+        off = set() if guided else {*cfg} - {"cond", "perturbed"}
+        if not getattr(self.pipe, "do_perturbed_attention_guidance", True):
+            off.add("perturbed")
+        return tuple(branch for branch in cfg if branch not in off) or ("cond",)
 
     def _guidance_scale(self) -> float:
         # The pipeline's own word, which a subclass or a callback may have changed.
