@@ -80,7 +80,7 @@ FAMILIES: dict[str, Family] = {
     **_with_control(_QWEN, "QwenImageControlNet QwenImageControlNetInpaint"),
     **_with_control(_TRANSFORMER, "StableDiffusion3ControlNet StableDiffusion3ControlNetInpainting"),
     **_with_control(_Z_IMAGE, "ZImageControlNet ZImageControlNetInpaint"),
-    **_alike(replace(_FLUX, scale="guidance_scale"), "Chroma ChromaImg2Img ChromaInpaint"),
+    **_alike(replace(_FLUX, scale="guidance_scale"), "Chroma ChromaImg2Img"),
     **_alike(replace(_TRANSFORMER, cfg=(), layout="tokens"), "Flux2"),
     **_alike(replace(_TWO_CALLS, layout="tokens"), "Flux2Klein Flux2KleinInpaint"),
     **_alike(_QWEN, "QwenImage QwenImageImg2Img QwenImageInpaint"),

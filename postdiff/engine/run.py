@@ -7,12 +7,14 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from postdiff.engine import grid
 from postdiff.engine.branches import compute_only, condition_only, refuse_parts
 from postdiff.engine.errors import UsageError
 from postdiff.engine.layouts import layout_of
+from postdiff.engine.rows import map_tensors
 from postdiff.engine.state import State
 from postdiff.engine.timeline import Timeline, described, differ
 
@@ -160,9 +162,12 @@ class Run:
             output = compute_only(state.only, network, sample, kwargs, state)
         else:
             output = network(sample, kwargs)
+        # Of a branch that stands for all, so do further results (sound beside a video).
+        times = len(output) // len(_first(raw[0])) if raw else 1
         output = self.layout.result(output)
         if not kwargs.get("return_dict", True):
-            return (output, *raw[0][1:]) if raw else (output,)
+            further = raw[0][1:] if raw else ()
+            return (output, *(map_tensors(lambda each: torch.cat([each] * times), further) if times > 1 else further))
         return type(raw[0])(**{**raw[0], "sample": output}) if raw else SimpleNamespace(sample=output)
 
     def _one_of_several(self, network: Callable[..., Any], sample: Tensor, kwargs: dict[str, Any]) -> Tensor:

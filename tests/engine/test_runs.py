@@ -345,8 +345,13 @@ def test_more_branches_that_are_named_are_served():
     both = one.call(fast, pag_scale=3.0)
     alone = torch.cat([one.call(fast, [i], pag_scale=3.0) for i in (0, 1)])
     torch.testing.assert_close(both, alone, rtol=1e-4, atol=1e-5)
-    with pytest.raises(UsageError, match="name its branches in order"):  # the third branch is switched off
-        one.call(fast, pag_scale=0.0)
+    plain = accelerate(one.pipe, fast.methods)
+    for scale in (5.0, 1.0):  # branches that are switched off
+        found = one.call(fast, guidance_scale=scale, pag_scale=0.0)
+        assert torch.equal(found, one.call(plain, guidance_scale=scale))
+    assert fast.counts["network rows"] == 8 * 2
+    one.call(fast, guidance_scale=0.0, pag_scale=3.0)
+    assert fast.counts["network rows"] == 8 * 2 * 2
 
 
 @pytest.mark.parametrize("stack", STACKS)

@@ -2,14 +2,15 @@
 
 import pytest
 import torch
-from diffusers import ChromaPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline, QwenImagePipeline, ZImagePipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, QwenImagePipeline
 
 from postdiff import accelerate
-from postdiff.engine import packing
+from postdiff.engine import packing, token_grid
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import family_of
+from postdiff.engine.family import Family, family_of
 from postdiff.engine.grid import resize
 from postdiff.engine.intercept import intercept
+from postdiff.engine.layouts import layout_of
 from postdiff.methods import (
     FORA,
     TGATE,
@@ -145,8 +146,8 @@ def test_packing_is_the_pipelines_own(cls):
 
 def test_places_of_tokens_are_looked_at_once_a_call_and_never_for_nobody(built, monkeypatch):
     """On a GPU whoever looks waits for it."""
-    looked, look = [], packing.latent_size
-    monkeypatch.setattr(packing, "latent_size", lambda kwargs: looked.append(1) or look(kwargs))
+    looked, look = [], token_grid.own_tokens
+    monkeypatch.setattr(token_grid, "own_tokens", lambda *given: looked.append(1) or look(*given))
     case = built["flux"]
     case.call(accelerate(case.pipe))
     assert not looked
@@ -155,15 +156,21 @@ def test_places_of_tokens_are_looked_at_once_a_call_and_never_for_nobody(built, 
 
 
 def test_other_places_of_tokens_are_seen():
-    sizes = packing.Sizes()
+    layout = layout_of(Family("transformer", layout="tokens", side=2), methods=True)
+    tokens = torch.zeros(1, 6, 16)
+
+    def size(**told):
+        return tuple(layout.opened(tokens, told).shape[-2:])
+
     wide, high = (
         torch.cartesian_prod(torch.zeros(1).long(), torch.arange(h), torch.arange(w)) for h, w in ((2, 3), (3, 2))
     )
-    assert sizes.of({"img_ids": wide}) == sizes.of({"img_ids": wide}) == (4, 6)
-    assert sizes.of({"img_ids": high}) == (6, 4)
+    assert size(img_ids=wide) == size(img_ids=wide) == (4, 6)
+    assert size(img_ids=high) == (6, 4)
     high.copy_(wide)
-    assert sizes.of({"img_ids": high}) == (4, 6)
-    assert sizes.of({"img_shapes": [[(1, 5, 2)]]}) == (10, 4)
+    assert size(img_ids=high) == (4, 6)
+    assert size(img_shapes=[[(1, 1, 2), (1, 2, 2)]]) == (2, 4)
+    assert size(img_shapes=[(1, 3, 2)] * 2) == (6, 4)
 
 
 @pytest.mark.parametrize(
@@ -184,12 +191,6 @@ def test_only_the_branch_that_comes_first_can_go_on_alone(built):
     case = built["wan"]
     with pytest.raises(UsageError, match="'cond' first"):
         case.call(accelerate(case.pipe, [CrossAttentionCache(gate=4, text="uncond")]))
-
-
-@pytest.mark.parametrize("cls", [ZImagePipeline, ChromaPipeline])
-def test_pipelines_out_of_reach_are_refused_with_the_reason(cls):
-    with pytest.raises(UsageError, match=f"{cls.__name__} cannot be accelerated: its"):
-        family_of(cls)
 
 
 def test_methods_stack_on_packed_latents(built):

@@ -165,12 +165,12 @@ def kandinsky5_t2i() -> Twin:
     return Twin(pipe, arguments)
 
 
-def _sd3_net(**extra: Any) -> Any:
+def _sd3_net(channels: int = 4) -> Any:
     torch.manual_seed(0)
     return d.SD3Transformer2DModel(
-        sample_size=16, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=WIDTH, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
-        pos_embed_max_size=16, **extra,
+        sample_size=16, patch_size=2, in_channels=channels, num_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=WIDTH, caption_projection_dim=32, pooled_projection_dim=24, out_channels=channels,
+        pos_embed_max_size=16,
     ).eval()  # fmt: skip
 
 
@@ -181,8 +181,8 @@ def _sd3_parts(**parts: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sd3_img2img() -> Twin:
-    pipe = d.StableDiffusion3Img2ImgPipeline(**_sd3_parts())
+def sd3_img2img(channels: int = 4) -> Twin:
+    pipe = d.StableDiffusion3Img2ImgPipeline(**_sd3_parts(transformer=_sd3_net(channels), vae=vae(channels)))
     return Twin(
         pipe,
         lambda ids: common(

@@ -24,6 +24,11 @@ def _unipc() -> Any:
     return d.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
 
 
+def wan() -> Twin:
+    pipe = d.WanPipeline(tokenizer=None, text_encoder=None, vae=None, transformer=_wan_net(), scheduler=_unipc())
+    return Twin(pipe, lambda ids: common(ids, height=128, width=96, num_frames=5, **text(ids)))
+
+
 def wan22() -> Twin:
     """Two networks: the first above a noise level, the second below it, each with its guidance scale."""
     pipe = d.WanPipeline(

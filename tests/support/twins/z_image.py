@@ -80,12 +80,12 @@ def z_image_inpaint() -> Twin:
     )  # fmt: skip
 
 
-def z_image_controlnet() -> Twin:
+def z_image_controlnet(channels: int = 4) -> Twin:
     """Its ControlNet takes lists too, and latents of its image; it borrows modules of the network."""
     net = _z_net()
     torch.manual_seed(1)
     control = d.ZImageControlNetModel(
-        control_layers_places=[0, 2], control_refiner_layers_places=[0], control_in_dim=4,
+        control_layers_places=[0, 2], control_refiner_layers_places=[0], control_in_dim=channels,
         add_control_noise_refiner="control_layers", dim=32, n_refiner_layers=1, n_heads=2, n_kv_heads=2,
     ).eval()  # fmt: skip
     pipe = d.ZImageControlNetPipeline(
