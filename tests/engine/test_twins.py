@@ -18,12 +18,14 @@ from postdiff.methods.base import Method
 from tests.support.snapshot import scheduler_keys, snapshot
 from tests.support.twins import TWINS
 
+HALVES = ("sd_ip_adapter", "sdxl_ip_adapter", "sd3_controlnet", "sd3_controlnet_inpaint")
+GUIDED_FROM_0 = ("z_image", "z_image_truncated", "z_image_controlnet", "z_image_controlnet_inpaint", "krea2")
 # How a run without guidance is asked for, where not by a scale of 1.
 UNGUIDED = {
     # What an image makes of a prompt comes in two halves, of which these pipelines take one only where they guide.
-    **{name: {"guidance_scale": 1 + 1e-6} for name in ("sd_ip_adapter", "sdxl_ip_adapter", "sd3_controlnet")},
+    **{name: {"guidance_scale": 1 + 1e-6} for name in HALVES},
     # They guide by c + w (c - u).
-    **{name: {"guidance_scale": 0.0} for name in ("z_image", "z_image_truncated", "z_image_controlnet", "krea2")},
+    **{name: {"guidance_scale": 0.0} for name in GUIDED_FROM_0},
     "ltx2": {"guidance_scale": 1.0, "audio_guidance_scale": 1.0},
 }
 # They take the size of an image, or one of their own; the last two have none, or no step for it.
@@ -34,6 +36,28 @@ OF_NO_OTHER_SIZE = (
 # Chains of blocks that join text and image in the middle, or hand on sound, are not served by these caches.
 CHAINS = ("first_block_cache", "mag_cache", "tea_cache")
 JOINED = ("flux2", "chroma", "hunyuan_video", "hunyuan_image", "ltx2")
+# One of each kind is asked everything; of the others, what is not asked here is slow.
+KINDS = (
+    *(
+        "sdxl_inpaint_9",
+        "sd_instruct_pix2pix",
+        "sdxl_pag",
+        "sdxl_union",
+        "sd_ip_adapter",
+        "flux_kontext_guided",
+        "flux2",
+    ),
+    *(
+        "flux2_klein_image",
+        "qwen_edit_plus",
+        "z_image_truncated",
+        "flux_controlnet_guided",
+        "z_image_controlnet",
+        "wan22",
+    ),
+    *("wan22_ti2v", "ltx", "ltx2", "krea2", "chroma", "hidream", "hunyuan_video15", "kandinsky5_t2i", "sana_sprint"),
+)
+EACH = [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in TWINS]
 # Names of arguments that are made of control images by networks of their own.
 CONTROL = ("control", "residual")
 LINE = 400
@@ -74,7 +98,7 @@ def test_the_empty_driver_is_the_pipeline(name):
     assert attributes(twin) == before
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_run_is_the_one_that_methods_plan_for(name):
     twin, expected = bare(name)
     Watch.seen.clear()
@@ -83,7 +107,7 @@ def test_a_run_is_the_one_that_methods_plan_for(name):
     assert planned == made
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", EACH)
 def test_all_is_restored_after_an_exception(name):
     twin, expected = bare(name)
     fast = accelerate(twin.pipe, [MixedResolution(switch=0)])
@@ -106,7 +130,7 @@ def test_all_is_restored_after_an_exception(name):
 
 
 @pytest.mark.parametrize("method", [FORA(interval=1), CFGCutoff(gate=1.0), GuidanceInterval(low=0.0, high=inf)])
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", EACH)
 def test_a_neutral_setting_changes_nothing(name, method):
     twin, expected = bare(name)
     try:
@@ -116,7 +140,7 @@ def test_a_neutral_setting_changes_nothing(name, method):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", EACH)
 def test_guidance_cut_off_at_once_is_a_run_without(name):
     twin, expected = bare(name)
     try:
@@ -168,7 +192,7 @@ def halved(value, size):
     return value[..., ::2, ::2] if of_size else value
 
 
-@pytest.mark.parametrize("name", [name for name in TWINS if name not in OF_NO_OTHER_SIZE])
+@pytest.mark.parametrize("name", [each for each in EACH if each.values[0] not in OF_NO_OTHER_SIZE])
 def test_a_small_phase_calls_the_network_as_a_small_run_does(name):
     """Shapes of everything, and values of all but latents, control maps, and times, whose levels may go by the size."""
     twin, _ = bare(name)

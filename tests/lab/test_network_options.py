@@ -16,6 +16,7 @@ from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.lab.plan import plan
 from tests.support import tiny
 from tests.support.snapshot import snapshot
+from tests.support.twins import TWINS
 
 pytestmark = pytest.mark.slow
 
@@ -145,6 +146,11 @@ def test_a_kernel_that_cannot_be_had_is_reported_in_one_line(small):
 def test_what_cannot_act_is_refused_before_a_call(small, name, values, message):
     with pytest.raises(UsageError, match=message):
         options(small(name)[0].pipe, **values)
+
+
+def test_networks_that_take_turns_are_not_for_experiments():
+    with pytest.raises(UsageError, match="WanPipeline has networks that take turns, and experiments count the work of"):
+        NetworkOptions(TWINS["wan22"]().pipe, NetworkConfig())
 
 
 def test_classic_attention_leaves_no_kernel_to_choose(small):

@@ -45,7 +45,12 @@ class NetworkOptions:
     def __init__(self, pipe: Any, options: NetworkConfig) -> None:
         self.pipe, self.options = pipe, options
         family = family_of(pipe)
-        self.network: nn.Module = getattr(pipe, family.network)
+        self.network, *others = family.networks(pipe)
+        if others:
+            raise UsageError(
+                f"{type(pipe).__name__} has networks that take turns, and experiments count the work of one; take a "
+                "model with one, or call accelerate(pipe, methods) yourself"
+            )
         controlnet = getattr(pipe, family.controlnet, None) if family.controlnet else None
         self.denoisers = [self.network, *([controlnet] if isinstance(controlnet, nn.Module) else [])]
         self.vaes = [vae for vae in [getattr(pipe, "vae", None)] if isinstance(vae, nn.Module)]

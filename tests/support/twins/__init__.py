@@ -16,7 +16,11 @@ def _builds(member: Any, module: Any) -> bool:
     if not inspect.isfunction(member) or member.__module__ != module.__name__ or member.__name__.startswith("_"):
         return False
     signature = inspect.signature(member)
-    whole = all(each.default is not inspect.Parameter.empty for each in signature.parameters.values())
+    whole = all(
+        each.default is not inspect.Parameter.empty
+        for each in signature.parameters.values()
+        if each.kind is not each.VAR_KEYWORD
+    )
     return whole and signature.return_annotation == "Twin"
 
 

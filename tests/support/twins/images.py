@@ -191,12 +191,12 @@ def sd3_img2img(channels: int = 4) -> Twin:
     )
 
 
-def sd3_controlnet() -> Twin:
+def sd3_controlnet(extra: int = 0) -> Twin:
     torch.manual_seed(1)
     control = d.SD3ControlNetModel(
         sample_size=16, patch_size=2, in_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, caption_projection_dim=32, pooled_projection_dim=24, out_channels=4,
-        pos_embed_max_size=16,
+        pos_embed_max_size=16, extra_conditioning_channels=extra,
     ).eval()  # fmt: skip
     for block in control.controlnet_blocks:
         nn.init.normal_(block.weight, std=0.1)

@@ -76,9 +76,10 @@ def qwen_inpaint() -> Twin:
     )
 
 
-def qwen_controlnet() -> Twin:
+def qwen_controlnet(extra: int = 0) -> Twin:
     torch.manual_seed(1)
     control = d.QwenImageControlNetModel(
+        extra_condition_channels=extra,
         in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=WIDTH, axes_dims_rope=(4, 4, 8),
     ).eval()  # fmt: skip

@@ -103,6 +103,22 @@ def sdxl_pag_img2img() -> Twin:
     return twin
 
 
+def sdxl_pag_inpaint() -> Twin:
+    twin = _of(
+        unets.sdxl_pag(), d.StableDiffusionXLPAGInpaintPipeline, image=image, mask_image=half_mask, strength=0.75
+    )
+    twin.pipe.register_to_config(requires_aesthetics_score=False)
+    return twin
+
+
+def qwen_controlnet_inpaint() -> Twin:
+    return _of(qwen.qwen_controlnet(extra=4), d.QwenImageControlNetInpaintPipeline, control_mask=_mask)
+
+
+def sd3_controlnet_inpaint() -> Twin:
+    return _of(images.sd3_controlnet(extra=1), d.StableDiffusion3ControlNetInpaintingPipeline, control_mask=_mask)
+
+
 def z_image_controlnet_inpaint() -> Twin:
     twin = z_image.z_image_controlnet(channels=4 + 1 + 4)  # latents, mask, masked latents
     return _of(twin, d.ZImageControlNetInpaintPipeline, image=_image, mask_image=_mask)

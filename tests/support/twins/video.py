@@ -67,20 +67,44 @@ def wan22_i2v() -> Twin:
     )
 
 
-def wan_vace() -> Twin:
-    torch.manual_seed(0)
-    net = d.WanVACETransformer3DModel(
+def wan22_ti2v_image() -> Twin:
+    """The first frame stands in the network's input, at time 0, and not among the latents."""
+    pipe = d.WanImageToVideoPipeline(
+        tokenizer=None, text_encoder=None, vae=wan_vae(), image_processor=None, image_encoder=None,
+        transformer=_wan_net(), scheduler=_unipc(), expand_timesteps=True,
+    )  # fmt: skip
+    return Twin(
+        pipe,
+        lambda ids: common(ids, image=image(ids[:1], 128, 96), height=128, width=96, num_frames=5, **text(ids)),
+    )
+
+
+def _vace_net(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    return d.WanVACETransformer3DModel(
         num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, text_dim=WIDTH, freq_dim=16,
         ffn_dim=32, num_layers=3, rope_max_seq_len=32, vace_layers=[0, 2], vace_in_channels=4 * 2 + 64,
     ).eval()  # fmt: skip
-    pipe = d.WanVACEPipeline(tokenizer=None, text_encoder=None, vae=wan_vae(), scheduler=_unipc(), transformer=net)
+
+
+def wan_vace(**more: Any) -> Twin:
+    parts = {
+        "tokenizer": None,
+        "text_encoder": None,
+        "vae": wan_vae(),
+        "scheduler": _unipc(),
+        "transformer": _vace_net(),
+    }
+    generator = torch.Generator
     return Twin(
-        pipe,
-        lambda ids: common(
-            ids, height=128, width=96, num_frames=5, generator=torch.Generator().manual_seed(7), **text(ids)
-        ),
+        d.WanVACEPipeline(**parts, **more),
+        lambda ids: common(ids, height=128, width=96, num_frames=5, generator=generator().manual_seed(7), **text(ids)),
         (0,),
     )
+
+
+def wan22_vace() -> Twin:
+    return wan_vace(transformer_2=_vace_net(1), boundary_ratio=0.8)
 
 
 def ltx() -> Twin:
