@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Rows:
 
     def closed(self, rows: Tensor, kwargs: dict[str, Any], full: Size) -> tuple[Any, dict[str, Any]]:
         """What the network takes for rows of any size, and its other arguments, made for a sample of size `full`."""
-        return rows, kwargs
+        return self.result(rows), kwargs
 
     def predicted(self, output: Any, rows: Tensor) -> Tensor:
         """Rows, from what the network makes of `rows`."""
@@ -57,9 +58,6 @@ class _Items(Rows):
     def opened(self, sample: Any, kwargs: dict[str, Any]) -> Any:
         return torch.stack(sample).squeeze(2)
 
-    def closed(self, rows: Tensor, kwargs: dict[str, Any], full: Size) -> tuple[Any, dict[str, Any]]:
-        return self.result(rows), kwargs
-
     def predicted(self, output: Any, rows: Tensor) -> Tensor:
         return torch.stack(list(output)).squeeze(2)
 
@@ -71,20 +69,18 @@ class _ChannelsLast(Rows):
     """Rows (rows, frames, H, W, C), and a list of ranges that tells the places of their tokens."""
 
     def opened(self, sample: Any, kwargs: dict[str, Any]) -> Any:
-        return sample.movedim(-1, 1)
+        return self.stepped(sample)
 
     def closed(self, rows: Tensor, kwargs: dict[str, Any], full: Size) -> tuple[Any, dict[str, Any]]:
         if (ranges := kwargs.get("visual_rope_pos")) is not None:
             frames, *sides = ranges
-            shorter = [
-                each[: len(each) * now // whole] for each, now, whole in zip(sides, rows.shape[-2:], full, strict=True)
-            ]
-            kwargs = {**kwargs, "visual_rope_pos": [frames, *shorter]}
-        return rows.movedim(1, -1), kwargs
+            scale = zip(sides, rows.shape[-2:], full, strict=True)
+            now = [each[: len(each) * side // whole] for each, side, whole in scale]
+            kwargs = {**kwargs, "visual_rope_pos": [frames, *now]}
+        return self.result(rows), kwargs
 
     def predicted(self, output: Any, rows: Tensor) -> Tensor:
-        found: Tensor = output.movedim(-1, 1)
-        return found
+        return self.stepped(output)
 
     def result(self, rows: Tensor) -> Any:
         return rows.movedim(1, -1)
@@ -93,7 +89,7 @@ class _ChannelsLast(Rows):
         return value.movedim(-1, 1)
 
     def handed_back(self, rows: Tensor, like: Tensor) -> Tensor:
-        return rows.movedim(1, -1)
+        return self.result(rows)
 
 
 class _Tokens(Rows):
@@ -133,10 +129,11 @@ class _Tokens(Rows):
         return self._unpacked(value, self._grid) if value.ndim == 3 else value
 
     def handed_back(self, rows: Tensor, like: Tensor) -> Tensor:
-        return packing.pack(rows, self.side) if like.ndim == 3 else rows
+        return self.result(rows) if like.ndim == 3 else rows
 
     def _grid_of(self, rows: Tensor) -> token_grid.TokenGrid:
-        return self._grid.of(*(each // self.side for each in rows.shape[-2:]))
+        height, width = (each // self.side for each in rows.shape[-2:])
+        return replace(self._grid, height=height, width=width)
 
     def _apart(self, tokens: Tensor, grid: token_grid.TokenGrid) -> tuple[Tensor, ...]:
         return tokens.split([grid.before, len(grid), tokens.shape[1] - grid.before - len(grid)], 1)

@@ -5,7 +5,7 @@ Editing pipelines put the tokens of other images behind them or in front; text m
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -43,10 +43,6 @@ class TokenGrid:
     def __len__(self) -> int:
         return (self.frames or 1) * self.height * self.width
 
-    def of(self, height: int, width: int) -> TokenGrid:
-        """The same of another size in tokens."""
-        return replace(self, height=height, width=width)
-
 
 def own_tokens(tokens: int, kwargs: dict[str, Any]) -> TokenGrid:
     """The grid of the sample among `tokens` tokens of a row.
@@ -80,16 +76,7 @@ def _of_places(ids: Tensor) -> TokenGrid | None:
 
 
 def fitted(kwargs: dict[str, Any], full: TokenGrid, now: TokenGrid) -> dict[str, Any]:
-    """The network's arguments for a sample of another size: what a run at that size is told of its own tokens.
-
-    Raises:
-        UsageError: it is told of places that cannot be made here.
-    """
-    if kwargs.get("video_coords") is not None:
-        raise UsageError(
-            "this pipeline tells its network places in seconds and pixels of every token, which the driver cannot make "
-            "for another size; leave the size of its latents as it is"
-        )
+    """The network's arguments for a sample of another size: what a run at that size is told of its own tokens."""
     changed = dict(kwargs)
     for name in ("img_ids", "position_ids"):
         if (ids := kwargs.get(name)) is not None:
@@ -98,6 +85,9 @@ def fitted(kwargs: dict[str, Any], full: TokenGrid, now: TokenGrid) -> dict[str,
         changed["img_shapes"] = [_shapes(each, now) for each in shapes]
     if kwargs.get("num_frames") is not None:
         changed["height"], changed["width"] = now.height, now.width
+    if (coordinates := kwargs.get("video_coords")) is not None:  # in seconds and pixels, which do not go by the size
+        grid = coordinates.unflatten(2, (-1, full.height, full.width))
+        changed["video_coords"] = grid[:, :, :, : now.height, : now.width].flatten(2, 4)
     mask = kwargs.get("attention_mask")
     if isinstance(mask, Tensor) and mask.ndim == 2 and mask.shape[1] > len(full):  # of text and image tokens
         changed["attention_mask"] = _swapped(mask, -1, mask.new_ones(len(mask), len(now)), full)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from postdiff.engine import noise_levels
 from tests.support.tiny import SCHEDULERS
@@ -68,3 +69,15 @@ def test_flow_level_and_velocity():
     assert alpha + sigma == pytest.approx(1.0)
     sample = noisy(scheduler, t)
     torch.testing.assert_close(noise_levels.predict_x0(scheduler, NOISE - X0, t, sample), X0, rtol=1e-5, atol=1e-5)
+
+
+def test_levels_beyond_those_of_a_flow_are_noise_over_a_whole_signal():
+    """Cosmos 2 keeps x0 + sigma * noise and steps it with a flow's solver."""
+    solver = FlowMatchEulerDiscreteScheduler()
+    solver.set_timesteps(sigmas=[80.0, 5.0, 0.5])
+    found = noise_levels.ratios(solver, solver.timesteps)
+    assert found == pytest.approx([80.0, 5.0, 0.5])
+    x0, noise = torch.ones(1, 4, 8, 8), torch.full((1, 4, 8, 8), 2.0)
+    taken = noise_levels.estimate(solver, noise, solver.timesteps[0], x0 + 80 * noise)
+    torch.testing.assert_close(taken.x0, x0)
+    torch.testing.assert_close(taken.noise, noise)
