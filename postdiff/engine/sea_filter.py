@@ -17,13 +17,13 @@ def sea_filter(sample: Tensor, ratio: float, power: float) -> Tensor:
 
     Args:
         sample: (rows, C, H, W) or (rows, C, F, H, W).
-        ratio: noise over signal, b / a.
+        ratio: noise over signal, b / a, from 0 to infinity.
         power: p; 0 leaves the sample as it is.
 
     Returns:
         As `sample`, computed in float32.
     """
-    noise = min(max(ratio / (1 + ratio), 1e-6), 1 - 1e-6)
+    noise = min(max(1 - 1 / (1 + ratio), 1e-6), 1 - 1e-6)  # an infinite ratio is pure noise
     signal, axes, gain = 1 - noise, range(2, sample.ndim), torch.ones((), device=sample.device)
     for axis in axes:
         frequencies = torch.fft.fftfreq(sample.shape[axis], device=sample.device, dtype=torch.float32)

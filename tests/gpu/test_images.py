@@ -11,7 +11,7 @@ pytestmark = pytest.mark.gpu
 
 ON_UNETS, ON_TRANSFORMERS = "sd", "pixart_alpha"
 ONLY_UNETS = {"block_cache", "deepcache", "deepcache_nonuniform", "postdiff", "todo"}
-ONLY_TRANSFORMERS = {"first_block_cache", "mag_cache", "tea_cache"}
+ONLY_TRANSFORMERS = {"dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache"}
 PRESETS = [(name, ON_UNETS) for name in catalog.names("methods") if name not in ONLY_TRANSFORMERS]
 PRESETS += [(name, ON_TRANSFORMERS) for name in catalog.names("methods") if name not in ONLY_UNETS]
 
@@ -52,7 +52,7 @@ def test_images_do_not_depend_on_their_batch(on, name, methods, dtype):
     properties.alone_as_in_a_batch(on(name, dtype)[0], methods)
 
 
-@pytest.mark.parametrize("name", ["first_block_cache", "tea_cache"])
+@pytest.mark.parametrize("name", ["dbcache", "first_block_cache", "sea_cache", "tea_cache"])
 def test_what_is_decided_for_each_image_does_not_either(on, name):
     properties.alone_as_in_a_batch(on("pixart_alpha", torch.float32)[0], [name])
 

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.gpu
 # What makes methods wait beyond the bare pipeline, and how often at most in a run; all others never do.
 ONCE, A_STEP = 4, 3 * FEW_STEPS
 MAY_WAIT = {
+    "dbcache": (A_STEP, "its decision rests on features"),
     "first_block_cache": (A_STEP, "its decision rests on features"),
     "tea_cache": (A_STEP, "its decision rests on features"),
+    "sea_cache": (2 * A_STEP, "its decision rests on latents, and noise levels of all steps, before the first"),
+    "sea_cache_network": (2 * A_STEP, "the same"),
     "guidance_interval": (A_STEP, "noise levels of all steps, before the first"),
     "noise_injection": (A_STEP, "the noise level at late steps, as scheduler and timestep tell it"),
     "faster_diffusion": (A_STEP, "noise injection is a part of it"),

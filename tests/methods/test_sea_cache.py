@@ -48,6 +48,8 @@ def test_the_filter_keeps_what_has_no_preference():
     """A sample whose frequencies are all alike keeps its energy on average; without a power it is left as it is."""
     image = torch.randn(1, 2, 6, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(sea_filter(image, 3.0, 0.0), image)
+    for ratio in (0.0, math.inf):  # the levels at which flows end and begin
+        assert torch.isfinite(sea_filter(image, ratio, 2.0)).all()
     point = torch.zeros(1, 1, 6, 5)
     point[..., 0, 0] = 1.0  # its transform is 1 everywhere, so that the filtered point is the mean gain
     torch.testing.assert_close(sea_filter(point, 3.0, 2.0)[..., 0, 0], torch.ones(1, 1))

@@ -131,7 +131,8 @@ def dbcache(method: Any, run: Setting) -> Reference:
 
 def filtered(latents: Tensor, ratio: float, power: float) -> Tensor:
     """G * x of one image, G = a S / (a^2 S + b^2) along every axis by itself, over its mean; a + b = 1, S = 1 / f^p."""
-    a, b = 1 / (1 + ratio), ratio / (1 + ratio)
+    a = min(max(1 / (1 + ratio), 1e-6), 1 - 1e-6)
+    b = 1 - a
     if latents.ndim == 3:  # tokens of 2 x 2; all tiny images are 4 by 3
         height, width = round((latents.shape[1] * 4 / 3) ** 0.5), round((latents.shape[1] * 3 / 4) ** 0.5)
         latents = latents.view(1, height, width, -1, 2, 2).permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
