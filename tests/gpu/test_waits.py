@@ -23,6 +23,8 @@ MAY_WAIT = {
     "tea_cache": (A_STEP, "its decision rests on features"),
     "sea_cache": (2 * A_STEP, "its decision rests on latents, and noise levels of all steps, before the first"),
     "sea_cache_network": (2 * A_STEP, "the same"),
+    "easy_cache": (A_STEP, "its decision rests on features"),
+    "adaptive_diffusion": (A_STEP, "its decision rests on latents"),
     "guidance_interval": (A_STEP, "noise levels of all steps, before the first"),
     "noise_injection": (A_STEP, "the noise level at late steps, as scheduler and timestep tell it"),
     "faster_diffusion": (A_STEP, "noise injection is a part of it"),

@@ -67,6 +67,10 @@ REFUSED = {
     "mag_cache": UNETS,
     "lazy_cache": set(),
     "sada": set(),
+    "step_mask": set(),
+    "easy_cache": set(),
+    "spectrum": set(),
+    "adaptive_diffusion": set(),
 }
 REASONS = (
     "needs a U-Net", "no separate cross-attention", "no guidance", "plain grid of image tokens", "one by one",

@@ -41,12 +41,23 @@ NO_HIT = "the method left nothing out; choose another setting"
 CHAINS = ("dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache")
 AT_SOLVER = ("lazy_cache", "sada")
 ALIKE = "sada"  # in six steps of tiny networks hardly any two images differ; its own tests have some that do
+DECIDED_WHOLE = ("adaptive_diffusion", "easy_cache")
 CACHES = (
     *("block_cache", "cross_attention_cache", "deepcache", "deepcache_nonuniform", "encoder_propagation", "fora"),
-    *("pyramid_attention_broadcast", "taylor_seer", "tgate", *CHAINS, *AT_SOLVER),
+    *(
+        "pyramid_attention_broadcast",
+        "taylor_seer",
+        "tgate",
+        *CHAINS,
+        *DECIDED_WHOLE,
+        "spectrum",
+        "step_mask",
+        *AT_SOLVER,
+    ),
 )
 # What presets do not reach: {name, which begins with a preset's: stack}.
 SETTINGS: dict[str, list[Any]] = {
+    "adaptive_diffusion: every second": [{"adaptive_diffusion": {"threshold": 9.0, "warmup": 3, "last": 0, "most": 1}}],
     "cross_attention_cache: mean": [{"cross_attention_cache": {"gate": 2, "fill": "ave", "text": "uncond"}}],
     "cross_attention_cache: guided": [{"cross_attention_cache": {"gate": 2, "fill": "cfg"}}],
     "cross_attention_cache: first unguided": [{"cross_attention_cache": {"gate": 2, "fill_step": "first_unguided"}}],
@@ -62,6 +73,11 @@ SETTINGS: dict[str, list[Any]] = {
     ],
     "sada: every other": [{"sada": {"first": 0, "late": 0, "interval": 2, "terms": 2}}],
     "sada: true lengths": [{"sada": {"first": 0, "late": 50, "scale": "ode"}}],
+    "spectrum: penalised": [
+        {"spectrum": {"warmup": 2, "growth": 0.0, "intercept": "penalised", "history": 3, "degree": 1}}
+    ],
+    "step_mask: residual": [{"step_mask": {"computed": [0, 1, 4], "fill": "residual"}}],
+    "step_mask: quadratic": [{"step_mask": {"computed": [0, 1, 3, 4], "fill": "quadratic"}}],
     "taylor_seer: unequal distances": [{"taylor_seer": {"interval": 2, "order": 2, "warmup": 2}}],
     "tea_cache: polynomial": [{"tea_cache": {"threshold": 0.6, "polynomial": [2.0, -0.5, 0.3]}}],
     "tgate: both intervals": [
@@ -78,6 +94,28 @@ THRESHOLDS = {
     ("dbcache", "flux"): 0.5,
     ("dbcache", "qwen_image"): 0.5,
     ("dbcache", "wan"): 0.12,
+    ("adaptive_diffusion", "sd"): 0.1,
+    ("adaptive_diffusion", "dit"): 0.1,
+    ("adaptive_diffusion", "flux_cfg"): 0.04,
+    ("adaptive_diffusion", "controlnet"): 0.1,
+    ("adaptive_diffusion", "inpaint9"): 0.1,
+    ("adaptive_diffusion", "animatediff"): 0.1,
+    ("adaptive_diffusion", "sana"): 0.1,
+    ("adaptive_diffusion", "qwen_image"): 0.02,
+    ("adaptive_diffusion", "wan"): 0.1,
+    ("easy_cache", "sd"): 1.0,
+    ("easy_cache", "dit"): 1.5,
+    ("easy_cache", "sdxl"): 1.5,
+    ("easy_cache", "controlnet"): 1.0,
+    ("easy_cache", "inpaint9"): 1.0,
+    ("easy_cache", "animatediff"): 0.8,
+    ("easy_cache", "text_to_video"): 1.15,
+    ("easy_cache", "qwen_image"): 0.32,
+    ("easy_cache", "pixart_alpha"): 1.0,
+    ("easy_cache", "sana"): 0.8,
+    ("easy_cache", "hunyuan"): 0.8,
+    ("easy_cache", "cogview4"): 0.2,
+    ("easy_cache", "wan"): 0.6,
     ("first_block_cache", "dit"): 0.5,
     ("first_block_cache", "pixart_alpha"): 0.2,
     ("first_block_cache", "sd3"): 0.5,
@@ -178,6 +216,7 @@ def subject(name: str, family: str = "") -> Subject:
         return Subject(name, SETTINGS[name])
     one, threshold = preset(name), THRESHOLDS.get((name, family))
     specs = one.methods if threshold is None else [{name: one.methods[0][name] | {"threshold": threshold}}]
+    specs = one.methods if threshold is None else [{name: {**one.methods[0][name], "threshold": threshold}}]
     return Subject(name, specs, one.identity)
 
 
@@ -192,6 +231,8 @@ def asked(check: str, name: str, family: str) -> bool:
     of = name.partition(":")[0]
     if family in REFUSED[of] or (name in SETTINGS and not check.startswith(("reference", "parallel", "consumers"))):
         return False
+    if name == "adaptive_diffusion: every second":
+        return check == "reference_where_the_size_changes"
     return {
         "reference_where_guidance_ends": not _ends_guidance(name)
         and family not in NO_GUIDANCE
@@ -199,16 +240,17 @@ def asked(check: str, name: str, family: str) -> bool:
         and (of, family) != ("first_block_cache", "wan")
         # At no threshold is a call both left out and made there.
         and (of, family) != ("lazy_cache", "wan"),
-        # A size in mid-run leaves too few steps to leave one out.
+        # A size in mid-run leaves too few steps to leave one out, or none where images decide apart.
+        "reference_where_the_size_changes": name not in ("sada", "sada: true lengths")
+        and (of, family) != ("lazy_cache", "sd3")
+        and of != "adaptive_diffusion",
         # There the changes of two images never fall below the threshold.
         "consumers_in_place": (name, family) != ("dbcache: back", "dit"),
-        "reference_where_the_size_changes": name not in ("sada", "sada: true lengths")
-        and (of, family) != ("lazy_cache", "sd3"),
         "reference_where_a_step_is_left_out": of != "encoder_propagation",
         # What is guessed at the solver's step goes by its sample, which does not stand still.
         "standstill": of not in ("encoder_propagation", *AT_SOLVER) and family != "controlnet",
         "parallel": not of.startswith(("deepcache", "encoder"))
-        and of not in (*CHAINS, *AT_SOLVER)
+        and of not in (*CHAINS, *DECIDED_WHOLE, *AT_SOLVER)
         and family not in NO_ENCODER,
     }.get(check, True)
 
