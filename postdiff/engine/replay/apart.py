@@ -1,7 +1,7 @@
 """Which rows of a piece are computed now, and their outputs beside those that are replayed.
 
-A rule by steps computes all rows of a call or none. A `Watch` decides for one image at a time, so that an image does
-not depend on its neighbours: the rows to be computed go through the piece alone.
+A `Watch` decides for one image at a time, so that an image does not depend on its neighbours: the rows to be computed
+go through the piece alone. So does a rule by steps, beside a method that has called the network for some images only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.engine.ownership import own
 from postdiff.engine.replay.fills import Fill
-from postdiff.engine.replay.memory import Place, replayed, take
+from postdiff.engine.replay.memory import Place, laid_over, replayed, take
 from postdiff.engine.replay.rules import Due, Watch
 from postdiff.engine.rows import rows_of_step
 from postdiff.engine.state import State
@@ -58,9 +58,8 @@ class RowsApart:
         state, place = self.state, self._places[at]
         rows, every = state.rows, list(range(len(state.rows)))
         if not isinstance(self.rule, Watch):
-            kept = place.find(rows)
-            due = kept is None or any(self.rule(group.written, state.index) for group in kept)
-            return every if due else []
+            due = place.due_images(rows, self.rule, state.index)
+            return [i for i in every if rows[i][1] in due]
         if seen.is_meta or state.weightless:
             raise UsageError(
                 f"{self.name} decides by the features of each image, so its work cannot be counted without weights; "
@@ -130,7 +129,7 @@ class RowsApart:
             kept = place.find(tuple(rows[i] for i in rest))
             assert kept is not None, "rows of which nothing is kept are computed"
             given = replayed(self.fill, kept, [take(tensor, rest, of) for tensor in x], state)
-            found = [_laid_over(tensor, rest, of, part) for tensor, part in zip(y, given, strict=True)]
+            found = [laid_over(tensor, rest, of, part) for tensor, part in zip(y, given, strict=True)]
         steps = self._steps()
         for i in range(steps) if self.fill.recalls else (steps - 1,):
             xs, ys = (rows_of_step(tensors, len(state.branches), state.span, i) for tensors in (x, own(y)))
@@ -161,10 +160,3 @@ class RowsApart:
             now, before, after = (take(tensor, [i], len(rows)) for tensor in (seen, x[0], output))
             watch.note(past, now, before, after, self.state)
             past.computed = True
-
-
-def _laid_over(tensor: Tensor, places: list[int], of: int, part: Tensor) -> Tensor:
-    """A copy with some of its `of` rows replaced."""
-    apart = tensor.unflatten(0, (of, -1)).clone()
-    apart[places] = part.unflatten(0, (len(places), -1))
-    return apart.flatten(0, 1)

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from postdiff.engine.ownership import Form
 from postdiff.engine.replay.fills import Fill
+from postdiff.engine.replay.rules import Due
 from postdiff.engine.rows import map_tensors, rows_of_step, tile_rows
 from postdiff.engine.state import State
 
-__all__ = ["Kept", "Place", "Rows", "replayed", "take"]
+__all__ = ["Kept", "Place", "Rows", "laid_over", "replayed", "take"]
 
 Rows = tuple[Any, ...]
 
@@ -83,6 +84,15 @@ class Place:
             begin = end
         return found
 
+    def due_images(self, rows: Rows, due: Due, now: int) -> set[int]:
+        """Images of rows (branch, image) that are to be computed: those of which any row is due, or not kept."""
+        found, begin = set(), 0
+        for group, count in self.pieces(rows):
+            if group is None or due(group.written, now):
+                found |= {image for _, image in rows[begin : begin + count]}
+            begin += count
+        return found
+
     def write(self, fill: Fill, rows: Rows, x: list[Tensor], y: list[Tensor], step: int, form: Form = 0) -> None:
         """Keep what a piece gave out, y for the input x, which is read by some fills alone."""
         if not fill.recalls:
@@ -112,6 +122,13 @@ def take(tensor: Tensor, places: list[int], of: int) -> Tensor:
     if places == list(range(places[0], places[-1] + 1)):
         return tensor[places[0] * each : (places[-1] + 1) * each]
     return tensor.unflatten(0, (of, each))[places].flatten(0, 1)
+
+
+def laid_over(tensor: Tensor, places: list[int], of: int, part: Tensor) -> Tensor:
+    """A copy with some of its `of` rows replaced."""
+    apart = tensor.unflatten(0, (of, -1)).clone()
+    apart[places] = part.unflatten(0, (len(places), -1))
+    return apart.flatten(0, 1)
 
 
 def replayed(fill: Fill, kept: list[Kept], x: list[Tensor], state: State) -> list[Tensor]:

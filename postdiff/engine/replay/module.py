@@ -1,4 +1,4 @@
-"""Replaying one module's output, all rows of a call alike.
+"""Replaying one module's output. All rows of a call go through it or none; images that were not due keep what they had.
 
 A module may be called several times within a call of the network: chunked feed-forward layers and sliding windows over
 frames are. Where these are given parts of the batch, in which branches cannot be told apart, all rows together have
@@ -21,7 +21,7 @@ from torch import Tensor
 from postdiff.engine.errors import UsageError
 from postdiff.engine.ownership import Form, own, put_together, taken_apart
 from postdiff.engine.replay.fills import Fill
-from postdiff.engine.replay.memory import Kept, Place, Rows, replayed
+from postdiff.engine.replay.memory import Kept, Place, Rows, laid_over, replayed, take
 from postdiff.engine.replay.rules import Due
 from postdiff.engine.rows import join_rows, rows_of_step, split_rows
 from postdiff.engine.state import State
@@ -67,11 +67,36 @@ class ModulePiece:
             state.counts[self._hits] += 1
             return put_together(replayed(self.fill, kept, [], state), kept[0].form)
         state.counts[self._misses] += 1
+        images = self._images_due(place)
         output = forward(*args, **kwargs)
+        if images != {*state.images}:
+            return self._some(place, output, images)
         self._write(place, output)
         if self._steps() < state.span and (kept := self._known(place)) is not None:
             return put_together(replayed(self.fill, kept, [], state), kept[0].form)
         return output
+
+    def _images_due(self, place: Place) -> set[int]:
+        """All of them, unless the network was called for some alone before."""
+        state = self.state
+        if len(place.groups) < 2 or self.merge is not None or self._in_parts or state.span > 1:
+            return {*state.images}
+        return place.due_images(state.rows, self.due, state.index)
+
+    def _some(self, place: Place, output: Any, images: set[int]) -> Any:
+        """A fresh output for these images, and what is kept for the others, as if each had been called for alone."""
+        state, rows, of = self.state, self.state.rows, len(self.state.rows)
+        computed = [i for i in range(of) if rows[i][1] in images]
+        rest = [i for i in range(of) if rows[i][1] not in images]
+        tensors, form = taken_apart(output)
+        kept = place.find(tuple(rows[i] for i in rest))
+        assert kept is not None, "what is not kept is due"
+        given = replayed(self.fill, kept, [], state)
+        fresh = [take(tensor, computed, of) for tensor in own(tensors)]
+        place.write(self.fill, tuple(rows[i] for i in computed), [], fresh, state.index, form)
+        return put_together(
+            [laid_over(tensor, rest, of, part) for tensor, part in zip(tensors, given, strict=True)], form
+        )
 
     def holds(self) -> bool:
         """Whether the module would be replayed now."""
