@@ -56,7 +56,7 @@ def test_no_method_ends_in_compiled_code(compiled, name):
     else:
         assert name in {
             "mixed_resolution", "mixed_resolution_three", "mixed_resolution_pixels", "mixed_resolution_cosine",
-            "cfg_cutoff", "noise_injection", "guided_channels", "guidance_interval",
+            "cfg_cutoff", "noise_injection", "guided_channels", "guidance_interval", "lazy_cache", "sada",
         }  # fmt: skip
 
 

@@ -72,6 +72,7 @@ REFUSED = {
     "spectrum": set(),
     "adaptive_diffusion": set(),
 }
+TOO_SHORT = {("sada", "img2img")}  # four steps, of which the first two and the last are made whatever happens
 REASONS = (
     "needs a U-Net", "no separate cross-attention", "no guidance", "plain grid of image tokens", "one by one",
     "no transformer block of", "guides no more", "needs an encoder and a decoder", "needs skip connections",
@@ -122,7 +123,7 @@ def test_one_preset_on_one_pipeline(smallest, name, family):
     before, random = snapshot(one.pipe), torch.get_rng_state()
     driver, first = attempt(one, name, family)
     assert torch.isfinite(first).all()
-    assert not torch.equal(first, expected), "the method did nothing"
+    assert not torch.equal(first, expected) or (name, family) in TOO_SHORT, "the method did nothing"
     # The second call is the same again, bit for bit, or that of a sample by itself.
     if share((name, family), 2):
         assert torch.equal(one.call(driver), first), "the second call depends on the first"

@@ -253,7 +253,7 @@ def asked(check: str, name: str, family: str) -> bool:
         # There the changes of two images never fall below the threshold.
         "consumers_in_place": (name, family) != ("dbcache: back", "dit"),
         "reference_where_a_step_is_left_out": of != "encoder_propagation"
-        and (of, family) not in (("easy_cache", "lcm"), ("adaptive_diffusion", "sd3")),
+        and (of, family) not in (("easy_cache", "lcm"), ("adaptive_diffusion", "sd3"), ("lazy_cache", "sd3")),
         # What is guessed at the solver's step goes by its sample, which does not stand still.
         "standstill": of not in ("encoder_propagation", *AT_SOLVER) and family != "controlnet",
         "parallel": not of.startswith(("deepcache", "encoder"))
