@@ -91,10 +91,11 @@ def refuse_parts(methods: Iterable[Any], state: State) -> None:
     """For a run whose network takes the branches of a batch apart itself, before its first step.
 
     Raises:
-        UsageError: a method plans to leave a branch out at some step, or rows of some images.
+        UsageError: a method plans to leave a branch out at some step, or rows of some images, or mixes branches.
     """
     for method in methods:
-        alone = method.adaptive
+        # With an option `text` it fills what it keeps from both branches of guidance, of which there may be one here.
+        alone = method.adaptive or hasattr(method, "text")
         for step in range(state.steps):
             state.index = step
             copy.copy(method).step_start(state)

@@ -130,3 +130,25 @@ def sdxl_pag_controlnet() -> Twin:
         **parts, controlnet=_control(parts["unet"]), pag_applied_layers=["mid"], add_watermarker=False
     )
     return Twin(pipe, lambda ids: common(ids, pag_scale=2.0, **_given(ids, "text", True), image=image(ids, salt=5)))
+
+
+def _controlled_pag(cls: Any, parts: dict[str, Any], kind: str, xl: bool) -> Twin:
+    pipe = cls(**parts, controlnet=_control(parts["unet"]), pag_applied_layers=["mid"])
+    if xl:
+        pipe.register_to_config(requires_aesthetics_score=False)
+    twin = _controlled(pipe, kind, xl)
+    whole = twin.arguments
+    twin.arguments = lambda ids: {**whole(ids), "pag_scale": 2.0}
+    return twin
+
+
+def sd_pag_controlnet() -> Twin:
+    return _controlled_pag(d.StableDiffusionControlNetPAGPipeline, _sd_parts(), "text", False)
+
+
+def sd_pag_controlnet_inpaint() -> Twin:
+    return _controlled_pag(d.StableDiffusionControlNetPAGInpaintPipeline, _sd_parts(), "inpaint", False)
+
+
+def sdxl_pag_controlnet_img2img() -> Twin:
+    return _controlled_pag(d.StableDiffusionXLControlNetPAGImg2ImgPipeline, xl_parts(), "img2img", True)

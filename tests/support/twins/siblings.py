@@ -131,3 +131,16 @@ def wan_video_to_video() -> Twin:
     twin = video.wan()
     twin.pipe.register_modules(vae=wan_vae())
     return _of(twin, d.WanVideoToVideoPipeline, without=("num_frames",), video=frames, strength=0.75)
+
+
+def sana_sprint_img2img() -> Twin:
+    coder = d.AutoencoderDC(
+        in_channels=3, latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock",) * 2,
+        decoder_block_types=("ResBlock",) * 2, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+    ).eval()  # fmt: skip
+    twin = images.sana_sprint()
+    parts = {**twin.pipe.components, "vae": coder}
+    pipe = d.SanaSprintImg2ImgPipeline(**parts)
+    more = {"height": 32, "width": 32, "strength": 1.0}
+    return Twin(pipe, lambda ids: {**twin.arguments(ids), "image": image(ids, 32, 32), **more})
