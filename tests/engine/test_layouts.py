@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from postdiff import accelerate
+from postdiff.cost.on_meta import OnMeta, Seen, pin_to_cpu
 from postdiff.engine import packing, token_grid
 from postdiff.engine.branches import on_batched
 from postdiff.engine.errors import UsageError
@@ -152,3 +153,17 @@ def test_further_results_stand_for_as_many_branches():
 def test_a_row_has_few_columns():
     assert len(Family.__dataclass_fields__) <= 16
     assert len(FAMILIES) > 90
+
+
+@pytest.mark.parametrize(
+    "name", ["flux_kontext_guided", "flux2_klein_image", "krea2", "flux_controlnet_guided", "wan22"]
+)
+def test_work_is_counted_without_weights(name):
+    """Networks on the meta device see shapes alone; the pipeline goes on with numbers."""
+    twin, seen = TWINS[name](), Seen()
+    for part in ("transformer", "transformer_2", "controlnet"):
+        if (network := getattr(twin.pipe, part, None)) is not None:
+            network.to("meta")
+    twin.pipe = pin_to_cpu(twin.pipe)
+    twin.call(accelerate(twin.pipe, [MixedResolution(beta=0.5, switch=2), OnMeta(seen)]))
+    assert [seen.sizes[step] for step in range(4)] == [(8, 6)] * 2 + [(16, 12)] * 2

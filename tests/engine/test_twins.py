@@ -11,10 +11,11 @@ import torch
 
 from postdiff import accelerate, catalog, presets
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import family_of
+from postdiff.engine.family import FAMILIES, family_of
 from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, CFGCutoff, GuidanceInterval, MixedResolution
 from postdiff.methods.base import Method
+from tests.support import tiny
 from tests.support.snapshot import scheduler_keys, snapshot
 from tests.support.twins import TWINS
 
@@ -241,3 +242,9 @@ def test_every_preset_runs_or_is_refused_in_words(name):
             assert hasattr(twin.pipe, "pag_applied_layers") or attributes(twin) == before, preset
     assert ran > 10
     assert torch.equal(twin.call(twin.pipe), expected)
+
+
+@pytest.mark.slow
+def test_every_class_of_the_table_is_run():
+    cases = [tiny.build(name, smallest=True) for name in (*tiny.FAMILY_CASES, *tiny.VARIANTS)]
+    assert set(FAMILIES) <= {type(case.pipe).__name__ for case in (*cases, *(bare(name)[0] for name in TWINS))}
