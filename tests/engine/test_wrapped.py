@@ -57,6 +57,7 @@ def test_no_method_ends_in_compiled_code(compiled, name):
         assert name in {
             "mixed_resolution", "mixed_resolution_three", "mixed_resolution_pixels", "mixed_resolution_cosine",
             "cfg_cutoff", "noise_injection", "guided_channels", "guidance_interval", "lazy_cache", "sada",
+            "step_mask", "easy_cache", "spectrum", "adaptive_diffusion", "sea_cache_network",
         }  # fmt: skip
 
 
