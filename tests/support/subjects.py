@@ -109,7 +109,7 @@ THRESHOLDS = {
     ("easy_cache", "dit"): 1.5,
     ("easy_cache", "sdxl"): 1.5,
     ("easy_cache", "animatediff"): 0.8,
-    ("easy_cache", "text_to_video"): 1.15,
+    ("easy_cache", "text_to_video"): 1.1,
     ("easy_cache", "qwen_image"): 0.32,
     ("easy_cache", "flux_cfg"): 0.4,
     ("easy_cache", "sd3"): 0.4,
