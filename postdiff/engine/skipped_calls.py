@@ -8,7 +8,7 @@ out last stands in for its output until then.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Protocol
@@ -88,7 +88,7 @@ class SkippedCalls(RowsApart):
         self.solver_rule, self.network = rule, NetworkPiece(self)
         self._skipped: set[int] = set()  # images of which the present step's calls are left out
         self._pasts: dict[int, SimpleNamespace] = defaultdict(SimpleNamespace)
-        self._size: tuple[int, int] | None = None
+        self._at: Hashable = None
         self._known: set[str] = set()  # branches
 
     def step_start(self) -> None:
@@ -99,12 +99,12 @@ class SkippedCalls(RowsApart):
             self._skipped = set()
         self._known |= branches
 
-    def decide(self, size: tuple[int, int], seen: Tensor) -> list[int]:
+    def decide(self, at: Hashable, seen: Tensor) -> list[int]:
         """As of all caches; at a new size every image is computed, and nothing of what was noted is of use."""
-        if size != self._size:
-            self._size, self._skipped = size, set()
+        if at != self._at:
+            self._at, self._skipped = at, set()
             self._pasts.clear()
-        rows, place = self.state.rows, self._places[size]
+        rows, place = self.state.rows, self._places[at]
         return [i for i, row in enumerate(rows) if row[1] not in self._skipped or place.find((row,)) is None]
 
     def step(self, forward: Callable[..., Tensor], output: Tensor, timestep: Any, sample: Tensor) -> Tensor:
