@@ -169,10 +169,12 @@ class Call:
         # In reverse, so that the first method is outermost. The innermost ones are the outermost on the modules: what
         # they leave out is left out for all.
         for method in sorted(reversed(methods), key=lambda method: method.innermost):
-            for network in self.networks:
-                for context in method.attach(network, state):
-                    # What it holds beside the network, it holds once.
-                    if network is self.networks[0] or isinstance(getattr(context, "owner", None), nn.Module):
+            for context in method.attach(self.networks[0], state):
+                self.attached.enter_context(context)
+            for network in self.networks[1:]:  # a copy acts on its modules; what is held beside them is held once
+                self.run.doubles.append(copy.copy(method))
+                for context in self.run.doubles[-1].attach(network, state):
+                    if isinstance(getattr(context, "owner", None), nn.Module):
                         self.attached.enter_context(context)
         if methods:
             for outer, network in zip(self.outers, self.networks, strict=True):

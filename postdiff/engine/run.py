@@ -41,6 +41,7 @@ class Run:
     def __init__(self, pipe: Any, sample_name: str, methods: list[Any], state: State, negative: bool) -> None:
         self.pipe, self.sample_name, self.negative = pipe, sample_name, negative
         self.methods, self.state = methods, state
+        self.doubles: list[Any] = []  # copies for modules of further networks
         self.layout = layout_of(state.family, bool(methods))
         self.timeline: Timeline | None = None
         self.step_open = False
@@ -115,6 +116,8 @@ class Run:
         state.images = tuple(range(state.samples))
         for method in self.methods:
             method.start(state)
+        for double in self.doubles:
+            double.start(state)
         if state.family.calls == "whole" and "perturbed" in state.all_branches:
             refuse_parts(self.methods, state)
 
