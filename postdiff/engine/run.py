@@ -165,8 +165,7 @@ class Run:
             output = compute_only(state.only, network, sample, kwargs, state)
         else:
             output = network(sample, kwargs)
-        # Of a branch that stands for all, so do further results (sound beside a video).
-        times = len(output) // len(_first(raw[0])) if raw else 1
+        times = len(output) // len(_first(raw[0])) if raw else 1  # a branch may stand for all, in sound as in video
         output = self.layout.result(output)
         if not kwargs.get("return_dict", True):
             further = raw[0][1:] if raw else ()
@@ -271,9 +270,8 @@ class Run:
         if (guider := getattr(self.pipe, "guider", None)) is not None:
             guided = getattr(guider, "num_conditions", 1) > 1
         guided = getattr(self.pipe, "do_classifier_free_guidance", guided)
-        off = set() if guided else {*cfg} - {"cond", "perturbed"}
-        if not getattr(self.pipe, "do_perturbed_attention_guidance", True):
-            off.add("perturbed")
+        perturbed = getattr(self.pipe, "do_perturbed_attention_guidance", True)
+        off = ({*cfg} - {"cond", "perturbed"} if not guided else set()) | ({"perturbed"} if not perturbed else set())
         return tuple(branch for branch in cfg if branch not in off) or ("cond",)
 
     def _guidance_scale(self) -> float:
