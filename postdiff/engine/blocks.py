@@ -1,4 +1,4 @@
-"""Chains of transformer blocks, and the two streams of tokens that they hand on: image and text."""
+"""Chains of transformer blocks, and the streams of tokens that they hand on: image, text, and what else there is."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from postdiff.engine.errors import UsageError
 
-__all__ = ["STREAMS", "main_stream", "stacked_blocks", "stream_names"]
+__all__ = ["MAIN", "stacked_blocks", "stream_names", "streams_of"]
 
 # What the blocks hand on: image tokens, and text tokens where a block gives these out as well.
-STREAMS = ("hidden_states", "encoder_hidden_states")
+MAIN = "hidden_states"
+STREAMS = (MAIN, "encoder_hidden_states")
 STACKS = ("transformer_blocks", "blocks", "single_transformer_blocks")
-# Blocks that give out (image, text); the other blocks with two outputs give (text, image).
+# Blocks that give out (image, text) in shapes that may be alike; the others of the kind give (text, image).
 IMAGE_FIRST = ("CogView4TransformerBlock", "CogVideoXBlock")
 
 
@@ -40,16 +41,18 @@ def stacked_blocks(network: nn.Module, method: str) -> dict[str, nn.Module]:
     return found
 
 
-def stream_names(block: nn.Module, tensors: list[Tensor]) -> tuple[str, ...]:
-    """Which stream each of the tensors in a block's output is."""
+def streams_of(given: dict[str, Any]) -> dict[str, Tensor]:
+    """The tokens among a block's arguments, {name: (rows, tokens, channels)}."""
+    return {name: value for name, value in given.items() if name.endswith(MAIN) and isinstance(value, Tensor)}
+
+
+def stream_names(block: nn.Module, tensors: list[Tensor], given: dict[str, Tensor]) -> tuple[str, ...] | None:
+    """Which of the streams given to a block each of the tensors that it gives out is; None where that is not clear."""
     if len(tensors) == 1:
-        return STREAMS[:1]
+        return (MAIN,)
+    alike = [[name for name, stream in given.items() if stream.shape == tensor.shape] for tensor in tensors]
+    if all(len(names) == 1 for names in alike):
+        return tuple(names[0] for names in alike)
+    if len(tensors) > 2 or not all(alike):
+        return None
     return STREAMS if type(block).__name__ in IMAGE_FIRST else STREAMS[::-1]
-
-
-def main_stream(block: nn.Module, output: Any) -> Tensor:
-    """The image tokens in a block's output."""
-    if isinstance(output, Tensor):
-        return output
-    found: Tensor = output[0 if type(block).__name__ in IMAGE_FIRST else -1]
-    return found

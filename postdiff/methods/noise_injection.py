@@ -68,7 +68,7 @@ class NoiseInjection(Method):
 
     def attach(self, network: nn.Module, state: State) -> Iterable[AbstractContextManager[None]]:
         config: Any = network.config
-        self._predicted = getattr(config, "out_channels", None) or config.in_channels
+        self._predicted = getattr(config, "out_channels", None) or getattr(config, "in_channels", None)
         return ()
 
     def start(self, state: State) -> None:
@@ -120,6 +120,7 @@ class NoiseInjection(Method):
         config = getattr(state.vae, "config", None)
         # Masks and other images may stand behind the latents.
         channels = getattr(config, "latent_channels", None) or getattr(config, "z_dim", None) or self._predicted
+        channels = channels or sample.shape[1]
         self._channels = min(channels, sample.shape[1])
         return torch.cat([sample[:, :channels] * (1 + self.alpha), sample[:, channels:]], 1)
 

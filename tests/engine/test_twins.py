@@ -34,11 +34,6 @@ OF_NO_OTHER_SIZE = (
     *("sdxl_img2img_refiner", "sd_instruct_pix2pix", "sd_pag_img2img", "sdxl_pag_img2img", "hidream", "kandinsky5_t2i"),
     *("flux_kontext_inpaint", "flux2_klein_inpaint", "qwen_edit_inpaint", "sana_sprint", "sana_sprint_img2img"),
 )
-# Chains of blocks that join text and image in the middle, or hand on sound, are not served by these caches.
-CHAINS = ("first_block_cache", "mag_cache", "tea_cache")
-JOINED = ("flux2", "chroma", "hunyuan_video", "hunyuan_image", "ltx2")
-# It asks the network for a number of channels by a name that this one does not have.
-NOT_YET = [("kandinsky5_t2i", "noise_injection")]
 # One of each kind is asked everything; of the others, what is not asked here is slow.
 KINDS = (
     *(
@@ -229,8 +224,6 @@ def test_every_preset_runs_or_is_refused_in_words(name):
     twin, expected = bare(name)
     before, ran = attributes(twin), 0
     for preset in catalog.names("methods"):
-        if (preset in CHAINS and name.startswith(JOINED)) or (name, preset) in NOT_YET:
-            continue
         one = presets.preset(preset)
         for specs in (one.identity, one.methods):
             try:

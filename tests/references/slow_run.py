@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from postdiff import accelerate
-from postdiff.engine import packing
+from postdiff.engine import packing, token_grid
 from postdiff.engine.family import Family, family_of
 from postdiff.engine.intercept import intercept
 from tests.support.cases import Case
@@ -103,7 +103,9 @@ def setting_of(case: Case) -> Setting:
 
     def note(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if family.packed:
-            sizes.add(packing.latent_size(kwargs))
+            sample = args[0] if args else kwargs["hidden_states"]
+            grid = token_grid.own_tokens(sample.shape[1], kwargs)
+            sizes.add((grid.height * packing.SIDE, grid.width * packing.SIDE))
         if (message := _number(kwargs["timestep"] if "timestep" in kwargs else args[1])) not in times:
             times.append(message)
         return forward(*args, **kwargs)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine.blocks import STREAMS, main_stream, stream_names
+from postdiff.engine.blocks import MAIN, stream_names, streams_of
 from postdiff.engine.branches import on_batched
+from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import beneath, intercept
 from postdiff.engine.ownership import Form, owned, put_together, taken_apart
 from postdiff.engine.replay.apart import RowsApart
@@ -69,8 +70,8 @@ class ChainPiece:
         self._nth = self._nth + 1 if self._entered == self.state.network_call else 0
         self._entered = self.state.network_call
         # A block may write into its input.
-        streams = owned(_streams(given))
-        self._seen = streams["hidden_states"]
+        streams = owned(streams_of(given))
+        self._seen = streams[MAIN]
         if self.look is not None:
             self._seen = self.look(self.blocks[0], lambda: original(**(given | streams)))
 
@@ -79,9 +80,10 @@ class ChainPiece:
         if place < self.front:
             output = forward(**given)
             if place == self.front - 1 and self._entered == state.network_call:
-                self._seen = main_stream(self.blocks[place], output) - self._seen
+                tensors, _ = taken_apart(output)
+                self._seen = tensors[self._names(place, tensors, streams_of(given)).index(MAIN)] - self._seen
             return output
-        streams = _streams(given)
+        streams = streams_of(given)
         if place == self.front and self._entered == state.network_call:
             self._begin(streams)
         if self._begun != state.network_call:
@@ -89,7 +91,9 @@ class ChainPiece:
         if len(self._computed) == len(state.rows):
             output = forward(**given)
             tensors, form = taken_apart(output)
-            self._outputs[place] = names, _ = stream_names(self.blocks[place], tensors), form
+            if place not in self._outputs:
+                self._outputs[place] = self._names(place, tensors, streams), form
+            names, _ = self._outputs[place]
             if not last:
                 return output
             finished = self._end(names, tensors)
@@ -109,7 +113,7 @@ class ChainPiece:
     def _some(
         self, names: tuple[str, ...], forward: Callable[..., Any], given: dict[str, Any], streams: Streams
     ) -> Streams:
-        of, image = len(self.state.rows), streams["hidden_states"]
+        of, image = len(self.state.rows), streams[MAIN]
         each = image.shape[0] // of
         rows = torch.tensor([i * each + j for i in self._computed for j in range(each)], device="cpu")
         rows = rows.to(image.device, non_blocking=True)
@@ -119,10 +123,20 @@ class ChainPiece:
             name: streams[name].index_copy(0, rows, value) for name, value in zip(names, computed, strict=True)
         }
 
+    def _names(self, place: int, tensors: list[Tensor], streams: Streams) -> tuple[str, ...]:
+        names = stream_names(self.blocks[place], tensors, streams)
+        if names is None or MAIN not in names:
+            raise UsageError(
+                f"{self.apart.name}: which of its inputs the outputs of {type(self.blocks[place]).__name__} go on from "
+                "cannot be told; leave this method out"
+            )
+        return names
+
     def _end(self, names: tuple[str, ...], tensors: list[Tensor]) -> list[Tensor]:
         x = [self._input[name] for name in names]
+        if any(before.shape != after.shape for before, after in zip(x, tensors, strict=True)):
+            raise UsageError(
+                f"{self.apart.name}: the blocks give out other tokens than they are given, as where text and image are "
+                "joined on the way; leave this method out"
+            )
         return self.apart.finish((self.state.size, self._nth), self._computed, self._seen, x, tensors)
-
-
-def _streams(given: dict[str, Any]) -> Streams:
-    return {name: given[name] for name in STREAMS if isinstance(given.get(name), Tensor)}

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from postdiff.engine.blocks import main_stream, stacked_blocks
+from postdiff.engine.blocks import MAIN, stacked_blocks, stream_names, streams_of
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
+from postdiff.engine.ownership import taken_apart
 from postdiff.engine.selectors import spatial_transformers
 from postdiff.engine.state import State
 from postdiff.lab.analysis.feature_blocks import main_output
@@ -80,7 +81,7 @@ class MagnitudeRatios(Method):
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         blocks = list(stacked_blocks(network, "MagnitudeRatios").values())
-        names = list(inspect.signature(blocks[0].forward).parameters)
+        names, last = (list(inspect.signature(block.forward).parameters) for block in (blocks[0], blocks[-1]))
         begin: list[Tensor] = []
         past: dict[tuple[str, ...], Tensor] = {}
 
@@ -90,7 +91,14 @@ class MagnitudeRatios(Method):
 
         def leave(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
-            now = (main_stream(blocks[-1], output) - begin[0]).float().norm(dim=-1)
+            tensors, _ = taken_apart(output)
+            streams = stream_names(blocks[-1], tensors, streams_of(dict(zip(last, args, strict=False)) | kwargs))
+            if streams is None or (found := tensors[streams.index(MAIN)]).shape != begin[0].shape:
+                raise UsageError(
+                    f"MagnitudeRatios: what the blocks of {type(network).__name__} add to the image's tokens cannot be "
+                    "told; MagCache does not serve it"
+                )
+            now = (found - begin[0]).float().norm(dim=-1)
             before = past.get(state.branches)
             ratio = 1.0
             if before is not None and before.shape == now.shape:
