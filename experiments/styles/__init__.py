@@ -1,0 +1,1 @@
+"""Training of the model that combines a concept, a style and a background colour."""
