@@ -1,7 +1,7 @@
 """Fetch the icon sets from npm and render the concepts' drawings once.
 
-Two sets are used: `noto` (Apache-2.0), in colour, and `fluent-emoji-high-contrast` (MIT), in one ink. `npm pack` downloads
-them; a folder with the unpacked packages, or with the rendered file, is accepted in its place. Rendering needs `resvg-py`.
+Two sets are used: `noto` (Apache-2.0), in colour, and `fluent-emoji-high-contrast` (MIT), in one ink. `npm pack`
+downloads them, and rendering needs `resvg-py`; a folder with the unpacked packages, or with the rendered file, will do.
 """
 
 import base64

@@ -1,8 +1,8 @@
 """Training over several sittings: batches by step, a clock for one sitting, checkpoints, an average of the weights.
 
-A run that is stopped and resumed is the same run, bit by bit on a CPU: a batch and its noise depend on the step alone, and
-no rate depends on the clock or on how long a sitting is. The learning rate rises and stays; the average of the weights
-does what lowering it would do.
+A run that is stopped and resumed is the same run, bit by bit on a CPU: a batch and its noise depend on the step alone,
+and no rate depends on the clock or on how long a sitting is. The learning rate rises and stays; the average of the
+weights does what lowering it would do.
 """
 
 import os

@@ -1,7 +1,7 @@
 """From a drawing to an image: placed on a canvas, treated in a style, laid on a colour.
 
-Two styles are drawings as they are: `cartoon` in colour, `stencil` in one ink. Two are made from the coloured drawing by
-program: `pixel` from 16 x 16 cells and `outline` in thin lines. Ink is dark on light backgrounds and light on dark ones.
+Two styles are drawings as they are: `cartoon` in colour, `stencil` in one ink. Two are made from the coloured drawing
+by program: `pixel` from 16 x 16 cells, `outline` in thin lines. Ink is dark on light backgrounds, light on dark ones.
 """
 
 import torch
@@ -45,7 +45,7 @@ def outline(drawing: Tensor) -> Tensor:
     change = (highest - lowest)[0]
     strength = torch.maximum(change[3], change[:3].amax(0))[None]
     line = ((strength - 0.28) / 0.15).clamp(0, 1)
-    # Lines may stand outside the drawing; it is made a little smaller so that they have room.
+    # Half of a line stands outside of the drawing, which is made a little smaller so that it has room.
     return F.interpolate(line[None], size=(side, side), mode="area")[0]
 
 

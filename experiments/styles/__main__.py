@@ -1,0 +1,133 @@
+"""Train with one command; run it again to go on.
+
+    python -m experiments.styles --out outputs/styles --parts vae,style,concept,unet --minutes 40,10,30,120
+    python -m experiments.styles --out outputs/styles --minutes 8
+
+The first trains everything from the start, the second goes on with the U-Net (the default) for eight minutes, what it
+needs before its first step counted. A sitting may be of any length and be killed; the state in `--out` is that of the
+last checkpoint. On a CPU that has other work, one thread at low priority (`nice -n 19`) is best.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from experiments.styles.captions import COLOURS, STYLES, Subject
+from experiments.styles.drawings import Drawings
+from experiments.styles.export import export, export_vae, start_from
+from experiments.styles.judge import Judge
+from experiments.styles.judge_images import Bank, Batches, seen_bank
+from experiments.styles.latents import Captions, LatentBatches, encode_ahead
+from experiments.styles.sittings import fit
+from experiments.styles.split import Split, read_split
+from experiments.styles.unet import StylesUNet
+from experiments.styles.vae import Crops, StylesVAE
+from experiments.train_emoji.tokenizer import train_tokenizer
+
+PARTS = ("vae", "style", "style-tried", "concept", "unet")
+PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "unet": 8e-4}
+# Images of a step of the U-Net at full size; a GPU wants more at once.
+SIZES = {"cpu": 32, "cuda": 256}
+# Seconds of a sitting that are kept for saving and exporting after the last step.
+RESERVE = 15.0
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("outputs/styles"), help="data, state and trained parts")
+    parser.add_argument("--parts", default="unet", help=f"which of {','.join(PARTS)}, in this order")
+    parser.add_argument("--minutes", default="120", help="time of this sitting, one number for each part")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--size", type=int, help="images in a step of the U-Net; never changed within a run")
+    parser.add_argument("--precision", default="bf16-mixed", help="bf16-mixed or 32-true")
+    parser.add_argument("--start", type=Path, help="an exported pipeline whose weights a new run starts from")
+    options = parser.parse_args()
+    parts, minutes = options.parts.split(","), [float(one) for one in options.minutes.split(",")]
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--parts: {', '.join(sorted(unknown))} not among {', '.join(PARTS)}")
+    if len(parts) != len(minutes):
+        parser.error(f"--minutes: {len(minutes)} numbers for {len(parts)} parts; give one for each")
+    torch.set_num_threads(options.threads)
+    split = read_split()
+    drawings = Drawings(options.out / "data", list(split.concepts))
+    for part, budget in zip(parts, minutes, strict=True):
+        until = started + budget * 60 - RESERVE
+        if part == "unet":
+            size = options.size or SIZES["cuda" if torch.cuda.is_available() else "cpu"]
+            train_unet(options.out, drawings, split, until, size, options.precision, start=options.start)
+        elif part == "vae":
+            train_vae(options.out, drawings, split, until, options.precision)
+        else:
+            train_judge(part, options.out, drawings, split, until, options.precision)
+        started = time.monotonic()
+
+
+def train_vae(
+    out: Path, drawings: Drawings, split: Split, until: float, precision: str, max_steps: int = -1, **sitting: float
+) -> None:
+    """Go on with the autoencoder, and write its folder."""
+    torch.manual_seed(0)
+    checkpoint = out / "checkpoints" / "vae.ckpt"
+    fit(StylesVAE(), Crops(drawings, split), checkpoint, until, PEAK["vae"], precision, max_steps, **sitting)
+    export_vae(checkpoint, drawings, split, out / "vae")
+
+
+def train_judge(
+    part: str, out: Path, drawings: Drawings, split: Split, until: float, precision: str, max_steps: int = -1
+) -> None:
+    """Go on with one network of the judge: on real images, and on the same through the autoencoder if there is one.
+
+    `style-tried` is `style` without every fifth concept, on which it is tried.
+    """
+    torch.manual_seed(0)
+    kind = part.partition("-")[0]
+    judge = Judge(len(STYLES) if kind == "style" else len(split.concepts), kind)
+    bank = judge_bank(out, drawings, split)
+    if part == "style-tried":
+        bank = bank.where(bank.subjects[:, 0] % 5 != 0)
+    batches = Batches(bank, column=1 if kind == "style" else 0)
+    fit(judge, batches, out / "checkpoints" / f"{part}.ckpt", until, PEAK[part], precision, max_steps, warmup=100)
+
+
+def judge_bank(out: Path, drawings: Drawings, split: Split) -> Bank:
+    """Seen images, real and through the autoencoder."""
+    bank = seen_bank(drawings, split)
+    if (out / "vae").is_dir():
+        bank = bank + bank.through(AutoencoderKL.from_pretrained(out / "vae"))
+    return bank
+
+
+def train_unet(
+    out: Path,
+    drawings: Drawings,
+    split: Split,
+    until: float,
+    size: int,
+    precision: str,
+    max_steps: int = -1,
+    start: Path | None = None,
+    times: int = 5,
+    channels: tuple[int, ...] = (64, 128, 192),
+    **sitting: float,
+) -> None:
+    """Go on with the U-Net and its text tower, and export the pipeline."""
+    if not (out / "tokenizer").is_dir():
+        subjects = [Subject(one, two, three) for one in split.concepts for two in STYLES for three in COLOURS]
+        train_tokenizer([subject.caption() for subject in subjects]).save_pretrained(out / "tokenizer")
+    torch.manual_seed(0)
+    module = StylesUNet(str(out / "tokenizer"), channels)
+    checkpoint = out / "checkpoints" / "unet.ckpt"
+    if start is not None and not checkpoint.is_file():
+        start_from(module, start)
+    latents = encode_ahead(out / "vae", drawings, split, out / "latents.pt", times)
+    batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size)
+    fit(module, batches, checkpoint, until, PEAK["unet"], precision, max_steps, **sitting)
+    export(checkpoint, out / "tokenizer", out / "vae", out / "model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""From checkpoints to folders: a pipeline that diffusers loads, in half precision."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from experiments.styles.drawings import Drawings
+from experiments.styles.split import Split
+from experiments.styles.unet import NOISE, StylesUNet
+from experiments.styles.vae import StylesVAE, standardise
+
+
+def export_vae(checkpoint: Path, drawings: Drawings, split: Split, to: Path) -> None:
+    """Write the averaged autoencoder, its latents standardised on the seen images, as it ships: in half precision."""
+    vae = StylesVAE.load_from_checkpoint(
+        checkpoint, map_location="cpu", from_emoji=False, weights_only=False
+    ).vae.eval()
+    number = {concept: index for index, concept in enumerate(split.concepts)}
+    triples = [(number[concept], style, colour) for concept, style, colour in split.seen()]
+    standardise(vae, drawings.images(triples[:: max(1, len(triples) // 600)]))
+    vae.half().save_pretrained(to)
+
+
+def export(checkpoint: Path, tokenizer: Path, vae: Path, to: Path) -> StableDiffusionPipeline:
+    """Write the whole pipeline with the averaged weights of a checkpoint, also while the training goes on."""
+    module = StylesUNet.load_from_checkpoint(
+        checkpoint, map_location="cpu", tokenizer=str(tokenizer), weights_only=False
+    ).eval()
+    pipeline = StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(vae, torch_dtype=torch.float16),
+        text_encoder=module.text_encoder.half(),
+        tokenizer=CLIPTokenizer.from_pretrained(tokenizer),
+        unet=module.unet.half(),
+        scheduler=DPMSolverMultistepScheduler(**NOISE, algorithm_type="dpmsolver++"),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(to)
+    for config in to.glob("*/config.json"):
+        clean(config)
+    for file in to.rglob("*.safetensors"):
+        file.chmod(0o644)  # they are written readable by their owner only
+    return pipeline
+
+
+def clean(config: Path) -> None:
+    """Remove the path that a part was loaded from, and let transformers load half precision as single by default."""
+    values = json.loads(config.read_text())
+    values.pop("_name_or_path", None)
+    if "dtype" in values:
+        values["dtype"] = "float32"
+    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def start_from(module: StylesUNet, folder: Path) -> None:
+    """Take the weights of an exported pipeline, with nothing known of the optimiser."""
+    module.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
+    module.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())

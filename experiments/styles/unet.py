@@ -1,0 +1,87 @@
+"""The denoiser and its text tower, trained together on latents."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from experiments.styles.vae import CHANNELS
+
+# Stable Diffusion's schedule with its last step made pure noise: a background's colour is then the model's to choose.
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "steps_offset": 1,
+}
+WIDTH = 128
+
+
+def text_tower(tokenizer: CLIPTokenizer, width: int = WIDTH) -> CLIPTextModel:
+    """Two layers of attention over 16 tokens, from nothing."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return CLIPTextModel(config)
+
+
+class StylesUNet(L.LightningModule):
+    """Text-conditional v-prediction at full and half size, every noise level weighted alike.
+
+    Args:
+        tokenizer: Folder of the CLIPTokenizer.
+        channels: Width of each level.
+        width: Width of the text tower.
+    """
+
+    def __init__(self, tokenizer: str, channels: tuple[int, ...] = (64, 128, 192), width: int = WIDTH) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.values: dict[str, float] = {}
+        self.tokenizer = CLIPTokenizer.from_pretrained(tokenizer)
+        self.text_encoder = text_tower(self.tokenizer, width)
+        self.scheduler = DDPMScheduler(**NOISE)
+        self.unet = UNet2DConditionModel(
+            sample_size=16,
+            in_channels=CHANNELS,
+            out_channels=CHANNELS,
+            block_out_channels=channels,
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            attention_head_dim=2,
+            norm_num_groups=16,
+            cross_attention_dim=width,
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> Tensor:
+        latents, noise, t = batch["latents"], batch["noise"], batch["t"]
+        context = self.text_encoder(batch["tokens"]).last_hidden_state
+        target = self.scheduler.get_velocity(latents, noise, t)
+        v = self.unet(self.scheduler.add_noise(latents, noise, t), t, context).sample
+        loss = F.mse_loss(v.float(), target)
+        # Read without waiting on a GPU only now and then: reading stops its queue.
+        if self.device.type == "cpu" or batch["step"] % 50 == 0:
+            self.values = {"half" if batch["half"] else "full": loss.item()}
+        else:
+            self.values = {}
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
