@@ -112,6 +112,7 @@ def train_unet(
     start: Path | None = None,
     times: int = 5,
     channels: tuple[int, ...] = (64, 128, 192),
+    peak: float = PEAK["unet"],
     **sitting: float,
 ) -> None:
     """Go on with the U-Net and its text tower, and export the pipeline."""
@@ -125,7 +126,7 @@ def train_unet(
         start_from(module, start)
     latents = encode_ahead(out / "vae", drawings, split, out / "latents.pt", times)
     batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size)
-    fit(module, batches, checkpoint, until, PEAK["unet"], precision, max_steps, **sitting)
+    fit(module, batches, checkpoint, until, peak, precision, max_steps, **sitting)
     export(checkpoint, out / "tokenizer", out / "vae", out / "model")
 
 

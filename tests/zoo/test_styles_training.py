@@ -1,0 +1,194 @@
+"""The training of the model that combines: what it may see, and that a run in several sittings is one run."""
+
+import itertools
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from experiments.styles import __main__ as training
+from experiments.styles import sittings
+from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
+from experiments.styles.drawings import Drawings
+from experiments.styles.icons import read_concepts
+from experiments.styles.judge import Judge, nearest_colour
+from experiments.styles.judge_images import held_bank, seen_bank
+from experiments.styles.latents import Captions, LatentBatches
+from experiments.styles.split import Split, choose, read_split
+from experiments.styles.treatments import ink, outline, pixelate, premultiply
+from experiments.styles.vae import Crops, StylesVAE
+
+CONCEPTS = ("apple", "bone", "cat", "key", "star")
+
+
+@pytest.fixture(scope="module")
+def split() -> Split:
+    return choose(list(CONCEPTS))
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Drawings:
+    """A disc of another size and colour for every concept, where the rendered icons would be."""
+    folder = tmp_path_factory.mktemp("data")
+    across = torch.linspace(-1, 1, 256)
+    discs = []
+    for place in range(len(CONCEPTS)):
+        inside = across[:, None] ** 2 + across[None] ** 2 < (0.5 + 0.1 * place) ** 2
+        colour = torch.tensor([40 * place, 120, 250 - 40 * place, 255]).view(4, 1, 1)
+        discs.append((inside * colour).byte())
+    sets = {"noto": torch.stack(discs), "high-contrast": torch.stack(discs).flip(0)}
+    torch.save({"concepts": list(CONCEPTS), "drawings": sets}, folder / "drawings.pt")
+    return Drawings(folder, list(CONCEPTS))
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an autoencoder that knows nothing."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("state")
+    StylesVAE(channels=(8, 8, 8), from_emoji=False).vae.save_pretrained(folder / "vae")
+    return folder
+
+
+def train(out: Path, vae: Path, drawings: Drawings, split: Split, steps: int, **more) -> dict:
+    """The checkpoint after so many steps of a tiny U-Net."""
+    if not (out / "vae").exists():
+        out.mkdir(exist_ok=True)
+        (out / "vae").symlink_to(vae)
+    until = more.pop("until", float("inf"))
+    training.train_unet(out, drawings, split, until, 2, "32-true", steps, times=1, channels=(16, 16, 16), **more)
+    return torch.load(out / "checkpoints" / "unet.ckpt", weights_only=False)
+
+
+def test_captions_are_read_back():
+    for concept, style, colour in itertools.product((None, *read_concepts()), (None, *STYLES), (None, *COLOURS)):
+        subject = Subject(concept, style, colour)
+        assert parse(subject.caption()) == subject
+    assert Subject("apple", "pixel", "red").caption() == "apple, pixel style, on a red background"
+
+
+def test_captions_leave_out_every_choice_of_parts():
+    randomness = random.Random(0)
+    left = {thin(Subject("apple", "pixel", "red"), randomness).caption() for _ in range(2000)}
+    assert len(left) == len(PARTS) and "" in left and "apple" in left
+    with pytest.raises(ValueError, match="'oil' is not among cartoon"):
+        Subject("apple", "oil")
+
+
+def test_the_kept_split_holds_a_tenth_out_and_shows_everything():
+    split = read_split()
+    assert split == choose(list(read_concepts()))
+    assert len(split.pairs) == round(0.1 * len(split.concepts) * len(STYLES))
+    assert len({concept for concept, _ in split.pairs}) == len(split.pairs)
+    seen = list(split.seen())
+    assert [{one[place] for one in seen} for place in range(3)] == [set(split.concepts), set(STYLES), set(COLOURS)]
+    assert not {one[:2] for one in seen} & split.pairs and not {one[1:] for one in seen} & split.style_colours
+
+
+def test_no_held_out_image_is_trained_on(drawings, split, state, tmp_path, monkeypatch):
+    shown = []
+    image = Drawings.image
+    monkeypatch.setattr(Drawings, "image", lambda self, *subject: shown.append(subject[:3]) or image(self, *subject))
+    crops = Crops(drawings, split)
+    for step in range(40):
+        assert crops(step)["image"].shape == (16, 3, 32, 32)
+    seen_bank(drawings, split)
+    train(tmp_path, state / "vae", drawings, split, 1)
+    subjects = {(split.concepts[concept], style, colour) for concept, style, colour in shown}
+    assert subjects == set(split.seen()) and len(shown) > 600
+    assert not any(split.held(*subject) for subject in subjects)
+    # The check can see what is held out: the bank of held-out images is nothing else.
+    shown.clear()
+    held_bank(drawings, split)
+    assert shown and all((split.concepts[concept], style) in split.pairs for concept, style, _ in shown)
+
+
+def test_a_batch_is_that_of_its_latents(drawings, split, state, tmp_path):
+    train(tmp_path, state / "vae", drawings, split, 1)
+    latents = torch.load(tmp_path / "latents.pt", weights_only=True)
+    assert len(latents["subjects"]) == len(list(split.seen())) and latents["full"].shape[1:] == (8, 16, 16)
+    module = training.StylesUNet(str(tmp_path / "tokenizer"), (16, 16, 16))
+    batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), 4)
+    sides = {batches(step)["latents"].shape for step in range(30)}
+    assert sides == {(4, 8, 16, 16), (8, 8, 8, 8)}
+    captions = [module.tokenizer.decode(ids, skip_special_tokens=True) for ids in batches(0)["tokens"]]
+    assert all(words.split()[0] in (*CONCEPTS, *STYLES, "on") for words in captions if words)
+    assert torch.equal(batches(7)["noise"], batches(7)["noise"])
+    assert not torch.equal(batches(7)["noise"][:2], batches(8)["noise"][:2])
+
+
+def test_a_resumed_run_is_the_same_run(drawings, split, state, tmp_path):
+    whole = train(tmp_path / "whole", state / "vae", drawings, split, 5)
+    train(tmp_path / "parts", state / "vae", drawings, split, 2)
+    parts = train(tmp_path / "parts", state / "vae", drawings, split, 5)
+    assert whole["global_step"] == parts["global_step"] == 5
+    for kind in ("current_model_state", "state_dict"):
+        assert all(torch.equal(value, parts[kind][name]) for name, value in whole[kind].items()), kind
+    moments = [one["optimizer_states"][0]["state"] for one in (whole, parts)]
+    assert all(torch.equal(moments[0][key]["exp_avg"], moments[1][key]["exp_avg"]) for key in moments[0])
+    # The average is not the weights themselves, or the comparison above would say less.
+    name = "unet.conv_in.weight"
+    assert not torch.equal(whole["state_dict"][name], whole["current_model_state"][name])
+
+
+def test_a_sitting_stops_in_time_and_keeps_its_state(drawings, split, state, tmp_path, monkeypatch):
+    clock = itertools.count(0, 10)
+    seconds = 0
+
+    class Ticking(sittings.Sitting):
+        def on_train_batch_end(self, *words):
+            nonlocal seconds
+            seconds = next(clock)
+            super().on_train_batch_end(*words)
+
+    monkeypatch.setattr(sittings, "Sitting", Ticking)
+    monkeypatch.setattr(sittings, "time", SimpleNamespace(monotonic=lambda: seconds))
+    # Steps end at 0, 10, 20 and 30 seconds: the last is the first that ends after 25.
+    assert train(tmp_path, state / "vae", drawings, split, -1, until=25)["global_step"] == 4
+    # A second sitting has its own time, and goes on where the first stopped.
+    assert train(tmp_path, state / "vae", drawings, split, -1, until=65)["global_step"] == 8
+
+
+def test_a_killed_sitting_leaves_the_state_before(drawings, split, state, tmp_path, monkeypatch):
+    train(tmp_path, state / "vae", drawings, split, 2)
+    monkeypatch.setattr(sittings.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(tmp_path, state / "vae", drawings, split, 4)
+    assert torch.load(tmp_path / "checkpoints" / "unet.ckpt", weights_only=False)["global_step"] == 2
+
+
+def test_the_exported_pipeline_starts_at_pure_noise_and_can_start_a_run(drawings, split, state, tmp_path):
+    first = train(tmp_path / "one", state / "vae", drawings, split, 1)
+    pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "one" / "model")
+    assert pipeline.scheduler.config.rescale_betas_zero_snr and pipeline.scheduler.alphas_cumprod[-1] < 1e-6
+    for side in (64, 32):
+        images = pipeline("cat", num_inference_steps=2, height=side, width=side, output_type="pt").images
+        assert images.shape == (1, 3, side, side) and images.isfinite().all()
+    again = train(tmp_path / "two", state / "vae", drawings, split, 1, start=tmp_path / "one" / "model", peak=0.0)
+    name = "unet.conv_in.weight"
+    assert torch.equal(again["current_model_state"][name], first["state_dict"][name].half().float())
+
+
+def test_treatments():
+    disc = torch.zeros(4, 256, 256, dtype=torch.uint8)
+    disc[:, 64:192, 64:192] = 200
+    cells = pixelate(torch.rand(4, 64, 64))
+    assert torch.equal(cells, cells[:, ::4, ::4].repeat_interleave(4, 1).repeat_interleave(4, 2))
+    line = outline(premultiply(disc))
+    assert line[:, 128, 128].item() == 0 and line[:, 0].max() == 0 and line.max() == 1
+    full = outline(premultiply(torch.full((4, 256, 256), 200, dtype=torch.uint8)))
+    assert full[:, 128, 128].item() == 0  # no line within, whatever stands at the rim
+    for colour, values in COLOURS.items():
+        assert (ink(colour) - torch.tensor(values).view(3, 1, 1) / 255).abs().max() > 0.4, colour
+
+
+def test_the_judge_names_every_colour_and_learns_its_step(drawings, split, state):
+    bank = seen_bank(drawings, split) + held_bank(drawings, split)
+    assert torch.equal(nearest_colour(bank.floats()), bank.subjects[:, 2])
+    training.train_judge("style-tried", state, drawings, split, float("inf"), "32-true", max_steps=2)
+    checkpoint = state / "checkpoints" / "style-tried.ckpt"
+    judge = Judge.load_from_checkpoint(checkpoint, weights_only=False)
+    assert judge(bank.floats()[:3]).shape == (3, len(STYLES))
