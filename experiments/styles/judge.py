@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from experiments.styles.captions import COLOURS
 
-WIDTHS = (32, 64, 128, 192)
+# Channels after the stem and after every block, which halves the side: texture ends at 16 pixels, shape at 4.
+STYLE_WIDTHS, CONCEPT_WIDTHS = (16, 32, 64), (32, 64, 128, 192)
 
 
 class Block(nn.Module):
@@ -37,16 +38,16 @@ class Network(nn.Module):
 
     Args:
         classes: How many there are.
-        levels: How many blocks; two look at texture alone, four at shape.
-        shape: Also look at the image without its colours: how far each pixel is from the background, and its edges. The
-            four styles of a concept have these in common.
+        widths: Channels after the stem and after every block.
+        shape: Read shape instead of texture, and look at the image without its colours too: how far each pixel is from
+            the background, and its edges. The four styles of a concept have these in common.
     """
 
-    def __init__(self, classes: int, levels: int, shape: bool) -> None:
+    def __init__(self, classes: int, widths: tuple[int, ...], shape: bool) -> None:
         super().__init__()
         self.shape = shape
-        widths = (32, *WIDTHS[:levels])
-        self.stem = nn.Conv2d(5 if shape else 3, widths[0], 3, padding=1, padding_mode="replicate")
+        step = 2 if shape else 1
+        self.stem = nn.Conv2d(5 if shape else 3, widths[0], 3, stride=step, padding=1, padding_mode="replicate")
         self.blocks = nn.ModuleList(Block(*pair) for pair in itertools.pairwise(widths))
         self.drop = nn.Dropout(0.3)
         # Shape is read from a 4 x 4 map, texture from means and maxima.
@@ -101,7 +102,7 @@ class Judge(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         self.values: dict[str, float] = {}
-        self.network = Network(classes, *((2, False) if kind == "style" else (4, True)))
+        self.network = Network(classes, *((STYLE_WIDTHS, False) if kind == "style" else (CONCEPT_WIDTHS, True)))
 
     def training_step(self, batch: dict[str, Tensor], batch_index: int) -> Tensor:
         torch.manual_seed(int(batch["step"]))  # dropout

@@ -17,7 +17,7 @@ CHANNELS = 8
 CROP = 32
 BATCH = 16
 # How often each style is taken: colour shading is the hardest to keep, flat ink the easiest.
-SHARES = {"cartoon": 4, "stencil": 1, "pixel": 2, "outline": 2}
+SHARES = {"cartoon": 6, "stencil": 1, "pixel": 1, "outline": 2}
 
 
 class StylesVAE(L.LightningModule):
