@@ -72,7 +72,7 @@ def held_bank(drawings: Drawings, split: Split, times: int = 2) -> Bank:
 class Batches:
     """The batch of a step, varied: `column` 0 asks for the concept, 1 for the style.
 
-    Styles are told by texture, so their images are only moved and mirrored. Concepts are told by shape, so theirs are
+    Styles are told by texture, so their images are only moved and flipped. Concepts are told by shape, so theirs are
     also turned, resized, blurred and recoloured: no treatment that is a style.
     """
 
@@ -92,7 +92,7 @@ def uniform(generator: torch.Generator, count: int, low: float, high: float) -> 
 
 
 def move(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirrored or not, and moved by up to 3 pixels in whole pixels; the background goes on at the rim.
+    """Flipped or not, and moved by up to 3 pixels in whole pixels; the background goes on at the rim.
 
     Red, green and blue are put in another order, and half of the images are made negative: a style must not be told by
     the colours it was never seen on.
@@ -107,7 +107,7 @@ def move(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def vary(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned, resized, moved, mirrored, blurred and recoloured at random."""
+    """Turned, resized, moved, flipped, blurred and recoloured at random."""
     count = len(images)
     angle, size = uniform(generator, count, -0.25, 0.25), uniform(generator, count, -0.25, 0.2).exp()
     sign = torch.where(torch.rand(count, generator=generator) < 0.5, -1.0, 1.0)

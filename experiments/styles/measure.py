@@ -131,7 +131,7 @@ def measure_model(out: Path, split: Split, seeds: int, guidance: float, steps: i
         if side != 64:
             images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
         for what, row in verdicts(style, concept, images, numbers(subjects, split)).items():
-            table[f"{what}, {name} pairs, drawn, guidance {guidance}, {side} px"] = row
+            table[f"{what}, {name} pairs, generated, guidance {guidance}, {side} px"] = row
     return table
 
 

@@ -40,7 +40,7 @@ def generate(
 def sheet(
     model: Path, drawings: Drawings, split: Split, steps: int = 20, guidance: float = 3.0, side: int = 64
 ) -> Image.Image:
-    """Ten pairs of every style, real above drawn: first four rows of two of held-out pairs, then of seen ones."""
+    """Ten pairs of every style, real above generated: first four rows of two of held-out pairs, then of seen ones."""
     pipeline = StableDiffusionPipeline.from_pretrained(model)
     randomness = random.Random(1)
     subjects, real = [], []
@@ -51,8 +51,8 @@ def sheet(
                 subject = Subject(concept, style, randomness.choice(split.seen_colours(style)))
                 subjects.append(subject)
                 real.append(drawings.image(split.concepts.index(concept), style, subject.colour))
-    drawn = generate(pipeline, subjects, steps, guidance, side)
+    generated = generate(pipeline, subjects, steps, guidance, side)
     real_images = torch.nn.functional.interpolate(torch.stack(real), size=(side, side), mode="area")
-    rows = [rows for pair in zip(real_images.split(10), drawn.split(10), strict=True) for rows in pair]
+    rows = [rows for pair in zip(real_images.split(10), generated.split(10), strict=True) for rows in pair]
     picture = to_pil_image(make_grid(torch.cat(rows), 10, padding=2, pad_value=1.0))
     return picture.resize((picture.width * 96 // side, picture.height * 96 // side), Image.Resampling.NEAREST)

@@ -17,6 +17,7 @@ from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
 from experiments.styles.latents import Captions, LatentBatches
+from experiments.styles.measure import by_style, measure_copies, retrieved
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
 from experiments.styles.vae import Crops, StylesVAE
@@ -192,3 +193,15 @@ def test_the_judge_names_every_colour_and_learns_its_step(drawings, split, state
     checkpoint = state / "checkpoints" / "style-tried.ckpt"
     judge = Judge.load_from_checkpoint(checkpoint, weights_only=False)
     assert judge(bank.floats()[:3]).shape == (3, len(STYLES))
+
+
+def test_scores_tell_right_from_wrong(drawings, split):
+    labels = torch.tensor([0, 3, 59])
+    scores = torch.nn.functional.one_hot(labels, 60).float()
+    assert retrieved(scores, labels).tolist() == [1, 1, 1]
+    assert retrieved(-scores, labels).tolist() == [0, 0, 0]
+    row = by_style(torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 2, 3]))
+    assert row == {"cartoon": 0.5, "stencil": 1, "pixel": 1, "outline": 0, "mean": 0.625, "images": 5}
+    # The discs of cartoon and outline differ; those of cartoon and pixel are near copies.
+    copies = measure_copies(drawings, split)["nearest copy, seen"]
+    assert 0 < copies["pixel"] < copies["outline"] and copies["least"] <= copies["pixel"]
