@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL
 
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.drawings import Drawings
-from experiments.styles.export import export, export_vae, start_from
+from experiments.styles.export import export, export_vae, start_from, take_weights
 from experiments.styles.judge import Judge
 from experiments.styles.judge_images import Bank, Batches, seen_bank
 from experiments.styles.latents import Captions, LatentBatches, encode_ahead
@@ -33,6 +33,8 @@ PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "une
 SIZES = {"cpu": 32, "cuda": 256}
 # Seconds of a sitting that are kept for saving and exporting after the last step.
 RESERVE = 15.0
+# Parts of the pipeline that are kept in the repository: so far the autoencoder and the tokenizer.
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--size", type=int, help="images in a step of the U-Net; never changed within a run")
     parser.add_argument("--precision", default="bf16-mixed", help="bf16-mixed or 32-true")
-    parser.add_argument("--start", type=Path, help="an exported pipeline whose weights a new run starts from")
+    parser.add_argument("--start", type=Path, default=WEIGHTS, help="what a new run of the U-Net starts from")
     options = parser.parse_args()
     parts, minutes = options.parts.split(","), [float(one) for one in options.minutes.split(",")]
     if unknown := set(parts) - set(PARTS):
@@ -54,6 +56,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     split = read_split()
     drawings = Drawings(options.out / "data", list(split.concepts))
+    bank = None
     for part, budget in zip(parts, minutes, strict=True):
         until = started + budget * 60 - RESERVE
         if part == "unet":
@@ -62,7 +65,8 @@ def main() -> None:
         elif part == "vae":
             train_vae(options.out, drawings, split, until, options.precision)
         else:
-            train_judge(part, options.out, drawings, split, until, options.precision)
+            bank = bank or judge_bank(options.out, drawings, split)
+            train_judge(part, options.out, bank, split, until, options.precision)
         started = time.monotonic()
 
 
@@ -77,16 +81,15 @@ def train_vae(
 
 
 def train_judge(
-    part: str, out: Path, drawings: Drawings, split: Split, until: float, precision: str, max_steps: int = -1
+    part: str, out: Path, bank: Bank, split: Split, until: float, precision: str, max_steps: int = -1
 ) -> None:
-    """Go on with one network of the judge: on real images, and on the same through the autoencoder if there is one.
+    """Go on with one network of the judge.
 
     `style-tried` is `style` without every fifth concept, on which it is tried.
     """
     torch.manual_seed(0)
     kind = part.partition("-")[0]
     judge = Judge(len(STYLES) if kind == "style" else len(split.concepts), kind)
-    bank = judge_bank(out, drawings, split)
     if part == "style-tried":
         bank = bank.where(bank.subjects[:, 0] % 5 != 0)
     batches = Batches(bank, column=1 if kind == "style" else 0)
@@ -94,7 +97,7 @@ def train_judge(
 
 
 def judge_bank(out: Path, drawings: Drawings, split: Split) -> Bank:
-    """Seen images, real and through the autoencoder."""
+    """Seen images, real and, if there is an autoencoder, through it."""
     bank = seen_bank(drawings, split)
     if (out / "vae").is_dir():
         bank = bank + bank.through(AutoencoderKL.from_pretrained(out / "vae"))
@@ -116,14 +119,16 @@ def train_unet(
     **sitting: float,
 ) -> None:
     """Go on with the U-Net and its text tower, and export the pipeline."""
+    if start is not None:
+        start_from(start, out)
     if not (out / "tokenizer").is_dir():
         subjects = [Subject(one, two, three) for one in split.concepts for two in STYLES for three in COLOURS]
         train_tokenizer([subject.caption() for subject in subjects]).save_pretrained(out / "tokenizer")
     torch.manual_seed(0)
     module = StylesUNet(str(out / "tokenizer"), channels)
     checkpoint = out / "checkpoints" / "unet.ckpt"
-    if start is not None and not checkpoint.is_file():
-        start_from(module, start)
+    if start is not None and (start / "unet").is_dir() and not checkpoint.is_file():
+        take_weights(module, start)
     latents = encode_ahead(out / "vae", drawings, split, out / "latents.pt", times)
     batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size)
     fit(module, batches, checkpoint, until, peak, precision, max_steps, **sitting)

@@ -1,6 +1,7 @@
 """From checkpoints to folders: a pipeline that diffusers loads, in half precision."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -56,7 +57,14 @@ def clean(config: Path) -> None:
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def start_from(module: StylesUNet, folder: Path) -> None:
+def start_from(folder: Path, out: Path) -> None:
+    """Take the finished parts of an exported pipeline: the autoencoder and the tokenizer."""
+    for part in ("vae", "tokenizer"):
+        if (folder / part).is_dir() and not (out / part).is_dir():
+            shutil.copytree(folder / part, out / part)
+
+
+def take_weights(module: StylesUNet, folder: Path) -> None:
     """Take the weights of an exported pipeline, with nothing known of the optimiser."""
     module.unet.load_state_dict(UNet2DConditionModel.from_pretrained(folder / "unet").state_dict())
     module.text_encoder.load_state_dict(CLIPTextModel.from_pretrained(folder / "text_encoder").state_dict())

@@ -173,6 +173,18 @@ def test_the_exported_pipeline_starts_at_pure_noise_and_can_start_a_run(drawings
     assert torch.equal(again["current_model_state"][name], first["state_dict"][name].half().float())
 
 
+def test_a_run_starts_from_the_kept_autoencoder(drawings, split, tmp_path):
+    training.train_unet(
+        tmp_path, drawings, split, float("inf"), 2, "32-true", 1, training.WEIGHTS, times=1, channels=(16, 16, 16)
+    )
+    for part in ("vae", "tokenizer"):
+        for kept in (training.WEIGHTS / part).iterdir():
+            assert (tmp_path / part / kept.name).read_bytes() == kept.read_bytes()
+    # Its latents are standardised: of other drawings they are still about that wide.
+    latents = torch.load(tmp_path / "latents.pt", weights_only=True)["full"].float()
+    assert 0.5 < latents.std() < 1.5 and latents.mean().abs() < 0.5
+
+
 def test_treatments():
     disc = torch.zeros(4, 256, 256, dtype=torch.uint8)
     disc[:, 64:192, 64:192] = 200
@@ -189,7 +201,9 @@ def test_treatments():
 def test_the_judge_names_every_colour_and_learns_its_step(drawings, split, state):
     bank = seen_bank(drawings, split) + held_bank(drawings, split)
     assert torch.equal(nearest_colour(bank.floats()), bank.subjects[:, 2])
-    training.train_judge("style-tried", state, drawings, split, float("inf"), "32-true", max_steps=2)
+    training.train_judge(
+        "style-tried", state, training.judge_bank(state, drawings, split), split, float("inf"), "32-true", max_steps=2
+    )
     checkpoint = state / "checkpoints" / "style-tried.ckpt"
     judge = Judge.load_from_checkpoint(checkpoint, weights_only=False)
     assert judge(bank.floats()[:3]).shape == (3, len(STYLES))
