@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 
 from experiments.styles.captions import COLOURS, STYLES, Subject
+from experiments.styles.differences import measure_differences
 from experiments.styles.drawings import Drawings
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import Bank, held_bank, seen_bank
@@ -146,7 +147,7 @@ def numbers(subjects: list[Subject], split: Split) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/styles"), help="folder that the training wrote")
-    parser.add_argument("--what", default="vae,judge,copies", help="which of vae,judge,copies,model,sheet")
+    parser.add_argument("--what", default="vae,judge,copies", help="which of vae,judge,copies,model,differences,sheet")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="images of a held-out pair")
@@ -167,11 +168,15 @@ def main() -> None:
             table |= measure_copies(drawings, split)
         elif what == "model":
             table |= measure_model(options.out, split, options.seeds, options.guidance, options.steps, options.side)
+        elif what == "differences":
+            pipeline = StableDiffusionPipeline.from_pretrained(options.out / "model")
+            words = (options.seeds, options.guidance, options.steps)
+            table |= measure_differences(pipeline, drawings, split, *words)
         elif what == "sheet":
             picture = sheet(options.out / "model", drawings, split, options.steps, options.guidance, options.side)
             picture.save(options.out / f"sheet_{options.side}.png")
         else:
-            parser.error(f"--what: {what!r} is not among vae, judge, copies, model, sheet")
+            parser.error(f"--what: {what!r} is not among vae, judge, copies, model, differences, sheet")
     for name, row in table.items():
         print(f"{name}: " + ", ".join(f"{key} {round(value, 3):g}" for key, value in row.items()))
     file = options.out / "measurements.json"

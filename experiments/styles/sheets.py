@@ -16,9 +16,14 @@ from experiments.styles.split import Split
 
 
 def generate(
-    pipeline: StableDiffusionPipeline, subjects: list[Subject], steps: int, guidance: float, side: int = 64
+    pipeline: StableDiffusionPipeline,
+    subjects: list[Subject],
+    steps: int,
+    guidance: float,
+    side: int = 64,
+    first: int = 0,
 ) -> Tensor:
-    """Images in [0, 1], (N, 3, side, side); the noise of image i depends on i alone."""
+    """Images in [0, 1], (N, 3, side, side); the noise of image i depends on `first` + i alone."""
     pipeline.set_progress_bar_config(disable=True)
     images = []
     for start in range(0, len(subjects), 32):
@@ -30,7 +35,7 @@ def generate(
                 guidance_scale=guidance,
                 height=side,
                 width=side,
-                generator=[torch.Generator().manual_seed(start + place) for place in range(len(chunk))],
+                generator=[torch.Generator().manual_seed(first + start + place) for place in range(len(chunk))],
                 output_type="pt",
             ).images.cpu()
         )

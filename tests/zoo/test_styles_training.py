@@ -12,6 +12,7 @@ from diffusers import StableDiffusionPipeline
 from experiments.styles import __main__ as training
 from experiments.styles import sittings
 from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
+from experiments.styles.differences import named_right
 from experiments.styles.drawings import Drawings
 from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
@@ -219,3 +220,14 @@ def test_scores_tell_right_from_wrong(drawings, split):
     # The discs of cartoon and outline differ; those of cartoon and pixel are near copies.
     copies = measure_copies(drawings, split)["nearest copy, seen"]
     assert 0 < copies["pixel"] < copies["outline"] and copies["least"] <= copies["pixel"]
+
+
+def test_a_style_is_known_by_its_difference():
+    generator = torch.Generator().manual_seed(0)
+    concept = torch.rand(6, 1, 3, 8, 8, generator=generator)
+    styles = torch.rand(1, 4, 3, 8, 8, generator=generator)
+    right, cosine = named_right(concept + 0.5 * styles, concept.flip(0) + styles)
+    # Whatever the concept looks like, and however weakly it is applied.
+    assert right.min() == 1 and cosine.min() > 0.999
+    right, cosine = named_right(concept + styles.flip(1), concept + styles)
+    assert right.max() == 0 and cosine.mean() < 0
