@@ -35,7 +35,7 @@ def named_right(generated: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
 def measure_differences(
     pipeline: StableDiffusionPipeline, drawings: Drawings, split: Split, seeds: int, guidance: float, steps: int
 ) -> dict[str, dict[str, float]]:
-    """The share that is right (chance is a quarter) and the cosine, of held-out pairs and of their concepts' seen ones."""
+    """The share that is right (chance is a quarter) and the cosine: held-out pairs, and seen ones of their concepts."""
     concepts = [concept for concept, _ in split.held_pairs()]
     numbers = [split.concepts.index(concept) for concept in concepts]
     real = torch.stack([torch.stack([drawings.image(one, style, "white") for style in STYLES]) for one in numbers])
