@@ -11,6 +11,7 @@ last checkpoint. On a CPU that has other work, one thread at low priority (`nice
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -71,12 +72,12 @@ def main() -> None:
 
 
 def train_vae(
-    out: Path, drawings: Drawings, split: Split, until: float, precision: str, max_steps: int = -1, **sitting: float
+    out: Path, drawings: Drawings, split: Split, until: float, precision: str, max_steps: int = -1, **more: Any
 ) -> None:
     """Go on with the autoencoder, and write its folder."""
     torch.manual_seed(0)
     checkpoint = out / "checkpoints" / "vae.ckpt"
-    fit(StylesVAE(), Crops(drawings, split), checkpoint, until, PEAK["vae"], precision, max_steps, **sitting)
+    fit(StylesVAE(), Crops(drawings, split), checkpoint, until, PEAK["vae"], precision, max_steps, **more)
     export_vae(checkpoint, drawings, split, out / "vae")
 
 
@@ -116,7 +117,7 @@ def train_unet(
     times: int = 5,
     channels: tuple[int, ...] = (64, 128, 192),
     peak: float = PEAK["unet"],
-    **sitting: float,
+    **more: Any,
 ) -> None:
     """Go on with the U-Net and its text tower, and export the pipeline."""
     if start is not None:
@@ -131,7 +132,7 @@ def train_unet(
         take_weights(module, start)
     latents = encode_ahead(out / "vae", drawings, split, out / "latents.pt", times)
     batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size)
-    fit(module, batches, checkpoint, until, peak, precision, max_steps, **sitting)
+    fit(module, batches, checkpoint, until, peak, precision, max_steps, **more)
     export(checkpoint, out / "tokenizer", out / "vae", out / "model")
 
 

@@ -88,6 +88,11 @@ class Sitting(L.Callback):
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.peak * min(1.0, (trainer.global_step + 1) / self.warmup)
 
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, *_: Any) -> None:
+        # The trainer's own clipping refuses a fused optimiser in mixed precision, for the sake of scaled gradients; in
+        # bfloat16 none are scaled.
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, *_: Any) -> None:
         for name, value in module.values.items():
             total, count = self.sums.get(name, (0.0, 0))
@@ -119,17 +124,17 @@ def fit(
     peak: float,
     precision: str = "32-true",
     max_steps: int = -1,
+    accelerator: str = "auto",
     **sitting: Any,
 ) -> None:
     """Train `module` from its checkpoint, if there is one, until a time or a step; the average is left in it."""
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     trainer = L.Trainer(
-        accelerator="auto",
+        accelerator=accelerator,
         devices=1,
         precision=precision,
         max_epochs=-1,
         max_steps=max_steps,
-        gradient_clip_val=1.0,
         callbacks=[Average(), Sitting(checkpoint, until, peak, **sitting)],
         logger=False,
         enable_checkpointing=False,

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,13 +56,16 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def train(out: Path, vae: Path, drawings: Drawings, split: Split, steps: int, **more) -> dict:
+def train(
+    out: Path, vae: Path, drawings: Drawings, split: Split, steps: int, precision="32-true", accelerator="cpu", **more
+) -> dict:
     """The checkpoint after so many steps of a tiny U-Net."""
     if not (out / "vae").exists():
         out.mkdir(exist_ok=True)
         (out / "vae").symlink_to(vae)
     until = more.pop("until", float("inf"))
-    training.train_unet(out, drawings, split, until, 2, "32-true", steps, times=1, channels=(16, 16, 16), **more)
+    tiny = {"times": 1, "channels": (16, 16, 16), "accelerator": accelerator}
+    training.train_unet(out, drawings, split, until, 2, precision, steps, **tiny, **more)
     return torch.load(out / "checkpoints" / "unet.ckpt", weights_only=False)
 
 
@@ -122,10 +126,11 @@ def test_a_batch_is_that_of_its_latents(drawings, split, state, tmp_path):
     assert not torch.equal(batches(7)["noise"][:2], batches(8)["noise"][:2])
 
 
-def test_a_resumed_run_is_the_same_run(drawings, split, state, tmp_path):
-    whole = train(tmp_path / "whole", state / "vae", drawings, split, 5)
-    train(tmp_path / "parts", state / "vae", drawings, split, 2)
-    parts = train(tmp_path / "parts", state / "vae", drawings, split, 5)
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_resumed_run_is_the_same_run(drawings, split, state, tmp_path, precision):
+    whole = train(tmp_path / "whole", state / "vae", drawings, split, 5, precision)
+    train(tmp_path / "parts", state / "vae", drawings, split, 2, precision)
+    parts = train(tmp_path / "parts", state / "vae", drawings, split, 5, precision)
     assert whole["global_step"] == parts["global_step"] == 5
     for kind in ("current_model_state", "state_dict"):
         assert all(torch.equal(value, parts[kind][name]) for name, value in whole[kind].items()), kind
@@ -152,6 +157,16 @@ def test_a_sitting_stops_in_time_and_keeps_its_state(drawings, split, state, tmp
     assert train(tmp_path, state / "vae", drawings, split, -1, until=25)["global_step"] == 4
     # A second sitting has its own time, and goes on where the first stopped.
     assert train(tmp_path, state / "vae", drawings, split, -1, until=65)["global_step"] == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
+def test_a_gpu_trains_in_its_minutes(drawings, split, state, tmp_path):
+    started = time.monotonic()
+    done = train(tmp_path, state / "vae", drawings, split, -1, "bf16-mixed", "gpu", until=started + 20)
+    again = train(tmp_path, state / "vae", drawings, split, done["global_step"] + 2, "bf16-mixed", "gpu")
+    assert done["global_step"] > 10 and again["global_step"] == done["global_step"] + 2
+    assert all(value.isfinite().all() for value in again["state_dict"].values() if value.is_floating_point())
 
 
 def test_a_killed_sitting_leaves_the_state_before(drawings, split, state, tmp_path, monkeypatch):
