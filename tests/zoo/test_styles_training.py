@@ -18,7 +18,7 @@ from experiments.styles.drawings import Drawings
 from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
-from experiments.styles.latents import Captions, LatentBatches
+from experiments.styles.latents import Captions, LatentBatches, encode_ahead
 from experiments.styles.measure import by_style, measure_copies, retrieved
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
@@ -124,6 +124,25 @@ def test_a_batch_is_that_of_its_latents(drawings, split, state, tmp_path):
     assert all(words.split()[0] in (*CONCEPTS, *STYLES, "on") for words in captions if words)
     assert torch.equal(batches(7)["noise"], batches(7)["noise"])
     assert not torch.equal(batches(7)["noise"][:2], batches(8)["noise"][:2])
+
+
+def test_latents_are_encoded_once(drawings, split, state, tmp_path, monkeypatch):
+    class Backwards(frozenset):
+        """A set in the order of another process."""
+
+        def __iter__(self):
+            return reversed(list(super().__iter__()))
+
+        def __repr__(self):
+            return repr(list(self))
+
+    words = (state / "vae", drawings)
+    first = encode_ahead(*words, split, tmp_path / "latents.pt", times=1)
+    monkeypatch.setattr(Drawings, "image", lambda *_: pytest.fail("encoded again"))
+    same = Split(split.concepts, Backwards(split.pairs), Backwards(split.style_colours))
+    assert torch.equal(encode_ahead(*words, same, tmp_path / "latents.pt", times=1)["full"], first["full"])
+    with pytest.raises(pytest.fail.Exception, match="encoded again"):
+        encode_ahead(*words, split, tmp_path / "latents.pt", times=2)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
