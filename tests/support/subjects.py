@@ -74,7 +74,7 @@ SETTINGS: dict[str, list[Any]] = {
     "sada: every other": [{"sada": {"first": 0, "late": 0, "interval": 2, "terms": 2}}],
     "sada: true lengths": [{"sada": {"first": 0, "late": 50, "scale": "ode"}}],
     "spectrum: penalised": [
-        {"spectrum": {"warmup": 2, "growth": 0.0, "intercept": "penalised", "history": 3, "degree": 1}}
+        {"spectrum": {"warmup": 2, "growth": 0.0, "intercept": "penalised", "history": 2, "degree": 1}}
     ],
     "step_mask: residual": [{"step_mask": {"computed": [0, 1, 4], "fill": "residual"}}],
     "step_mask: quadratic": [{"step_mask": {"computed": [0, 1, 3, 4], "fill": "quadratic"}}],
