@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from postdiff.engine import grid
 from postdiff.engine.branches import compute_only, condition_only, refuse_parts
 from postdiff.engine.errors import UsageError
-from postdiff.engine.layouts import layout_of
-from postdiff.engine.rows import map_tensors
+from postdiff.engine.layouts import LEFT_OUT_FURTHER, first, handed_over, layout_of, more_than_one
 from postdiff.engine.state import State
 from postdiff.engine.timeline import Timeline, described, differ
 
@@ -43,6 +40,7 @@ class Run:
         self.methods, self.state = methods, state
         self.doubles: list[Any] = []  # copies for modules of further networks
         self.layout = layout_of(state.family, bool(methods))
+        self.further = False  # the network gives out more than its prediction
         self.timeline: Timeline | None = None
         self.step_open = False
         self.calls_in_step = 0
@@ -156,7 +154,8 @@ class Run:
                 kwargs = grid.follow(kwargs, state.full_size, state.size, self.layout.side)
             given, kwargs = self.layout.closed(sample, kwargs, state.full_size)
             raw[:] = [forward(**{name: given}, **kwargs)]
-            return self.layout.predicted(_first(raw[0]), sample)
+            self.images, self.further = len(state.images), more_than_one(raw[0])
+            return self.layout.predicted(first(raw[0]), sample)
 
         network = _chain([method.denoise for method in self.methods], innermost, state)
         if state.separate:
@@ -165,12 +164,9 @@ class Run:
             output = compute_only(state.only, network, sample, kwargs, state)
         else:
             output = network(sample, kwargs)
-        times = len(output) // len(_first(raw[0])) if raw else 1  # a branch may stand for all, in sound as in video
-        output = self.layout.result(output)
-        if not kwargs.get("return_dict", True):
-            further = raw[0][1:] if raw else ()
-            return (output, *(map_tensors(lambda each: torch.cat([each] * times), further) if times > 1 else further))
-        return type(raw[0])(**{**raw[0], "sample": output}) if raw else SimpleNamespace(sample=output)
+        if self.further and (not raw or self.images < state.samples):
+            raise UsageError(f"{type(self.pipe).__name__} {LEFT_OUT_FURTHER}")
+        return handed_over(raw, self.layout.result(output), len(output), kwargs.get("return_dict", True))
 
     def _one_of_several(self, network: Callable[..., Any], sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """One branch's call; a branch that is left out gets the prediction of the one that is computed."""
@@ -288,10 +284,6 @@ def _chain(hooks: list[Callable[..., Any]], innermost: Callable[..., Any], state
 
 def _call_hook(hook: Callable[..., Any], forward: Callable[..., Any], state: State, *args: Any) -> Any:
     return hook(forward, *args, state)
-
-
-def _first(result: Any) -> Tensor:
-    return result[0] if isinstance(result, tuple) else result.sample
 
 
 def _size(sample: Tensor) -> tuple[int, int]:

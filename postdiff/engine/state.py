@@ -42,11 +42,11 @@ class State:
         network_call: number of the present network call within the run, from 1; a module that is called twice
             under one number is called twice within the network.
         span: number of steps, from `index` on, that the present network call serves; its rows are ordered branch,
-            step, sample. 1 unless a method decodes several steps at once; no call reaches over a boundary.
+            step, sample. 1 unless a method decodes several steps at once; no call reaches over a boundary or a turn.
         full_size: latent size (height, width) of the pipeline's own latents.
         size: latent size (height, width) at which the network runs now.
-        boundaries: planned steps at which the size, the branches or what a cache replays changes; known from the
-            start.
+        boundaries: planned steps at which the size or the branches change; known from the start.
+        turns: steps at which a cache turns from computing to replaying or back; nothing is lost if they never come.
         weightless: the network runs without weights, so that features say nothing.
         counts: what really ran: network calls, and hits and misses of every cache.
         first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
@@ -71,6 +71,7 @@ class State:
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     boundaries: set[int] = field(default_factory=set)
+    turns: set[int] = field(default_factory=set)
     weightless: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)

@@ -44,7 +44,7 @@ class Cache(Method):
             if id(replay.rule) not in known:
                 known[id(replay.rule)] = due = replay.rule(state)
                 if not replay.once:
-                    state.boundaries |= turns(due, state.steps)
+                    state.turns |= turns(due, state.steps)
             replay.start(known[id(replay.rule)])
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:

@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from postdiff.engine.claims import ROWS
 from postdiff.engine.errors import UsageError
 from postdiff.engine.fingerprint import Fingerprint, noted, unchanged
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.key_steps import key_steps
 from postdiff.engine.ownership import owned
-from postdiff.engine.replay import ROWS, Replay, at, each
+from postdiff.engine.replay import Replay, at, each
 from postdiff.engine.replay.module import ModulePiece
 from postdiff.engine.rows import join_rows, rows_of_branches
 from postdiff.engine.spans import for_first_step, foreseen, predict_span
@@ -143,7 +144,7 @@ class EncoderPropagation(Cache):
 
     def _span(self, state: State) -> int:
         """How many steps from this one on can be decoded together."""
-        ends = {*self._keys, *state.boundaries, state.steps}
+        ends = {*self._keys, *state.boundaries, *state.turns, state.steps}
         if self.max_parallel:
             ends.add(state.index + self.max_parallel)
         return min(end for end in ends if end > state.index) - state.index

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
@@ -82,17 +83,22 @@ class SeaCache(Cache):
             return [Replay(NETWORK, watch, Taylor(self.order), name="sea_cache")]
 
         def given(block: nn.Module, run: Callable[[], Any]) -> Tensor:
-            return self._sample
+            return self._given[0]
 
         fill = TaylorResidual(self.order) if self.order else Residual()
         return [Replay(stacked_blocks(network, "SeaCache"), watch, fill, look=given, name="sea_cache")]
+
+    def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
+        if not hasattr(self, "_given"):  # a copy for a further network is told by the method itself
+            self._given: list[Tensor] = []  # the sample that the network is called for
+        yield from super().attach(network, state)
 
     def start(self, state: State) -> None:
         super().start(state)
         self._ratios = ratios(state.scheduler, state.timesteps)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
-        self._sample = sample
+        self._given[:] = [sample]
         return super().denoise(forward, sample, kwargs, state)
 
 

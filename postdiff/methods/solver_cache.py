@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from postdiff.engine import noise_levels
-from postdiff.engine.replay import ROWS, WHOLE_CALLS
+from postdiff.engine.claims import ROWS, WHOLE_CALLS
 from postdiff.engine.skipped_calls import SkippedCalls, SolverRule
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall

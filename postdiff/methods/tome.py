@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from postdiff.engine.claims import DRAWS
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
-from postdiff.engine.replay import DRAWS
 from postdiff.engine.selectors import TokenBlock, cross_attentions, token_blocks
 from postdiff.engine.state import State
 from postdiff.engine.token_merging import TokenMerging

@@ -224,7 +224,7 @@ def test_options_are_part_of_an_identity_and_not_of_the_references(tiny):
 
 
 PRESETS = sorted(file.stem for file in Path(presets.__file__).parents[1].glob("configs/methods/*.yaml"))
-TRANSFORMERS_ONLY = {"first_block_cache", "mag_cache", "tea_cache"}
+TRANSFORMERS_ONLY = {"dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache"}
 
 
 def test_every_preset_on_a_channels_last_network():

@@ -81,7 +81,7 @@ def test_a_missing_package_is_named(case, monkeypatch):
 
 
 def test_bench_from_the_command_line(outputs, capsys):
-    words = ["bench", "demo", "--rows", "steps_20,deepcache", "steps=2", "bench.repeats=3", "count=1", "seeds=[0]"]
+    words = ["bench", "demo", "--rows", "steps_20,deepcache", "steps=2", "bench.repeats=3", "count=2", "seeds=[0]"]
     assert main([*words, "bench.official=true", "--format", "json"]) == 0
     plain, cached = json.loads(capsys.readouterr().out)
     assert plain["official"].startswith("diffusers") and plain["official_difference"] == 0

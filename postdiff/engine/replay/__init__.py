@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from postdiff.engine.claims import DRAWS, ROWS, WHOLE_CALLS
 from postdiff.engine.intercept import intercept
 from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.chain import ChainPiece, Look
@@ -27,10 +28,7 @@ from postdiff.engine.spans import for_first_step
 from postdiff.engine.state import State
 
 __all__ = [
-    "DRAWS",
     "NETWORK",
-    "ROWS",
-    "WHOLE_CALLS",
     "Change",
     "Changes",
     "Due",
@@ -49,9 +47,6 @@ __all__ = [
 ]
 
 NETWORK: Literal["network"] = "network"
-WHOLE_CALLS = "whole calls of the network"
-ROWS = "the rows of a network call"  # claimed by whoever hands the network some images alone, or several steps at once
-DRAWS = "one random draw for all rows of a network call"  # depends on how often it is called, and so on who is beside
 # A rule by steps can be told once these are known.
 Rule = Watch | Callable[[State], Due]
 

@@ -121,14 +121,15 @@ def take(tensor: Tensor, places: list[int], of: int) -> Tensor:
         return tensor[places[0] * each : (places[0] + 1) * each]
     if places == list(range(places[0], places[-1] + 1)):
         return tensor[places[0] * each : (places[-1] + 1) * each]
-    return tensor.unflatten(0, (of, each))[places].flatten(0, 1)
+    return torch.cat([tensor[place * each : (place + 1) * each] for place in places])
 
 
 def laid_over(tensor: Tensor, places: list[int], of: int, part: Tensor) -> Tensor:
     """A copy with some of its `of` rows replaced."""
-    apart = tensor.unflatten(0, (of, -1)).clone()
-    apart[places] = part.unflatten(0, (len(places), -1))
-    return apart.flatten(0, 1)
+    rows = list(tensor.chunk(of))
+    for place, row in zip(places, part.chunk(len(places)), strict=True):
+        rows[place] = row
+    return torch.cat(rows)
 
 
 def replayed(fill: Fill, kept: list[Kept], x: list[Tensor], state: State) -> list[Tensor]:

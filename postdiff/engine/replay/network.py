@@ -9,7 +9,7 @@ from torch import Tensor
 from postdiff.engine.branches import on_batched
 from postdiff.engine.ownership import own, owned
 from postdiff.engine.replay.apart import RowsApart
-from postdiff.engine.replay.memory import take
+from postdiff.engine.replay.memory import laid_over, take
 from postdiff.engine.rows import rows_of_branches, tile_rows
 
 __all__ = ["NetworkPiece"]
@@ -47,8 +47,8 @@ class NetworkPiece:
                 )
             finally:
                 state.images = images
-            output = part.new_zeros(of, *part.shape[1:])
-            output[computed] = part
+            each = len(part) // len(computed)
+            output = laid_over(part.new_zeros(of * each, *part.shape[1:]), computed, of, part)
         [found] = self.apart.finish(size, computed, given, [given], [output])
         return found
 
