@@ -1,12 +1,15 @@
 """Where named YAML files live: `configs/<kind>/<name>.yaml`.
 
 The shipped files stand in the repository's `configs/` folder and travel inside the wheel as `postdiff/configs`.
-Folders named in the environment variable `POSTDIFF_PATH` (separated like `PATH`) are searched as well; each may
-hold `configs/<kind>/*.yaml`, so a private experiment needs no change here. Python files: `engine.plugins`.
+Presets of one method stand in its folder as well: `methods/<name>/preset.yaml` is called as the folder is, any other
+YAML file beside it by its own name. Folders named in the environment variable `POSTDIFF_PATH` (separated like `PATH`)
+are searched as well; each may hold `configs/<kind>/*.yaml` and `methods/<name>/*.yaml`, so a private experiment needs
+no change here. Python files: `engine.plugins`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +26,28 @@ _SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE
 
 def shipped(file: Path) -> bool:
     """Whether a file came with the package."""
-    return file.is_relative_to(_SHIPPED)
+    return file.is_relative_to(_SHIPPED) or file.is_relative_to(_PACKAGE)
 
 
 def _files(kind: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
+    for name, file in [*_configs(kind), *(_beside_methods() if kind == "methods" else ())]:
+        if name in found:
+            raise UsageError(f"{kind} '{name}' is defined twice: {found[name]} and {file}; rename one")
+        found[name] = file
+    return found
+
+
+def _configs(kind: str) -> Iterator[tuple[str, Path]]:
     for root in (_SHIPPED, *(root / "configs" for root in plugins.roots())):
         for file in sorted((root / kind).rglob("*.yaml")):
-            name = file.relative_to(root / kind).with_suffix("").as_posix()
-            if name in found:
-                raise UsageError(f"{kind} '{name}' is defined twice: {found[name]} and {file}; rename one")
-            found[name] = file
-    return found
+            yield file.relative_to(root / kind).with_suffix("").as_posix(), file
+
+
+def _beside_methods() -> Iterator[tuple[str, Path]]:
+    for folder in plugins.folders("methods"):
+        for file in sorted(folder.glob("*/*.yaml")):
+            yield (file.parent.name if file.stem == "preset" else file.stem), file
 
 
 def names(kind: str) -> list[str]:

@@ -1,4 +1,8 @@
-"""Operating points: `configs/methods/<name>.yaml` names an ordered stack of methods with their settings."""
+"""Operating points: a YAML file names an ordered stack of methods with their settings.
+
+One method's stand in its folder, `methods/<method>/preset.yaml` being called as the method is; those of several methods
+are `configs/methods/<name>.yaml` (`catalog`).
+"""
 
 from __future__ import annotations
 
@@ -120,7 +124,7 @@ def describe(stack: Sequence[Method]) -> list[dict[str, Any]]:
 
     Options that a method has got later are left out at their default: what is described is part of identities.
     """
-    return [{type(method).__module__.rpartition(".")[2]: _options(method)} for method in stack]
+    return [{methods.name_of(type(method)): _options(method)} for method in stack]
 
 
 def _options(method: Method) -> dict[str, Any]:

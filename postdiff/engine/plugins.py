@@ -1,7 +1,8 @@
 """What people add without an edit here: `methods/NAME.py` in a folder of `POSTDIFF_PATH`, and so for every kind.
 
 A file is found by its name, as the module `postdiff.KIND.NAME`. It defines one class (of families one row) of that kind
-and may import what stands beside it. A broken file is told by file and line, and nothing else suffers from it.
+and may import what stands beside it. A method may also be a folder, `methods/NAME/method.py`. A broken file is told by
+file and line, and nothing else suffers from it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.values import expanded
 
-__all__ = ["KINDS", "broken", "files", "find", "is_private", "one_file", "own", "place_of", "roots"]
+__all__ = ["KINDS", "broken", "files", "find", "folders", "is_private", "one_file", "own", "place_of", "roots"]
 
 # What a message calls one of each kind. Methods and metrics are packages of ours, others stand in tables.
 KINDS = {
@@ -31,6 +32,7 @@ KINDS = {
     "families": "family",
     "loggers": "logger",
 }
+IN_A_FOLDER = {"methods": "method.py"}  # the file of a kind, where NAME is a folder
 _PACKAGE = Path(__file__).parents[1]
 
 
@@ -47,20 +49,31 @@ def roots() -> list[Path]:
     return found
 
 
+def folders(kind: str) -> list[Path]:
+    """Where files of a kind stand: our package of that kind, if there is one, and all folders of one's own."""
+    found = [_PACKAGE / kind, *(root / kind for root in roots())]
+    return list({os.path.realpath(folder): folder for folder in found}.values())
+
+
 def files(kind: str) -> dict[str, list[Path]]:
-    """{name: the files of that name}, of our package of that kind, if there is one, and of all folders of one's own."""
-    folders = [_PACKAGE / kind, *(root / kind for root in roots())]
+    """{name: the files of that name} in all these folders."""
     found: dict[str, list[Path]] = {}
     # One by one: of several together the first file of a name alone would be told.
-    for folder in {os.path.realpath(folder): folder for folder in folders}.values():
+    for folder in folders(kind):
+        inside = (
+            {file.parent.name: file for file in folder.glob(f"*/{IN_A_FOLDER[kind]}")} if kind in IN_A_FOLDER else {}
+        )
         for module in pkgutil.iter_modules([str(folder)]):
-            found.setdefault(module.name, []).append(folder / f"{module.name}.py")
+            if not (module.ispkg and module.name in inside):
+                found.setdefault(module.name, []).append(folder / f"{module.name}.py")
+        for name, file in inside.items():
+            found.setdefault(name, []).append(file)
     return found
 
 
 def own(kind: str) -> list[str]:
     """Names that have a file in a folder of `POSTDIFF_PATH`, sorted."""
-    return sorted(name for name, places in files(kind).items() if places[-1].parent != _PACKAGE / kind)
+    return sorted(name for name, places in files(kind).items() if not places[-1].is_relative_to(_PACKAGE / kind))
 
 
 def one_file(kind: str, name: str, shipped: Collection[str] = ()) -> Path | None:
@@ -108,8 +121,9 @@ def find(kind: str, name: str, base: type, shipped: Collection[str] = ()) -> Any
         else:
             package = sys.modules[f"postdiff.{kind}"] = ModuleType(f"postdiff.{kind}")
     package.__path__ = [str(folder / kind) for folder in (_PACKAGE, *roots())]
+    inside = f".{file.stem}" if file.parent.name == name else ""
     try:
-        module = importlib.import_module(f"postdiff.{kind}.{name}")
+        module = importlib.import_module(f"postdiff.{kind}.{name}{inside}")
     except (Exception, SystemExit) as error:  # a file of somebody's own may raise anything, or end the process
         raise broken(kind, name, "imported", error, str(file)) from error
     found: list[Any] = []

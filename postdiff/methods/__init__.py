@@ -1,7 +1,7 @@
-"""The methods, found by file name: `deepcache.py` holds the method `deepcache`, class `DeepCache`.
+"""The methods, found by the names of their folders: `deepcache/method.py` holds the method `deepcache`.
 
 `from postdiff.methods import DeepCache` finds a class wherever it stands, also in a folder of one's own
-(`engine.plugins`). Torch is loaded with the first class.
+(`engine.plugins`), where a method may be a single file. Torch is loaded with the first class.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from postdiff.engine.errors import UsageError, unknown
 if TYPE_CHECKING:
     from postdiff.methods.base import Method
 
-__all__ = ["Method", "find", "names", "summary", "twice"]
+__all__ = ["Method", "find", "name_of", "names", "summary", "twice"]
 
 _PLUMBING = {"base", "cache", "options", "solver_cache"}
 _SHIPPED = Path(__file__).parent
@@ -52,6 +52,11 @@ def find(name: str) -> type[Method]:
     return cls
 
 
+def name_of(cls: type) -> str:
+    """The name behind a class: of its folder, or of its file where it has no folder."""
+    return cls.__module__.removesuffix(".method").rpartition(".")[2]
+
+
 def summary(name: str) -> str:
     """The first line of a method's docstring. Shipped methods are read, not imported: loading torch takes seconds.
 
@@ -59,7 +64,7 @@ def summary(name: str) -> str:
         UsageError: as `find` does.
     """
     file = Path(str(plugins.one_file("methods", name)))
-    if file.parent != _SHIPPED:
+    if not file.is_relative_to(_SHIPPED):
         doc = find(name).__doc__
     else:
         tree = ast.parse(file.read_text(encoding="utf-8"))

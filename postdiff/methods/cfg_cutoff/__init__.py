@@ -1,0 +1,5 @@
+"""The method `cfg_cutoff`."""
+
+from postdiff.methods.cfg_cutoff.method import CFGCutoff
+
+__all__ = ["CFGCutoff"]

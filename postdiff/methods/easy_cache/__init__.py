@@ -1,0 +1,5 @@
+"""The method `easy_cache`."""
+
+from postdiff.methods.easy_cache.method import EasyCache
+
+__all__ = ["EasyCache"]

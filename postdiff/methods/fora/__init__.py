@@ -1,0 +1,5 @@
+"""The method `fora`."""
+
+from postdiff.methods.fora.method import FORA
+
+__all__ = ["FORA"]

@@ -1,0 +1,5 @@
+"""The method `noise_injection`."""
+
+from postdiff.methods.noise_injection.method import NoiseInjection
+
+__all__ = ["NoiseInjection"]

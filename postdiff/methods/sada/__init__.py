@@ -1,0 +1,5 @@
+"""The method `sada`."""
+
+from postdiff.methods.sada.method import SADA
+
+__all__ = ["SADA"]

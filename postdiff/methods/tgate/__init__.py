@@ -1,0 +1,5 @@
+"""The method `tgate`."""
+
+from postdiff.methods.tgate.method import TGATE
+
+__all__ = ["TGATE"]

@@ -1,0 +1,5 @@
+"""The method `todo`."""
+
+from postdiff.methods.todo.method import ToDo
+
+__all__ = ["ToDo"]
