@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Method", "find", "name_of", "names", "summary", "twice"]
 
-_PLUMBING = {"base", "cache", "options", "solver_cache"}
+_PLUMBING = {"base", "cache", "formulas", "options", "solver_cache"}
 _SHIPPED = Path(__file__).parent
 
 

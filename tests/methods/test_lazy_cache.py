@@ -12,8 +12,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.skipped_calls import Seen
 from postdiff.methods import DeepCache, EncoderPropagation, LazyCache
 from postdiff.methods.base import Method
-from tests.references.formulas import reference_of
-from tests.references.slow_run import slow_run
+from tests.support.slow_run import reference_of, slow_run
 from tests.support.solvers import solver
 from tests.support.subjects import IMAGES, at_work, case_of, close
 from tests.support.tiny import build

@@ -8,12 +8,10 @@ from pathlib import Path
 import pytest
 
 from postdiff.engine.errors import UsageError
-from tests.references.chains import blocks_of, residual
-from tests.references.formulas import REFERENCES
-from tests.references.parts import alone
-from tests.references.slow_run import Reference
+from postdiff.methods.formulas import Reference, alone, blocks_of, residual
 from tests.support.generic_checks import CHECKS
 from tests.support.own_methods import forgotten
+from tests.support.slow_run import BY_HAND
 from tests.support.subjects import private, subject, together
 
 ROOT = Path(__file__).parents[2]
@@ -61,7 +59,7 @@ def test_what_is_found(folder):
 
 @pytest.mark.parametrize("family", ["sd", "dit", "flux_cfg"])
 def test_a_right_one_passes(folder, monkeypatch, family):
-    monkeypatch.setitem(REFERENCES, "ResidualSkipRight", residual_skip)
+    monkeypatch.setitem(BY_HAND, "ResidualSkipRight", residual_skip)
     assert wrong_in(RIGHT, family) == set()
 
 
@@ -70,13 +68,13 @@ def test_one_memory_for_all_blocks_fails(folder, monkeypatch, family):
     """On DiT nothing crashes, and without a formula the standstill alone sees it."""
     failed = wrong_in(CLOSURE, family)
     assert failed >= set(CHECKS) - {"claims"} if family == "sd" else "standstill" in failed
-    monkeypatch.setitem(REFERENCES, "ResidualSkipClosure", residual_skip)
+    monkeypatch.setitem(BY_HAND, "ResidualSkipClosure", residual_skip)
     assert "reference" in wrong_in(CLOSURE, family)
 
 
 def test_one_that_knows_of_no_spans_fails(folder, monkeypatch):
     assert "parallel" in wrong_in(NO_SPAN, "sd")
-    monkeypatch.setitem(REFERENCES, "ResidualSkipNoSpan", residual_skip)
+    monkeypatch.setitem(BY_HAND, "ResidualSkipNoSpan", residual_skip)
     assert "reference_where_guidance_ends" in wrong_in(NO_SPAN, "sd")
 
 

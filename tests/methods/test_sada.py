@@ -14,8 +14,7 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.skipped_calls import Seen
 from postdiff.methods import SADA
 from postdiff.methods.sada import _lagrange
-from tests.references.formulas import reference_of
-from tests.references.slow_run import slow_run
+from tests.support.slow_run import reference_of, slow_run
 from tests.support.solvers import solver
 from tests.support.subjects import IMAGES, at_work, case_of, close, drawn
 from tests.support.tiny import build

@@ -22,10 +22,10 @@ from postdiff.engine.intercept import intercept
 from postdiff.engine.ownership import owned, put_together, taken_apart
 from postdiff.methods import CFGCutoff, EncoderPropagation, MixedResolution
 from postdiff.methods.base import Method
+from postdiff.methods.formulas import Setting
 from postdiff.presets import build_methods
-from tests.references.formulas import reference_of
-from tests.references.slow_run import Setting, slow_run
 from tests.support.cases import Case
+from tests.support.slow_run import reference_of, slow_run
 from tests.support.subjects import IMAGES, NO_HIT, Subject, at_work, case_of, close, drawn, together
 from tests.support.tiny import DEEP, build
 from tests.support.work import layers_of, watched

@@ -13,10 +13,11 @@ from torch import Tensor
 from postdiff import accelerate, catalog
 from postdiff.engine.family import family_of
 from postdiff.methods.base import Method
+from postdiff.methods.formulas import Setting
 from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import NO_ENCODER, NO_GUIDANCE, REFUSED
-from tests.references.slow_run import Setting, setting_of
 from tests.support.cases import Case
+from tests.support.slow_run import setting_of
 from tests.support.tiny import build
 from tests.support.work import Work, watched
 

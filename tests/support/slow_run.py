@@ -2,95 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from postdiff import accelerate
 from postdiff.engine import packing, token_grid
-from postdiff.engine.family import Family, family_of
+from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
+from postdiff.methods.base import Method
+from postdiff.methods.formulas import Past, Reference, Setting, tensorwise
 from tests.support.cases import Case
 
-__all__ = ["Reference", "Setting", "setting_of", "slow_run", "tensorwise"]
+__all__ = ["BY_HAND", "reference_of", "setting_of", "slow_run"]
 
-# {branch: {step: what was computed}}: up to the present step, at the present size of the latents.
-Past = dict[str, dict[int, Any]]
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What formulas read of a run.
-
-    Attributes:
-        scheduler: the pipeline's.
-        times: what the network is told of the time, step by step.
-        timesteps: the scheduler's own, step by step.
-        scale: of guidance.
-        size: of packed latents (height, width).
-    """
-
-    network: nn.Module
-    controlnet: nn.Module | None
-    family: Family
-    scheduler: Any
-    times: tuple[float, ...]
-    timesteps: tuple[float, ...]
-    scale: float
-    size: tuple[int, int] = (0, 0)
-
-    @property
-    def steps(self) -> int:
-        return len(self.timesteps)
+# {class: formula} of methods that have no `reference.py` in their folder; a test may write one here.
+BY_HAND: dict[str, Callable[[Any, Setting], Reference]] = {}
 
 
-@dataclass(frozen=True)
-class Reference:
-    """A method as a formula.
-
-    Attributes:
-        pieces: {name: (first module, last module)} of what is overwritten. x is what the first is given, image and
-            text (or None); y is what the last gives out. The whole network may be one, twice.
-        value: (name, step, branch, x, y) -> what the piece gives out at this step, for one branch.
-        predictions: optional, (step, {branch: prediction}) -> the same as the solver is to see them.
-        moved: optional, is told (latents before, after) of every step of the solver.
-        solver: optional, what happens at the solver's step instead; it has `predictions` of its own.
-    """
-
-    pieces: dict[str, tuple[nn.Module, nn.Module]]
-    value: Callable[[str, int, str, Past, Past], Any]
-    predictions: Callable[[int, dict[str, Tensor]], dict[str, Tensor]] | None = None
-    moved: Callable[[Tensor, Tensor], None] | None = None
-    solver: AtSolver | None = None
-
-
-class AtSolver(Protocol):
-    """A method at the solver's step, for one image. After `restart` nothing is known."""
-
-    def restart(self) -> None:
-        """At the beginning, and at a new size of the latents."""
-
-    def predictions(self, step: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        """As of a reference."""
-
-    def step(self, make: Callable[[Tensor], Tensor], step: int, output: Tensor, timestep: Any, sample: Tensor) -> None:
-        """`make` has the solver make its step of a prediction, and gives the next sample."""
-
-
-def tensorwise(change: Callable[..., Any], *values: Any) -> Any:
-    """`change` of the tensors that stand in one place of several nested values."""
-    if isinstance(values[0], Tensor):
-        return change(*values)
-    if isinstance(values[0], tuple | list):
-        return type(values[0])(tensorwise(change, *items) for items in zip(*values, strict=True))
-    if isinstance(values[0], dict):
-        return {key: tensorwise(change, *[value[key] for value in values]) for key in values[0]}
-    return values[0]
+def reference_of(stack: Sequence[Method], run: Setting) -> Callable[[], Reference] | None:
+    """Makes the formula of a stack of one method, fresh for every image; None if nobody wrote it down."""
+    if len(stack) != 1:
+        return None
+    [method] = stack
+    folder, _, file = type(method).__module__.rpartition(".")
+    write = BY_HAND.get(type(method).__name__)
+    if file == "method" and Path(inspect.getfile(type(method))).with_name("reference.py").is_file():
+        write = importlib.import_module(f"{folder}.reference").reference
+    return None if write is None else lambda: write(method, run)
 
 
 def setting_of(case: Case) -> Setting:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tests.references.slow_run import Past, Reference, tensorwise
+from postdiff.methods.formulas.run import Past, Reference, tensorwise
 
 __all__ = ["alone", "computed", "continued", "hold", "relative", "series"]
 

@@ -1,4 +1,4 @@
-"""The formulas of methods that leave whole calls of the network out by what the solver sees, for one image."""
+"""The formula of SADA in the symbols of its paper, without speed and without state."""
 
 from __future__ import annotations
 
@@ -6,79 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from postdiff.engine import noise_levels
-from tests.references.slow_run import Reference, Setting
+from postdiff.methods.formulas import Held, at_solver
 
-__all__ = ["REFERENCES"]
-
-
-class Held:
-    """What is common: at steps in `left_out` the network gives what it gave before."""
-
-    def __init__(self, method: Any, run: Setting) -> None:
-        self.method, self.run, self.scheduler = method, run, run.scheduler
-        self.restart()
-
-    def restart(self) -> None:
-        self.left_out: set[int] = set()
-        self.held: dict[str, Tensor] = {}
-
-    def predictions(self, step: int, found: dict[str, Tensor]) -> dict[str, Tensor]:
-        if step not in self.left_out:
-            self.held = {**found}
-        return self.held
-
-    def given(self, x0: Tensor, output: Tensor, time: Tensor, x: Tensor) -> Tensor:
-        """The prediction behind `x0`; what there is beyond it (a variance) stays."""
-        prediction = noise_levels.prediction_of(self.scheduler, x0, time, x)
-        return torch.cat([prediction, output[:, x.shape[1] :]], 1)
-
-
-class LazyCache(Held):
-    """x0_t = u_t + (x0_k - u_k) while sum_i kappa |u_i - u_k| / |x0_k| < tau, u = x / alpha, or x of a flow."""
-
-    def restart(self) -> None:
-        super().restart()
-        self.calls: list[tuple[int, Tensor, Tensor]] = []
-        self.sum = 0.0
-
-    def inside(self, step: int) -> bool:
-        return self.method.begin <= 1 - self.run.timesteps[step] / 1000 < self.method.end
-
-    def u(self, x: Tensor, time: Tensor) -> Tensor:
-        flow = hasattr(self.scheduler, "scale_noise") or getattr(self.scheduler.config, "use_flow_sigmas", False)
-        return x if flow else x / noise_levels.level(self.scheduler, time)[0]
-
-    def distance(self, one: Tensor, other: Tensor) -> Tensor:
-        n = self.method.stride
-        return (one[..., ::n, ::n] - other[..., ::n, ::n]).abs().mean()
-
-    def step(self, make: Callable[[Tensor], Tensor], t: int, output: Tensor, time: Any, x: Tensor) -> None:
-        u = self.u(x, time)
-        if t in self.left_out:
-            _, u_k, x0_k = self.calls[-1]
-            output = self.given(u + (x0_k - u_k), output, time, x)
-        elif any(self.inside(s) for s in range(t, self.run.steps)):
-            self.calls.append((t, u, noise_levels.predict_x0(self.scheduler, output, time, x)))
-        following = make(output)
-        if (
-            t + 1 == self.run.steps
-            or not self.inside(t + 1)
-            or len(self.calls) < 2
-            or not self.inside(self.calls[-1][0])
-        ):
-            return
-        (_, u_j, x0_j), (_, u_k, x0_k) = self.calls[-2:]
-        kappa = self.distance(x0_k, x0_j) / self.distance(u_k, u_j)
-        ahead = self.u(following, self.scheduler.timesteps[-self.run.steps :][t + 1])
-        self.sum += float(kappa * self.distance(ahead, u_k) / x0_k.abs().mean())
-        if self.sum < self.method.threshold:
-            self.left_out.add(t + 1)
-        else:
-            self.sum = 0.0
+__all__ = ["reference"]
 
 
 class SADA(Held):
@@ -88,7 +21,7 @@ class SADA(Held):
         super().restart()
         self.f: list[Tensor] = []
         self.v: list[Tensor] = []
-        self.x0: dict[int, Tensor] = {}
+        self.x0: dict[int, Any] = {}
 
     def at(self, step: int) -> int:
         """A step of 50 in this run."""
@@ -133,7 +66,7 @@ class SADA(Held):
         if own:
             return float((-(now - one) + (one - two)).mean()) <= 0
         alpha, after = noise_levels.level(self.scheduler, time)
-        length = 1.0
+        length: Any = 1.0
         if self.method.scale == "ode":
             length = sigma - after if flow else self.run.timesteps[t] - self.run.timesteps[t + 1]
         self.ahead = x - length * (5 * now + 6 * one - 3 * two) / 8
@@ -146,8 +79,4 @@ def lagrange(nodes: list[int], t: int) -> dict[int, float]:
     return {s: math.prod((t - other) / (s - other) for other in nodes if other != s) for s in nodes}
 
 
-def _at_solver(formula: type[Held]) -> Callable[[Any, Setting], Reference]:
-    return lambda method, run: Reference({}, lambda *_: None, solver=formula(method, run))
-
-
-REFERENCES = {"LazyCache": _at_solver(LazyCache), "SADA": _at_solver(SADA)}
+reference = at_solver(SADA)
