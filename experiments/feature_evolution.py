@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.feature_probe import FeatureProbe, FeatureSnapshots
@@ -30,6 +29,7 @@ from postdiff.lab.config.layers import from_words
 from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
 from postdiff.lab.records.stored import now
+from postdiff.methods.encoder_propagation.key_steps import KEY_SETS
 
 EXPERIMENT = "faster_diffusion/features"
 DEFAULTS = {"model": "emoji", "data": "emoji", "scheduler": "ddim", "steps": 50, "count": 32, "batch_size": 8}

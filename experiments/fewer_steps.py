@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab import quiet
 from postdiff.lab.analysis import findings
 from postdiff.lab.analysis.observation import generated_images, job_of
@@ -28,6 +27,7 @@ from postdiff.lab.config.schema import digest
 from postdiff.lab.files import folders
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.records.stored import now
+from postdiff.methods.encoder_propagation.key_steps import KEY_SETS
 
 EXPERIMENT = "faster_diffusion/features"
 NAME = "fewer_steps"

@@ -18,9 +18,9 @@ from features import RECORD, file_name, from_words, record
 from matplotlib.colors import LogNorm
 from style import COLOURS, COLUMN, program, save
 
-from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab.analysis.findings import Findings
 from postdiff.lab.analysis.key_selection import select_keys, solver_weights, staleness
+from postdiff.methods.encoder_propagation.key_steps import KEY_SETS
 
 
 def sets(found: Findings) -> dict[str, list[int]]:

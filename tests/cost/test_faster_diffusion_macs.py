@@ -8,8 +8,8 @@ import diffusers
 import pytest
 
 from postdiff.cost.structures import real_size
-from postdiff.engine.key_steps import KEY_SETS
 from postdiff.methods import EncoderPropagation, ToMe
+from postdiff.methods.encoder_propagation.key_steps import KEY_SETS
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SOLVERS = {

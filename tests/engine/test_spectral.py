@@ -7,9 +7,10 @@ import torch
 from scipy.fft import dctn, idctn
 
 from postdiff import catalog
-from postdiff.engine import block_noise, power_law, spectral
+from postdiff.engine import spectral
 from postdiff.engine.errors import UsageError
-from postdiff.engine.power_law import PowerLaw
+from postdiff.methods.mixed_resolution import block_noise, power_law
+from postdiff.methods.mixed_resolution.power_law import PowerLaw
 
 SIZES = [((4, 4), (8, 8)), ((3, 5), (4, 9)), ((5, 3), (7, 9)), ((4, 4), (4, 8)), ((4, 5), (4, 5)), ((1, 1), (2, 3))]
 CONTINUED = {"cosine": spectral.continued, "haar": block_noise.continued}

@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.key_steps import KEY_SETS
 from postdiff.lab.generate.cascade import Cascade
 from postdiff.lab.pipelines.cards import StageCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.methods import DeepCache, EncoderPropagation
 from postdiff.methods.base import Method
+from postdiff.methods.encoder_propagation.key_steps import KEY_SETS
 from tests.lab import task_twins
 from tests.support import texts, tiny
 from tests.support.cases import generators

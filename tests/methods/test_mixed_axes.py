@@ -9,11 +9,12 @@ from torch.nn.functional import interpolate
 
 from postdiff import accelerate
 from postdiff.cost.macs import count_macs
-from postdiff.engine import block_noise, noise_levels, pixel_space
+from postdiff.engine import noise_levels
 from postdiff.engine.grid import resize
 from postdiff.engine.intercept import intercept
 from postdiff.lab.pipelines import cards, models
 from postdiff.methods import MixedResolution
+from postdiff.methods.mixed_resolution import block_noise, pixel_space
 from postdiff.presets import describe
 from tests.support.tiny import BETAS, STEPS, sd, vae
 

@@ -12,8 +12,8 @@ from postdiff import accelerate
 from postdiff.cost.on_meta import OnMeta, pin_to_cpu
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
-from postdiff.engine.sea_filter import sea_filter
 from postdiff.methods import SeaCache
+from postdiff.methods.sea_cache.sea_filter import sea_filter
 from tests.support.tiny import STEPS, build
 
 

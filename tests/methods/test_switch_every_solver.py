@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.engine import history
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import resize
 from postdiff.engine.noise_levels import Estimate
 from postdiff.methods import GuidanceInterval, MixedResolution, NoiseInjection
+from postdiff.methods.mixed_resolution import history
 from tests.support.every_solver import (
     EVERY,
     SOLVERS,

@@ -7,8 +7,8 @@ import torch
 from postdiff import accelerate
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
-from postdiff.engine.token_merging import TokenMerging, means_in_order
 from postdiff.methods import MixedResolution, ToMe
+from postdiff.methods.tome.token_merging import TokenMerging, means_in_order
 from tests.support.tiny import STEPS, build, sd, unet
 
 

@@ -14,7 +14,6 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.fingerprint import Fingerprint, noted, unchanged
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
-from postdiff.engine.key_steps import key_steps
 from postdiff.engine.ownership import owned
 from postdiff.engine.replay import Replay, at, each
 from postdiff.engine.replay.module import ModulePiece
@@ -23,6 +22,7 @@ from postdiff.engine.spans import for_first_step, foreseen, predict_span
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, NetworkCall
 from postdiff.methods.cache import Cache
+from postdiff.methods.encoder_propagation.key_steps import key_steps
 from postdiff.methods.options import require
 
 __all__ = ["EncoderPropagation"]
@@ -42,7 +42,7 @@ class EncoderPropagation(Cache):
 
     Args:
         keys: a stride (the authors advise 4 for models of the community), the name of a published set
-            (`postdiff.engine.key_steps`), or the key steps themselves, counted from 0.
+            (`postdiff.methods.encoder_propagation.key_steps`), or the key steps themselves, counted from 0.
         decoding: "parallel" or "sequential".
         max_parallel: most steps in one call, which bounds the memory; 0 means no bound.
         propagate: what is kept between key steps. "encoder" is the method; "decoder" keeps the up blocks but the

@@ -16,23 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from postdiff import catalog
-from postdiff.engine import (
-    block_noise,
-    history,
-    level_shift,
-    noise_levels,
-    packing,
-    pixel_space,
-    power_law,
-    size_plan,
-    spectral,
-)
+from postdiff.engine import noise_levels, packing, spectral
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.noise_levels import Estimate
 from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
+from postdiff.methods.mixed_resolution import block_noise, history, level_shift, pixel_space, power_law, size_plan
 from postdiff.methods.options import later, listed, read_calibration, require, require_stages
 
 __all__ = ["MixedResolution"]

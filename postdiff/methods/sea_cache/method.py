@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from postdiff.engine.blocks import stacked_blocks
 from postdiff.engine.noise_levels import ratios
 from postdiff.engine.replay import NETWORK, Changes, Replay, Residual, Taylor, TaylorResidual
-from postdiff.engine.sea_filter import sea_filter
 from postdiff.engine.state import State
 from postdiff.methods.base import NetworkCall
 from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
+from postdiff.methods.sea_cache.sea_filter import sea_filter
 
 __all__ = ["SeaCache"]
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from postdiff.engine.blocks import stacked_blocks
 from postdiff.engine.errors import unknown
-from postdiff.engine.probe import first_attention_input
 from postdiff.engine.replay import Changes, Replay, Residual
 from postdiff.engine.state import State
 from postdiff.methods.cache import Cache
 from postdiff.methods.options import require
+from postdiff.methods.tea_cache.probe import first_attention_input
 
 __all__ = ["POLYNOMIALS", "TeaCache"]
 

@@ -15,9 +15,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.engine.selectors import TokenBlock, cross_attentions, token_blocks
 from postdiff.engine.state import State
-from postdiff.engine.token_merging import TokenMerging
 from postdiff.methods.base import Method
 from postdiff.methods.options import require
+from postdiff.methods.tome.token_merging import TokenMerging
 
 __all__ = ["ToMe"]
 

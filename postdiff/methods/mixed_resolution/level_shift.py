@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.history import can_reset
 from postdiff.engine.intercept import intercept
 from postdiff.engine.noise_levels import ratios
+from postdiff.methods.mixed_resolution.history import can_reset
 
 __all__ = ["check_raised", "scale_levels", "shifted"]
 

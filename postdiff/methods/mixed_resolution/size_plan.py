@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from postdiff.engine import history, noise_levels
+from postdiff.engine import noise_levels
 from postdiff.engine.errors import UsageError
 from postdiff.engine.state import State
+from postdiff.methods.mixed_resolution import history
 
 __all__ = ["ResolutionStage", "growth", "levels", "plan", "spread", "switches"]
 
