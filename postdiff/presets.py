@@ -56,7 +56,8 @@ def preset(name: str) -> Preset:
     allowed = [field.name for field in fields(Preset)]
     for key in content:
         if key not in allowed:
-            raise unknown(f"key in {file.name}", key, allowed)
+            called = f"{file.parent.name}/{file.name}" if file.stem == "preset" else file.name
+            raise unknown(f"key in {called}", key, allowed)
     missing = [key for key in allowed[:4] if key not in content]
     if missing:
         raise UsageError(f"{file} lacks: {', '.join(missing)}; add them")

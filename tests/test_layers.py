@@ -90,11 +90,24 @@ def test_the_lab_reports_its_parts_in_their_order():
 
 
 def test_methods_do_not_know_each_other():
+    """A method's folder imports what stands in it, and what all methods share; its formula is for readers and tests."""
     plumbing = {"base", "cache", "options", "solver_cache"}
-    for file in (PACKAGE / "methods").glob("*.py"):
+    for file in (PACKAGE / "methods").rglob("*.py"):
+        [own, *_] = file.relative_to(PACKAGE / "methods").with_suffix("").parts
+        formulas = {"formulas"} if own == "formulas" or file.stem == "reference" else set()
         for name in imports(file):
-            if name.startswith("postdiff.methods.") and file.stem != "__init__":
-                assert name.split(".")[2] in plumbing, f"{file.name} imports {name}"
+            if name.startswith("postdiff.methods.") and own != "__init__":
+                assert name.split(".")[2] in {own, *plumbing, *formulas}, f"{own}/{file.name} imports {name}"
+                assert name.split(".")[3:4] != ["reference"], f"{own}/{file.name} imports {name}"
+
+
+def test_a_methods_folder_exports_its_class_alone():
+    for folder in (file.parent for file in (PACKAGE / "methods").glob("*/method.py")):
+        module = f"postdiff.methods.{folder.name}.method"
+        [exported] = [node for node in ast.parse((folder / "__init__.py").read_text()).body[1:2]]
+        [cls] = exported.names
+        assert exported.module == module and cls.name[0].isupper()
+        assert (folder / "preset.yaml").is_file()
 
 
 def test_no_file_grows_too_large():

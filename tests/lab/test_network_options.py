@@ -1,13 +1,11 @@
 """`network:` of a row: every option acts, changes images by rounding at most, and is gone after the call."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 from torch.nn import functional
 
-from postdiff import accelerate, presets
+from postdiff import accelerate, catalog, presets
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.config.schema import NetworkConfig, resolve
@@ -223,7 +221,7 @@ def test_options_are_part_of_an_identity_and_not_of_the_references(tiny):
     assert math.reference().config.network == NetworkConfig() and math.resolved()["network"]["attention"] == "math"
 
 
-PRESETS = sorted(file.stem for file in Path(presets.__file__).parents[1].glob("configs/methods/*.yaml"))
+PRESETS = catalog.names("methods")
 TRANSFORMERS_ONLY = {"dbcache", "first_block_cache", "mag_cache", "sea_cache", "tea_cache"}
 
 

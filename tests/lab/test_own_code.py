@@ -61,7 +61,7 @@ def test_comments_docstrings_and_layout_decide_nothing(package, before):
 
 @pytest.mark.parametrize("name", ["deepcache", "tome", "mixed_resolution", "taylor_seer"])
 def test_an_edited_method_orphans_its_own_images_alone(package, before, name):
-    with (package / "methods" / f"{name}.py").open("a") as stream:
+    with (package / "methods" / name / "method.py").open("a") as stream:
         stream.write("\nNEW = 1\n")
     assert differing(before, hashes(*before)) == {name}
 
@@ -76,6 +76,9 @@ def test_an_edited_method_orphans_its_own_images_alone(package, before, name):
         ("methods/tome/token_merging.py", {"tome"}),
         ("engine/replay/fills.py", "caches"),
         ("methods/mixed_resolution/history.py", {"mixed_resolution"}),
+        ("methods/mixed_resolution/size_plan.py", {"mixed_resolution"}),
+        ("methods/deepcache/reference.py", set()),
+        ("methods/formulas/parts.py", set()),
         ("engine/errors.py", set()),
         ("methods/__init__.py", set()),
     ],
@@ -89,7 +92,7 @@ def test_what_a_method_imports_counts(package, before, module, whose):
 
 
 def test_a_new_method_orphans_nothing(package, before):
-    shutil.copy(package / "methods" / "tome.py", package / "methods" / "another.py")
+    shutil.copytree(package / "methods" / "tome", package / "methods" / "another")
     assert not differing(before, hashes(*before))
 
 
@@ -131,6 +134,23 @@ def test_what_stands_beside_a_private_method_counts(extended, line, monkeypatch)
     assert differing(before, hashes(*before)) == {"nudge"}
 
 
+def test_what_stands_in_the_folder_of_a_private_method_counts_where_it_is_imported(extended):
+    runs.add_method(extended, "nudge", "pass")
+    folder = extended / "methods" / "nudge"
+    folder.mkdir()
+    (extended / "methods" / "nudge.py").rename(folder / "method.py")
+    helper, reference = folder / "helper.py", folder / "reference.py"
+    helper.write_text("FACTOR = 1\n")
+    reference.write_text("FACTOR = 1\n")
+    code = (folder / "method.py").read_text()
+    (folder / "method.py").write_text(code.replace("import os, signal, time\n", "from .helper import FACTOR\n"))
+    before = hashes("nudge", "deepcache")
+    reference.write_text("FACTOR = 2\n")
+    assert not differing(before, hashes(*before))
+    helper.write_text("FACTOR = 2\n")
+    assert differing(before, hashes(*before)) == {"nudge"}
+
+
 def test_a_method_built_upon_another_one(extended):
     runs.add_method(extended, "nudge", "pass")
     file = extended / "methods" / "nudge.py"
@@ -140,7 +160,7 @@ def test_a_method_built_upon_another_one(extended):
     file.write_text(built)
     assert "DeepCache" in built and differing(plain, hashes("nudge")) == {"nudge"}
     named = code_hash._origin("postdiff.methods", "DeepCache")
-    assert list(named) == ["postdiff.methods.deepcache"]
+    assert list(named) == ["postdiff.methods.deepcache.method"]
 
 
 def test_a_preset_more_changes_nothing(extended, command):

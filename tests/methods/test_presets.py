@@ -13,6 +13,7 @@ from postdiff import catalog, cli, methods
 from postdiff.engine.errors import UsageError
 from postdiff.methods import DeepCache, MixedResolution
 from postdiff.presets import build_methods, describe, preset
+from tests.support.own_methods import forgotten
 
 ROOT = Path(__file__).parents[2]
 METHOD = '''
@@ -56,7 +57,9 @@ def test_every_preset_builds(name):
     assert one.reference
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "configs" / "methods").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name", [name for name in catalog.names("methods") if catalog.shipped(catalog.path("methods", name))]
+)
 def test_every_preset_names_its_oracle(name):
     """A test of the authors' code or of a slow reference, for every class of the stack."""
     one = preset(name)
@@ -100,7 +103,8 @@ def private_folder(tmp_path):
     (tmp_path / "configs" / "methods").mkdir(parents=True)
     (tmp_path / "methods" / "nudge.py").write_text(METHOD)
     (tmp_path / "configs" / "methods" / "nudge.yaml").write_text(PRESET)
-    return tmp_path
+    with forgotten(tmp_path):
+        yield tmp_path
 
 
 def test_one_file_and_one_yaml_make_a_method(private_folder, monkeypatch, capsys):
@@ -108,6 +112,35 @@ def test_one_file_and_one_yaml_make_a_method(private_folder, monkeypatch, capsys
     monkeypatch.setenv("POSTDIFF_PATH", str(private_folder))
     assert cli.main(["list", "methods"]) == 0
     assert "nudge" in capsys.readouterr().out
+
+
+def test_a_folder_makes_a_method(private_folder, monkeypatch, capsys):
+    """Its presets stand in it, the first of its own name, and its parts are imported from beside it."""
+    file, folder = private_folder / "methods" / "nudge.py", private_folder / "methods" / "nudge"
+    folder.mkdir()
+    file.unlink()
+    (private_folder / "configs" / "methods" / "nudge.yaml").unlink()
+    (folder / "method.py").write_text(
+        METHOD.replace("amount: float = 0.01", "amount: float = USUAL").replace(
+            "from postdiff.methods.base import Method",
+            "from postdiff.methods.base import Method\nfrom .usual import USUAL",
+        )
+    )
+    (folder / "usual.py").write_text("USUAL = 0.25\n")
+    (folder / "preset.yaml").write_text(PRESET)
+    (folder / "nudge_far.yaml").write_text(PRESET.replace("0.05", "5.0"))
+    monkeypatch.setenv("POSTDIFF_PATH", str(private_folder))
+    assert cli.main(["list", "methods"]) == 0
+    assert {"nudge", "nudge_far"} <= set(capsys.readouterr().out.split())
+    assert describe(build_methods(["nudge", "nudge_far", {"nudge": {}}])) == [
+        {"nudge": {"amount": amount}} for amount in (0.05, 5.0, 0.25)
+    ]
+    (folder / "preset.yaml").write_text(PRESET + "lable: y")
+    with pytest.raises(UsageError, match="unknown key in nudge/preset.yaml 'lable'"):
+        preset("nudge")
+    file.write_text(METHOD)
+    with pytest.raises(UsageError, match="method 'nudge' is defined twice: .*; rename one"):
+        methods.find("nudge")
 
 
 @pytest.mark.slow

@@ -110,7 +110,9 @@ def main(words: list[str]) -> None:
         if not words or any(word in f"{mutation.file}: {mutation.fault}" for word in words):
             seen[mutation.fault] = found = caught_by(mutation)
             cells = " | ".join("x" if check in found else "" for check in COLUMNS)
-            print(f"| {Path(mutation.file).stem}: {mutation.fault} | {cells} |", flush=True)
+            file = Path(mutation.file)
+            called = file.parent.name if file.stem == "method" else file.stem
+            print(f"| {called}: {mutation.fault} | {cells} |", flush=True)
     print(f"\n| check | sees, of {len(seen)} | alone sees |\n| --- | --- | --- |")
     for check, column in COLUMNS.items():
         alone = ", ".join(fault for fault, found in seen.items() if found == {check})

@@ -18,7 +18,10 @@ def forgotten(root: Path) -> Iterator[Path]:
     yield root
     for name, module in list(sys.modules.items()):
         kind = name.split(".")[1:2]
-        if kind and kind[0] in plugins.KINDS and root in Path(getattr(module, "__file__", None) or "").parents:
+        # A folder without `__init__.py` is in no file of its own.
+        place = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), "")
+        if kind and kind[0] in plugins.KINDS and root in Path(place).parents:
             package, _, own = name.rpartition(".")
-            vars(sys.modules[package]).pop(own, None)
+            if package in sys.modules:
+                vars(sys.modules[package]).pop(own, None)
             del sys.modules[name]
