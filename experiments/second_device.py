@@ -3,7 +3,7 @@
     make second-device                                       # makes an environment of its own for it
     make second-device WORDS="--only deepcache tome --fresh"
 
-Tiny pipelines with random weights (tests/support) draw latents under every preset in configs/methods, once on each
+Tiny pipelines with random weights (tests/support) draw latents under every preset of methods, once on each
 device. What counts is the largest difference over the largest value of the CPU's. Every case is written to
 outputs/second_device.json and to docs/second_device.md as soon as it is done (of a choice of cases, the table goes to
 outputs/ too); a second run goes on where the first was ended, and does again what depends on code that has changed.

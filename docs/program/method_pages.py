@@ -1,11 +1,12 @@
 """The overview of methods and one page a method: `python docs/program/method_pages.py` writes them to docs/methods.
 
-All of it comes from docstrings, option fields, the checks behind them and preset files. A build of the site makes these
-pages anew. So a method that has no page here yet, or stands in a folder of `POSTDIFF_PATH`, is in the site as well.
+All of it comes from docstrings, option fields, the checks behind them, formulas and presets. A build of the site makes
+these pages anew. So a method that has no page here yet, or stands in a folder of `POSTDIFF_PATH`, is in the site too.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import typing
 from dataclasses import MISSING, Field, fields
@@ -59,6 +60,13 @@ MOMENTS = (
 )
 
 
+CODE = (
+    "The tests compare the method with this code. It is written for one image, without speed and without state. "
+    "`x[b]` and `y[b]` hold what a piece of the network is given and computes in branch `b`, by step. "
+    "What all formulas share stands in [formulas](../../postdiff/methods/formulas/__init__.py)."
+)
+
+
 def page(name: str) -> str:
     """The page of one method."""
     cls = methods.find(name)
@@ -68,6 +76,7 @@ def page(name: str) -> str:
     lines += ["## What it does", "", message[""], ""]
     if "Equation" in message:
         lines += ["## Equation", "", "```math", message["Equation"], "```", ""]
+    lines += _formula(cls)
     if "Works on" in message:
         lines += ["## Where it works", "", message["Works on"], "", *_flags(cls)]
     lines += ["## Options", "", *_options(cls, docstrings.about_options(message.get("Args", ""))), ""]
@@ -106,6 +115,17 @@ def _summary(cls: type[Any]) -> str:
     text = docstrings.paragraph(inspect.cleandoc((module and module.__doc__) or _own(cls)))
     said = text.partition(": ")[2] or text
     return said[:1].upper() + said[1:]
+
+
+def _formula(cls: type[Any]) -> list[str]:
+    """The code of the `reference.py` that stands beside a method, without its head; nothing where none does."""
+    file = Path(inspect.getfile(cls)).with_name("reference.py")
+    if not file.is_file():
+        return []
+    text = file.read_text()
+    body = next(node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    code = "\n".join(text.splitlines()[body.lineno - 1 :])
+    return ["## The formula in code", "", CODE, "", "```python", code, "```", ""]
 
 
 def _flags(cls: type[Any]) -> list[str]:
