@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from postdiff import catalog
-from postdiff.engine import noise_levels, packing, spectral
+from postdiff.engine import noise_levels, packing
 from postdiff.engine.errors import UsageError
 from postdiff.engine.grid import conform, resize, scale_pixels, shrink_control
 from postdiff.engine.noise_levels import Estimate
 from postdiff.engine.rows import split_rows
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
-from postdiff.methods.mixed_resolution import block_noise, history, level_shift, pixel_space, power_law, size_plan
+from postdiff.methods.mixed_resolution import history, level_shift, pixel_space, power_law, size_plan
+from postdiff.methods.mixed_resolution.axes import Axes
+from postdiff.methods.mixed_resolution.schedule import Schedule
 from postdiff.methods.options import later, listed, read_calibration, require, require_stages
 
 __all__ = ["MixedResolution"]
@@ -140,37 +142,38 @@ class MixedResolution(Method):
         self._patch = max(self._patch, self._block)
         if self.space == "pixel":
             pixel_space.check(state.vae, "MixedResolution")
-        if self.switch == "auto":
-            self._law().check_model(state.vae, "MixedResolution")
-        self._raised: list[int] | None = None  # the steps whose levels are, once the solver has its levels
-        self._raises = self.renoise == "aligned" and getattr(state.scheduler, "sigmas", None) is not None
-        if self.shift:
-            return [level_shift.shifted(state.scheduler, lambda steps: self._lowered(state, steps))]
-        if self._raises:
-            named = "renoise='aligned'", "renoise='next'"
-            return [level_shift.shifted(state.scheduler, lambda steps: self._aligned(state, steps), *named)]
-        return []
+        law = None if self.spectrum is None else self._law()
+        self._schedule = Schedule(
+            listed(self.beta),
+            self.switch,
+            self.shift,
+            self.renoise == "aligned",
+            law,
+            self.tolerance,
+            self.strict,
+            "MixedResolution",
+        )
+        self._axes = Axes(self.space, self.upsampling, self.noise, self.renoise, self._block)
+        return self._schedule.attach(state)
 
     def start(self, state: State) -> None:
-        if self.switch == "auto":
-            self._law().check_size(state.full_size, "MixedResolution")
-        ends = self._switches(state) if self._raised is None else self._raised
+        ends, raises = self._schedule.ends(state), self._schedule.raises
         self._stages = size_plan.plan(listed(self.beta), ends, state.full_size, self._patch, "MixedResolution")
         if not ends:
             return
         for used, option, instead in (
             (self.noise == "shared", "noise='shared'", "'fresh'"),
             (self.shift, "shift", "0"),
-            (self._raises, "renoise='aligned'", "'next'"),
+            (raises, "renoise='aligned'", "'next'"),
         ):
             if used and state.start:
                 raise UsageError(f"MixedResolution: {option} needs a run that starts from pure noise; use {instead}")
         if self.x0 == "conditional" and state.family.prediction == "other":
             raise _changed_in_between()
         noise_levels.check(state.scheduler)
-        history.check(state.scheduler, "keep" if self._raises else self.history)
-        if self._raises:
-            level_shift.check_raised(state.scheduler, self._raised is not None, state.steps)
+        history.check(state.scheduler, "keep" if raises else self.history)
+        if raises:
+            level_shift.check_raised(state.scheduler, self._schedule.raised is not None, state.steps)
         state.boundaries.update(ends)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
@@ -193,8 +196,8 @@ class MixedResolution(Method):
         return forward(kwargs if stage is None else shrink_control(kwargs, state.full_size, stage.size))
 
     def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
-        if state.index == 0 and self.noise == "shared":
-            self._first_noise = sample / state.scheduler.init_noise_sigma
+        if state.index == 0:
+            self._axes.note_first(sample, state)
         stage = self._stage(state)
         if stage is None:
             return forward(output, timestep, sample)
@@ -213,61 +216,22 @@ class MixedResolution(Method):
         return moved if taken is None else self._enlarge(taken, seen, stage.larger, state)
 
     def _enlarge(self, low: Estimate, seen: Estimate, large: size_plan.Size, state: State) -> Tensor:
-        """Upsample x0, noise it to the level of the next step; bring along what the solver remembers, of `seen`."""
-        scheduler = state.scheduler
-        if self.space == "pixel":
-            x0 = pixel_space.enlarge(state.vae, low.x0, large, self.upsampling)
-        elif self.space == "cosine":
-            x0 = spectral.enlarge(low.x0, large)
-        else:
-            x0 = resize(low.x0, large, self.upsampling)
-        alpha, sigma = low.alpha, low.sigma
-        if self.renoise != "current":
-            then = state.timesteps[state.index + 1].to(x0.device)
-            alpha, sigma = noise_levels.level(scheduler, then)
-        noise = self._noise(low, x0, state)
-        if self.history == "reset" or self._raises:
-            history.reset(scheduler)
+        """x_t = alpha_t up(x0) + sigma_t eps; what the solver remembers, of `seen`, is brought along."""
+        x0 = self._axes.enlarged(low.x0, large, state)
+        alpha, sigma = self._axes.level(low, state)
+        noise = self._axes.eps(low, x0, state)
+        if self.history == "reset" or self._schedule.raises:
+            history.reset(state.scheduler)
         elif self.history == "bilinear":
-            history.enlarge(scheduler, seen, noise, state.full_size, self._block)
-        history.forget_last_sample(scheduler)
+            history.enlarge(state.scheduler, seen, noise, state.full_size, self._block)
+        history.forget_last_sample(state.scheduler)
         return resize((alpha * x0 + sigma * noise).to(x0.dtype), state.full_size, block=self._block)
-
-    def _noise(self, low: Estimate, x0: Tensor, state: State) -> Tensor:
-        size = (x0.shape[-2], x0.shape[-1])
-        if self.noise == "upsampled":
-            return resize(low.noise, size)
-        if self.noise == "shared":
-            return resize(self._first_noise, size, block=self._block)
-        fresh = state.noise(x0)
-        if self.space == "cosine":
-            return spectral.continued(low.noise, fresh)
-        return block_noise.continued(low.noise, fresh) if self.noise == "correlated" else fresh
 
     def _stage(self, state: State) -> size_plan.ResolutionStage | None:
         return next((stage for stage in self._stages if state.index < stage.end), None)
 
     def _law(self) -> power_law.PowerLaw:
         return power_law.power_law(self.spectrum, "MixedResolution")
-
-    def _switches(self, state: State) -> list[int]:
-        moments = listed(self.switch)
-        if self.switch == "auto":
-            levels = size_plan.levels(state)
-            moments = power_law.moments(
-                self._law(), listed(self.beta), self.tolerance, levels, self.strict, "MixedResolution"
-            )
-        return size_plan.switches(moments, state, "MixedResolution")
-
-    def _lowered(self, state: State, steps: int) -> list[float]:
-        """What `shift` multiplies noise over signal by, of every step."""
-        ends = self._switches(replace(state, steps=steps))
-        return size_plan.spread([beta**self.shift for beta in listed(self.beta)], ends, steps)
-
-    def _aligned(self, state: State, steps: int) -> list[float]:
-        """What renoise "aligned" multiplies it by: the ratio of the sides, at the first step of a size."""
-        self._raised = self._switches(replace(state, steps=steps, timesteps=state.scheduler.timesteps))
-        return size_plan.growth(listed(self.beta), self._raised, steps)
 
 
 def _spectrum(name: str) -> Any:
