@@ -90,3 +90,11 @@ def test_a_method_of_ones_own_has_a_page(program, own_folder):
     made = program("method_pages").pages()
     assert "| `amount` | `0.01` | a number |" in made["methods/nudge.md"]
     assert "label: nudge" in made["methods/nudge.md"] and "(nudge.md)" in made["methods/index.md"]
+
+
+def test_a_page_shows_the_formula_that_stands_beside_the_method(program):
+    made = program("method_pages").page("fora")
+    code = (ROOT / "postdiff" / "methods" / "fora" / "reference.py").read_text()
+    assert "def reference(method: Any, run: Setting)" in made and code[code.index("def reference") :].strip() in made
+    assert "import" not in made.partition("## The formula in code")[2].partition("## ")[0]
+    assert "## The formula in code" not in program("method_pages").page("tome")

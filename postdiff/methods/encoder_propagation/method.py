@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from postdiff.engine.claims import ROWS
-from postdiff.engine.errors import UsageError
 from postdiff.engine.fingerprint import Fingerprint, noted, unchanged
 from postdiff.engine.halves import halves_of
 from postdiff.engine.intercept import intercept
@@ -22,6 +21,7 @@ from postdiff.engine.spans import for_first_step, foreseen, predict_span
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, NetworkCall
 from postdiff.methods.cache import Cache
+from postdiff.methods.encoder_propagation.ablations import Ablation
 from postdiff.methods.encoder_propagation.key_steps import key_steps
 from postdiff.methods.options import require
 
@@ -82,6 +82,7 @@ class EncoderPropagation(Cache):
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         self._replays: list[Replay] = []
+        self._ablation = self._ablated()
         if self.propagate == "nothing":
             return
         kept, skips = self._kept(network)
@@ -107,12 +108,9 @@ class EncoderPropagation(Cache):
         super().start(state)
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
-        if self.propagate == "nothing":
-            if state.index in self._keys:
-                self._shape = (output := forward(sample, kwargs)).shape[1:]
-                return output
-            return sample.new_zeros(len(sample), *self._shape)
-        if self.decoding == "sequential" or self.propagate != "encoder" or state.extra:
+        if self._ablation is not None:
+            return self._ablation.denoise(forward, sample, kwargs, state.index in self._keys)
+        if self.decoding == "sequential" or state.extra:
             return forward(sample, kwargs)
         ready = self._decoded.pop(state.index, {})
         if not all(branch in ready for branch in state.branches) or not self._foreseen(kwargs, state):
@@ -135,7 +133,8 @@ class EncoderPropagation(Cache):
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
         size, scale = tuple(kwargs["sample"].shape[-2:]), kwargs.get("conditioning_scale")
         held = self._control.get(size)
-        fresh = state.index in self._keys or self.propagate in ("decoder", "nothing")
+        holds = self._ablation is None or self._ablation.holds_control
+        fresh = state.index in self._keys or not holds
         if fresh or held is None or not set(state.branches) <= set(held.branches) or not unchanged(scale, held.scale):
             residuals = forward(kwargs)
             self._control[size] = _Held(owned(residuals), state.branches, noted(scale))
@@ -151,20 +150,11 @@ class EncoderPropagation(Cache):
 
     def _kept(self, network: nn.Module) -> tuple[dict[str, nn.Module], bool]:
         halves = halves_of(network, "EncoderPropagation", self.split)
-        if self.propagate in ("decoder", "both") and not halves.skips:
-            raise UsageError(
-                f"EncoderPropagation: propagate='{self.propagate}' needs skip connections, which "
-                f"{type(network).__name__} has not; use 'encoder'"
-            )
-        # The finest up block always runs: without it nothing of a step would enter its prediction.
-        coarse = dict(list(halves.decoder.items())[:-1])
-        if self.propagate == "decoder" and not coarse:
-            raise UsageError(
-                "EncoderPropagation: propagate='decoder' keeps all up blocks but the finest, and "
-                f"{type(network).__name__} has no other; use 'encoder'"
-            )
-        kept = {"encoder": halves.encoder, "decoder": coarse, "both": {**halves.encoder, **coarse}, "nothing": {}}
-        return kept[self.propagate], halves.skips
+        ablation = self._ablated()
+        return halves.encoder if ablation is None else ablation.kept(network, halves), halves.skips
+
+    def _ablated(self) -> Ablation | None:
+        return None if self.propagate == "encoder" else Ablation(self.propagate)
 
 
 @dataclass
