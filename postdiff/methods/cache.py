@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from postdiff.engine.replay import Due, Replay, Watch, turns
+from postdiff.engine.chebyshev import forecast
+from postdiff.engine.replay import Due, Hold, Replay, Residual, Taylor, Watch, Weighted, turns
+from postdiff.engine.replay.fills import Fill
 from postdiff.engine.replay.network import NetworkPiece
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "NetworkFill"]
+
+# What stands in for the whole network's output: the output itself, what the network added to its input, the output
+# continued in a line or a parabola, or Spectrum's forecast from all that was computed.
+NetworkFill = Literal["output", "residual", "linear", "quadratic", "chebyshev"]
 
 
 class Cache(Method):
@@ -27,6 +34,13 @@ class Cache(Method):
         """
         raise NotImplementedError
 
+    def network_fill(self, name: NetworkFill) -> Fill:
+        """A fill for `NETWORK` by its name."""
+        if name == "chebyshev":
+            return Weighted(lambda steps, now: forecast(steps, now, self._steps), sys.maxsize)
+        fills: dict[str, Fill] = {"output": Hold(), "residual": Residual(), "linear": Taylor(1), "quadratic": Taylor(2)}
+        return fills[name]
+
     def claims(self, network: nn.Module) -> list[str]:
         return [claim for replay in self.replays(network) for claim in replay.claims]
 
@@ -36,6 +50,7 @@ class Cache(Method):
             yield from replay.attach(state)
 
     def start(self, state: State) -> None:
+        self._steps = state.steps
         known: dict[int, Due] = {}  # pieces may share a rule
         for replay in self._replays:
             if isinstance(replay.rule, Watch):

@@ -82,8 +82,8 @@ def test_equals_the_hook_of_diffusers(threshold, order, most):
     torch.testing.assert_close(found, hooked("wan", threshold, order, most))
 
 
-def loop(case, image, threshold, order):
-    """(sample, calls of the network) of DDIM written out; both predictions replayed or extrapolated."""
+def loop(case, image, threshold, order, replay):
+    """(sample, calls of the network) of DDIM written out; both predictions, or what is added, held or extrapolated."""
     scheduler, unet, arguments = case.pipe.scheduler, case.pipe.unet, case.arguments([image])
     scheduler.set_timesteps(STEPS)
     x, kept, total, before = torch.randn(1, 4, 16, 16, generator=arguments["generator"][0]), [], 0.0, None
@@ -92,33 +92,34 @@ def loop(case, image, threshold, order):
             a = scheduler.alphas_cumprod[t]
             z = sea_filter(x, float(((1 - a) / a).sqrt()), 2.0)
             in_a_row = step - kept[-1][0] - 1 if kept else 0
-            replay = 1 <= step < STEPS - 1 and in_a_row < 2
-            if replay:
+            skip = 1 <= step < STEPS - 1 and in_a_row < 2
+            if skip:
                 total += float((z - before).abs().mean() / before.abs().mean())
-                replay = total < threshold
-            before = z
-            if replay:
+                skip = total < threshold
+            before, base = z, torch.cat([x, x]) * (replay == "residual")
+            if skip:
                 k, both = kept[-1]
                 if order and len(kept) > 1:
                     both = both + (both - kept[-2][1]) * (step - k) / (k - kept[-2][0])
+                both = base + both
             else:
                 text = torch.cat([arguments["negative_prompt_embeds"], arguments["prompt_embeds"]])
                 both = unet(torch.cat([x, x]), t, encoder_hidden_states=text).sample
-                kept, total = [*kept, (step, both)], 0.0
+                kept, total = [*kept, (step, both - base)], 0.0
             u, c = both.chunk(2)
             x = scheduler.step(u + arguments["guidance_scale"] * (c - u), t, x).prev_sample
     return x, len(kept)
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_whole_calls_equal_a_loop(order):
+@pytest.mark.parametrize(("order", "replay"), [(0, "prediction"), (1, "prediction"), (0, "residual"), (1, "residual")])
+def test_whole_calls_equal_a_loop(order, replay):
     """Images of a batch decide for themselves."""
     threshold = 0.5
     case = build("sd_ddim")
-    fast = accelerate(case.pipe, [SeaCache(threshold=threshold, replay="prediction", order=order)])
+    fast = accelerate(case.pipe, [SeaCache(threshold=threshold, replay=replay, order=order)])
     found = case.call(fast, [0, 1, 2])
     computed = fast.counts["sea_cache rows computed"]
-    expected = [loop(case, image, threshold, order) for image in (0, 1, 2)]
+    expected = [loop(case, image, threshold, order, replay) for image in (0, 1, 2)]
     assert computed == 2 * sum(calls for _, calls in expected) and computed < 6 * STEPS
     torch.testing.assert_close(found, torch.cat([image for image, _ in expected]), rtol=1e-4, atol=1e-4)
 
@@ -141,7 +142,7 @@ def test_options_out_of_range(options, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("replay", ["blocks", "prediction"])
+@pytest.mark.parametrize("replay", ["blocks", "prediction", "residual"])
 def test_work_cannot_be_counted_without_weights(replay):
     case = build("flux")
     case.pipe.transformer.to("meta")

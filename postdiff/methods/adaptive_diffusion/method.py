@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine.replay import NETWORK, Hold, Replay, Watch
+from postdiff.engine.replay import NETWORK, Replay, Watch
 from postdiff.engine.state import State
 from postdiff.methods.base import StepCall
-from postdiff.methods.cache import Cache
-from postdiff.methods.options import require
+from postdiff.methods.cache import Cache, NetworkFill
+from postdiff.methods.options import later, require
 
 __all__ = ["AdaptiveDiffusion"]
 
@@ -32,6 +32,8 @@ class AdaptiveDiffusion(Cache):
         most: steps left out in a row at most; 0 computes everything.
         warmup: steps at the beginning that are computed, at least 3.
         last: steps at the end that are computed; the authors have 0.
+        fill: what stands in: the output, as the authors have it, what the network added to its input, the output
+            continued in a line or a parabola, or Spectrum's forecast from all computed steps.
 
     Equation:
         y_t = y_k \quad \text{while } \left| \frac{D_{t-1} + D_{t-3}}{2} - D_{t-2} \right| \le \delta D_{t-2},
@@ -54,6 +56,7 @@ class AdaptiveDiffusion(Cache):
     most: int = 4
     warmup: int = 4
     last: int = 1
+    fill: NetworkFill = later("output")  # noqa: RUF009
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +67,7 @@ class AdaptiveDiffusion(Cache):
 
     def replays(self, network: nn.Module) -> list[Replay]:
         self.changes: list[Tensor] = []  # the last three, (images,) each
-        return [Replay(NETWORK, _Even(self), Hold(), name="adaptive_diffusion")]
+        return [Replay(NETWORK, _Even(self), self.network_fill(self.fill), name="adaptive_diffusion")]
 
     def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         moved = forward(output, timestep, sample)

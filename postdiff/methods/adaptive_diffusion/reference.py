@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from postdiff.methods.formulas import Past, Reference, Setting, magnitude, whole
+from postdiff.methods.formulas import Past, Reference, Setting, filled, magnitude, whole
 
 __all__ = ["reference"]
 
 
 def reference(method: Any, run: Setting) -> Reference:
-    """y_k while |(D_(t-1) + D_(t-3)) / 2 - D_(t-2)| <= delta D_(t-2), D_i = |x_(i+1) - x_i| around the solver."""
+    """What stands in while |(D_(t-1) + D_(t-3)) / 2 - D_(t-2)| <= delta D_(t-2), D_i = |x_(i+1) - x_i| around the solver."""
     changes: list[float] = []
     ks: list[int] = []
     skips: list[int] = []
@@ -23,6 +23,6 @@ def reference(method: Any, run: Setting) -> Reference:
                 skip = abs((first + third) / 2 - second) <= method.threshold * second
                 skip = skip and len([s for s in skips if s > ks[-1]]) < method.most
             (skips if skip else ks).append(t)
-        return y[b][ks[-1]]
+        return filled(method.fill, x[b], y[b], ks, t, run)
 
     return Reference(whole(run), value, moved=lambda x, after: changes.append(magnitude(after - x)))

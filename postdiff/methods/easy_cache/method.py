@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from postdiff.engine.replay import NETWORK, Hold, Replay, Residual, Watch
+from postdiff.engine.replay import NETWORK, Replay, Watch
 from postdiff.engine.state import State
-from postdiff.methods.cache import Cache
+from postdiff.methods.cache import Cache, NetworkFill
 from postdiff.methods.options import require, require_moment
 
 __all__ = ["EasyCache"]
@@ -38,8 +38,9 @@ class EasyCache(Cache):
         distance: the input's change since the step before, or since the last computed step.
         scale: what expected changes are shares of: the mean output, or the geometric mean of that and of its usual
             change; then a step counts more, the more were left out before it, and the threshold rises along the run.
-        replay: what stands in: what the network added to its input, or its output. Where it predicts noise, the output
-            is exact on a straight path, and what it added is not.
+        replay: what stands in: what the network added to its input, its output, the output continued in a line or a
+            parabola, or Spectrum's forecast from all computed steps. Where the network predicts noise, the output is
+            exact on a straight path, and what it added is not.
         stride: changes are measured in every such row and column.
         most: steps left out in a row at most; null for any number.
 
@@ -66,7 +67,7 @@ class EasyCache(Cache):
     last: int | float = 1
     distance: Literal["neighbour", "computed"] = "neighbour"
     scale: Literal["output", "ucache"] = "output"
-    replay: Literal["residual", "output"] = "residual"
+    replay: NetworkFill = "residual"
     stride: int = 1
     most: int | None = None
 
@@ -79,8 +80,7 @@ class EasyCache(Cache):
         require(self, self.most is None or self.most >= 0, "most", "0 or more, or null")
 
     def replays(self, network: nn.Module) -> list[Replay]:
-        fill = Residual() if self.replay == "residual" else Hold()
-        return [Replay(NETWORK, _Expected(self), fill, name="easy_cache")]
+        return [Replay(NETWORK, _Expected(self), self.network_fill(self.replay), name="easy_cache")]
 
     def start(self, state: State) -> None:
         begin, last = (state.step_of(getattr(self, name), f"EasyCache: {name}") for name in ("warmup", "last"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from postdiff.methods.formulas import Past, Reference, Setting, added, magnitude, whole
+from postdiff.methods.formulas import Past, Reference, Setting, filled, magnitude, whole
 
 __all__ = ["reference"]
 
 
 def reference(method: Any, run: Setting) -> Reference:
-    """x_t + R_k while sum_i g |x_i - x_(i-1)| / |y_k| < delta; g = |y_k - y_j| / |x_k - x_j|, j computed before k.
+    """What stands in while sum_i g |x_i - x_(i-1)| / |y_k| < delta; g = |y_k - y_j| / |x_k - x_j|, j computed before k.
 
     The distance to x_k in the place of that to x_(i-1); the output or the geometric mean with its usual change.
     """
@@ -45,8 +45,7 @@ def reference(method: Any, run: Setting) -> Reference:
             else:
                 ks.append(t)
                 total[0] = 0.0
-        k = ks[-1]
-        return y[b][k] if k == t or method.replay == "output" else added(x[b], y[b], k, t)
+        return filled(method.replay, x[b], y[b], ks, t, run)
 
     return Reference(whole(run), value)
 

@@ -2,7 +2,7 @@
 
 from postdiff.methods.formulas.attention import attention_and_ff, attentions, guided_mean, looks_at_text, text_of
 from postdiff.methods.formulas.chain import blocks_of, extrapolated, residual, streams
-from postdiff.methods.formulas.network import added, magnitude, whole
+from postdiff.methods.formulas.network import added, filled, forecast, magnitude, whole
 from postdiff.methods.formulas.parts import alone, computed, continued, hold, relative, series
 from postdiff.methods.formulas.run import AtSolver, Past, Reference, Setting, tensorwise
 from postdiff.methods.formulas.solver import Held, at_solver
@@ -22,6 +22,8 @@ __all__ = [
     "computed",
     "continued",
     "extrapolated",
+    "filled",
+    "forecast",
     "guided_mean",
     "hold",
     "looks_at_text",

@@ -36,7 +36,8 @@ class SeaCache(Cache):
         power: of the filter: the power of a clean image falls with the frequency f as 1 / f^power. The authors take 2
             for images and 3 for videos.
         replay: what is replayed. "blocks": what all transformer blocks add. "prediction": what the network gives out,
-            which serves U-Nets too, and leaves out whole calls, a ControlNet's with them.
+            which serves U-Nets too, and leaves out whole calls, a ControlNet's with them. "residual": the same of what
+            the network adds to its input.
         order: of the series that what is replayed follows, at most 10; 0 replays it as it was.
         first: steps computed at the beginning.
         last: steps computed at the end.
@@ -47,8 +48,8 @@ class SeaCache(Cache):
         z = G * x, \quad G(f) \propto \frac{a S(f)}{a^2 S(f) + b^2}, \quad S(f) = |f|^{-p}
 
     Works on:
-        Every family with `replay` "prediction"; else transformers with a chain of blocks. The solver must tell its
-        noise levels.
+        Every family; with `replay` "blocks" transformers with a chain of blocks. The solver must tell its noise
+        levels.
 
     Oracle:
         The hook of diffusers, and a slow reference.
@@ -62,7 +63,7 @@ class SeaCache(Cache):
     adaptive: ClassVar[bool] = True
     threshold: float = 0.25
     power: float = 2.0
-    replay: Literal["blocks", "prediction"] = "blocks"
+    replay: Literal["blocks", "prediction", "residual"] = "blocks"
     order: int = 1
     first: int = 1
     last: int = 1
@@ -79,14 +80,15 @@ class SeaCache(Cache):
 
     def replays(self, network: nn.Module) -> list[Replay]:
         watch = _Filtered(self.threshold, options=self)
-        if self.replay == "prediction":
-            return [Replay(NETWORK, watch, Taylor(self.order), name="sea_cache")]
+        added = TaylorResidual(self.order) if self.order else Residual()
+        if self.replay != "blocks":
+            fill = Taylor(self.order) if self.replay == "prediction" else added
+            return [Replay(NETWORK, watch, fill, name="sea_cache")]
 
         def given(block: nn.Module, run: Callable[[], Any]) -> Tensor:
             return self._given[0]
 
-        fill = TaylorResidual(self.order) if self.order else Residual()
-        return [Replay(stacked_blocks(network, "SeaCache"), watch, fill, look=given, name="sea_cache")]
+        return [Replay(stacked_blocks(network, "SeaCache"), watch, added, look=given, name="sea_cache")]
 
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         if not hasattr(self, "_given"):  # a copy for a further network is told by the method itself

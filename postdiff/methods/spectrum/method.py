@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar, Literal
 
-import numpy as np
 from torch import nn
 
+from postdiff.engine.chebyshev import forecast
 from postdiff.engine.replay import NETWORK, Due, Replay, Weighted, at
 from postdiff.engine.state import State
 from postdiff.methods.cache import Cache
@@ -99,17 +99,8 @@ class Spectrum(Cache):
 
     def _weights(self, steps: Sequence[int], now: int) -> list[float]:
         """Of each computed step's output in the forecast for `now`."""
-        span = self.steps if self.intercept == "free" else 50
-        basis = np.polynomial.chebyshev.chebvander(
-            2 * np.array([*steps, now]) / span - 1, min(self.degree, len(steps) - 1)
-        )
-        penalty = np.sqrt(self.ridge) * np.eye(basis.shape[1])
-        if self.intercept == "free":
-            penalty[0, 0] = 0
-        # Least squares on the penalty's rows as well: the normal equations would lose half of the digits.
-        weights = self.blend * (basis[-1] @ np.linalg.pinv(np.vstack([basis[:-1], penalty])))[: len(steps)]
-        weights[-1] += 1 - self.blend
-        if len(steps) > 1:
-            slope = (1 - self.blend) * (now - steps[-1]) / (steps[-1] - steps[-2])
-            weights[-2:] += -slope, slope
-        return [float(weight) for weight in weights]
+        penalised = self.intercept == "penalised"
+        return forecast(
+            *(steps, now, 50 if penalised else self.steps),
+            degree=self.degree, ridge=self.ridge, blend=self.blend, penalised=penalised,
+        )  # fmt: skip

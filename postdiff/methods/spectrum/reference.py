@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-import torch
-
-from postdiff.methods.formulas import Past, Reference, Setting, computed, whole
+from postdiff.methods.formulas import Past, Reference, Setting, computed, forecast, whole
 
 __all__ = ["reference"]
 
@@ -24,22 +21,10 @@ def reference(method: Any, run: Setting) -> Reference:
             gap += 1
 
     def value(name: str, t: int, b: str, x: Past, y: Past) -> Any:
-        ks = computed(due, y[b])[-(method.history or run.steps) :]
-        k, degree = ks[-1], min(method.degree, len(ks) - 1)
-        if k == t:
+        ks, free = computed(due, y[b])[-(method.history or run.steps) :], method.intercept == "free"
+        if ks[-1] == t:
             return y[b][t]
-
-        def phi(step: int) -> list[float]:
-            tau = 2 * step / (run.steps if method.intercept == "free" else 50) - 1
-            return [math.cos(m * math.acos(tau)) for m in range(degree + 1)]
-
-        table = torch.tensor([phi(each) for each in ks], dtype=torch.float64)
-        ridge = method.ridge * torch.eye(degree + 1, dtype=torch.float64)
-        ridge[0, 0] *= method.intercept == "penalised"
-        past = torch.stack([y[b][each].double().flatten() for each in ks])
-        fit = torch.linalg.inv(table.T @ table + ridge) @ table.T @ past
-        forecast = torch.tensor(phi(t), dtype=torch.float64) @ fit
-        line = past[-1] if len(ks) < 2 else past[-1] + (t - k) / (k - ks[-2]) * (past[-1] - past[-2])
-        return (method.blend * forecast + (1 - method.blend) * line).view_as(y[b][k]).to(y[b][k].dtype)
+        past = [(k, y[b][k]) for k in ks]
+        return forecast(past, t, run.steps if free else 50, method.degree, method.ridge, method.blend, free)
 
     return Reference(whole(run), value)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import nn
 
 from postdiff.engine.errors import UsageError, unknown
-from postdiff.engine.replay import NETWORK, Due, Hold, Replay, Residual, Taylor, at
-from postdiff.engine.replay.fills import Fill
+from postdiff.engine.replay import NETWORK, Due, Replay, at
 from postdiff.engine.state import State
-from postdiff.methods.cache import Cache
+from postdiff.methods.cache import Cache, NetworkFill
 from postdiff.methods.options import require
 
 __all__ = ["RUNS", "StepMask"]
@@ -24,7 +23,6 @@ RUNS: dict[str, tuple[int, ...]] = {
     "fast": (6, 1, 1, 3, 1, 4, 1, 5, 1, 4, 1),
     "ultra": (4, 2, 1, 5, 1, 6, 1, 7, 1),
 }
-FILLS: dict[str, Fill] = {"output": Hold(), "residual": Residual(), "linear": Taylor(1), "quadratic": Taylor(2)}
 
 
 @dataclass
@@ -38,8 +36,8 @@ class StepMask(Cache):
         computed: a list of steps, rising from 0; a stride, of which 1 computes everything; or a mask published for 28
             steps: slow (18 computed), medium (15), fast (11), ultra (8). Another number of steps takes the nearest
             ones.
-        fill: what stands in, from the last computed steps: the output itself, what the network added to its input, or
-            the output continued in a line or a parabola.
+        fill: what stands in, from the last computed steps: the output itself, what the network added to its input,
+            the output continued in a line or a parabola, or Spectrum's forecast from all computed steps.
 
     Equation:
         y_t = y_k \quad \text{or} \quad x_t + (y_k - x_k) \quad \text{or} \quad
@@ -58,7 +56,7 @@ class StepMask(Cache):
 
     innermost: ClassVar[float] = 0.5
     computed: int | str | list[int] = "medium"
-    fill: Literal["output", "residual", "linear", "quadratic"] = "output"
+    fill: NetworkFill = "output"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +69,7 @@ class StepMask(Cache):
         require(self, not isinstance(self.computed, int) or self.computed >= 1, "computed", "a stride of 1 or more")
 
     def replays(self, network: nn.Module) -> list[Replay]:
-        return [Replay(NETWORK, self._rule, FILLS[self.fill], name="step_mask")]
+        return [Replay(NETWORK, self._rule, self.network_fill(self.fill), name="step_mask")]
 
     def _rule(self, state: State) -> Due:
         calls, steps = getattr(state.scheduler, "order", 1), state.steps  # a solver's last step may have one call only
