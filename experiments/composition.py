@@ -53,7 +53,7 @@ def transformer() -> tuple[Any, Call]:
     """A tiny PixArt and a call of it."""
     torch.manual_seed(0)
     network = PixArtTransformer2DModel(
-        sample_size=16, num_layers=3, attention_head_dim=12, num_attention_heads=2, in_channels=4, out_channels=8,
+        sample_size=16, num_layers=10, attention_head_dim=12, num_attention_heads=2, in_channels=4, out_channels=8,
         cross_attention_dim=24, caption_channels=32, norm_num_groups=4, num_embeds_ada_norm=1000,
         norm_type="ada_norm_single",
     ).eval()  # fmt: skip

@@ -34,8 +34,8 @@ from postdiff.engine.rows import map_tensors
 from postdiff.lab import quiet
 from postdiff.lab.code_hash import code_hash
 from postdiff.methods.base import Method
-from postdiff.presets import build_methods, preset
 from tests.support import tiny
+from tests.support.tiny_presets import build_methods, preset
 
 ROOT = Path(__file__).parents[1]
 RECORD, TABLE = ROOT / "outputs" / "second_device.json", ROOT / "docs" / "second_device.md"

@@ -17,7 +17,7 @@ from diffusers import (
     WanPipeline,
 )
 
-from postdiff import accelerate, catalog, presets
+from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import Family
 from postdiff.engine.timeline import Timeline
@@ -31,7 +31,7 @@ from postdiff.methods import (
     TeaCache,
 )
 from postdiff.methods.base import Method
-from tests.support import modern, tiny, unets
+from tests.support import modern, tiny, tiny_presets, unets
 from tests.support.cases import common, embed, encoded_text, generators
 from tests.support.parts import BETAS, unet
 
@@ -67,7 +67,7 @@ def watched():
 
 
 def _identity(name):
-    return presets.build_methods(presets.preset(name).identity)
+    return tiny_presets.build_methods(tiny_presets.preset(name).identity)
 
 
 class TwoPasses(StableDiffusionPipeline):

@@ -9,13 +9,13 @@ from unittest import mock
 import pytest
 import torch
 
-from postdiff import accelerate, catalog, presets
+from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import FAMILIES, family_of
 from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, CFGCutoff, GuidanceInterval, MixedResolution
 from postdiff.methods.base import Method
-from tests.support import tiny
+from tests.support import tiny, tiny_presets
 from tests.support.snapshot import scheduler_keys, snapshot
 from tests.support.twins import TWINS
 
@@ -225,10 +225,10 @@ def test_every_preset_runs_or_is_refused_in_words(name):
     twin, expected = bare(name)
     before, ran = attributes(twin), 0
     for preset in catalog.names("methods"):
-        one = presets.preset(preset)
+        one = tiny_presets.preset(preset)
         for specs in (one.identity, one.methods):
             try:
-                found = twin.call(accelerate(twin.pipe, presets.build_methods(specs)))
+                found = twin.call(accelerate(twin.pipe, tiny_presets.build_methods(specs)))
             except UsageError as refused:
                 assert len(str(refused)) < LINE and "\n" not in str(refused), refused
             else:

@@ -11,10 +11,10 @@ from peft import LoraConfig, get_peft_model
 from postdiff import Driver, accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.methods import CFGCutoff, DeepCache, EncoderPropagation, MixedResolution, NoiseInjection
-from postdiff.presets import build_methods, preset
 from tests.support import tiny
 from tests.support.parts import BETAS, unet
 from tests.support.snapshot import snapshot
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

@@ -17,9 +17,9 @@ from postdiff import accelerate
 from postdiff.engine.family import FAMILIES
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.presets import build_methods, preset
 from tests.gpu.placed import close, left
 from tests.support.cases import Case, generators
+from tests.support.tiny_presets import build_methods, preset
 
 
 def empty_driver_is_the_pipeline(one: Case, bare: Tensor) -> None:

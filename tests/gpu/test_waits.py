@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.presets import build_methods
 from tests.gpu.placed import HALF
 from tests.gpu.test_images import PRESETS
 from tests.gpu.waits import waits
 from tests.support.tiny import FAMILY_CASES, FEW_STEPS
+from tests.support.tiny_presets import build_methods
 
 pytestmark = pytest.mark.gpu
 

@@ -7,10 +7,10 @@ import torch
 
 from postdiff import accelerate
 from postdiff.engine.rows import map_tensors
-from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import PRESETS, REFUSED
 from tests.support import tiny
 from tests.support.elsewhere import DEVICE, elsewhere
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

@@ -16,10 +16,10 @@ from postdiff.engine.replay.memory import Place
 from postdiff.engine.rows import map_tensors
 from postdiff.engine.state import State
 from postdiff.methods.base import Method
-from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import PRESETS, REFUSED
 from tests.support import tiny
 from tests.support.parts import SCHEDULERS
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

@@ -11,10 +11,10 @@ from postdiff import accelerate, catalog
 from postdiff.engine.family import Family
 from postdiff.engine.ownership import put_together, taken_apart
 from postdiff.methods import DeepCache, EncoderPropagation, TaylorSeer
-from postdiff.presets import build_methods, preset
 from tests.methods.test_deepcache import official
 from tests.methods.test_properties import REFUSED
 from tests.support.tiny import SCHEDULERS, Case, build, unet, vae
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ import torch
 from postdiff import accelerate, catalog
 from postdiff.cost.macs import count_macs
 from postdiff.engine.errors import UsageError
-from postdiff.presets import build_methods, preset
 from tests.support.snapshot import scheduler_keys, snapshot
 from tests.support.tiny import CASES, FAMILY_CASES
+from tests.support.tiny_presets import build_methods, preset
 
 PRESETS = catalog.names("methods")
 

@@ -7,9 +7,9 @@ from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.methods import ToMe
-from postdiff.presets import build_methods
 from tests.methods.test_properties import assert_alike
 from tests.support.subjects import case_of, subject
+from tests.support.tiny_presets import build_methods
 from tests.support.work import watched
 
 FAMILIES = ("sd", "controlnet", "pixart_alpha", "flux_cfg")

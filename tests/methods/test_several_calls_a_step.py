@@ -10,12 +10,12 @@ import torch
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.methods import FORA, CFGCutoff, CrossAttentionCache, EncoderPropagation, TaylorSeer, ToMe
-from postdiff.presets import build_methods, preset
 from tests.methods.test_in_place_consumers import CACHES
 from tests.methods.test_properties import REFUSED
 from tests.methods.test_slow_references import leaf
 from tests.support import texts
 from tests.support.tiny import build
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

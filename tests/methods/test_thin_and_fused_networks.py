@@ -6,9 +6,9 @@ import torch
 from postdiff import accelerate, catalog
 from postdiff.engine.errors import UsageError
 from postdiff.methods import DeepCache, ToDo
-from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import REFUSED
 from tests.support import tiny
+from tests.support.tiny_presets import build_methods, preset
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from postdiff import accelerate, presets
+from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from tests.support import tiny
+from tests.support import tiny, tiny_presets
 from tests.support.cases import Case
 from tests.support.preparations import as_it_is, network
 from tests.support.prepared import PREPARATIONS
@@ -31,7 +31,7 @@ def outcome(preparation: str, family: str, preset: str) -> str | None:
     """
     case, expected = bare(preparation, family)
     what, before = PREPARATIONS[preparation], shape(case)
-    chosen = presets.preset(preset)
+    chosen = tiny_presets.preset(preset)
     try:
         same = call(case, chosen.identity)[0]
         found, counts = call(case, chosen.methods)
@@ -81,7 +81,7 @@ def serves(family: str, preset: str) -> bool:
 @functools.cache
 def plain(twin: Any, family: str, preset: str) -> tuple[Tensor, Counter[str]]:
     """What a preset generates on a case that computes the same in plain, and the work that it counts."""
-    return call(_twin(twin, family), presets.preset(preset).methods)
+    return call(_twin(twin, family), tiny_presets.preset(preset).methods)
 
 
 @functools.cache
@@ -98,7 +98,7 @@ def fresh(family: str) -> Case:
 
 def call(case: Case, stack: Any) -> tuple[Tensor, Counter[str]]:
     """What a stack generates, and the work that it counts."""
-    fast = accelerate(case.pipe, presets.build_methods(stack))
+    fast = accelerate(case.pipe, tiny_presets.build_methods(stack))
     return case.call(fast), Counter(fast.counts)
 
 

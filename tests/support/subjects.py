@@ -14,11 +14,11 @@ from postdiff import accelerate, catalog
 from postdiff.engine.family import family_of
 from postdiff.methods.base import Method
 from postdiff.methods.formulas import Setting
-from postdiff.presets import build_methods, preset
 from tests.methods.test_properties import NO_ENCODER, NO_GUIDANCE, REFUSED
 from tests.support.cases import Case
 from tests.support.slow_run import setting_of
 from tests.support.tiny import build
+from tests.support.tiny_presets import build_methods, preset
 from tests.support.work import Work, watched
 
 __all__ = [
@@ -221,7 +221,6 @@ def subject(name: str, family: str = "") -> Subject:
     if name in SETTINGS:
         return Subject(name, SETTINGS[name])
     one, threshold = preset(name), THRESHOLDS.get((name, family))
-    specs = one.methods if threshold is None else [{name: one.methods[0][name] | {"threshold": threshold}}]
     specs = one.methods if threshold is None else [{name: {**one.methods[0][name], "threshold": threshold}}]
     return Subject(name, specs, one.identity)
 

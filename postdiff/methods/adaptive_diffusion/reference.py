@@ -10,7 +10,7 @@ __all__ = ["reference"]
 
 
 def reference(method: Any, run: Setting) -> Reference:
-    """What stands in while |(D_(t-1) + D_(t-3)) / 2 - D_(t-2)| <= delta D_(t-2), D_i = |x_(i+1) - x_i| around the solver."""
+    """What stands in while |(D_(t-1) + D_(t-3)) / 2 - D_(t-2)| <= delta D_(t-2), D_i = |x_(i+1) - x_i| at a step."""
     changes: list[float] = []
     ks: list[int] = []
     skips: list[int] = []
