@@ -13,7 +13,7 @@ from postdiff.lab.config.experiment import load
 from postdiff.lab.tables.table import render
 
 EXPERIMENTS = (
-    *("comparison", "mixed_axes"),
+    *("comparison", "mixed_axes", "whole_network"),
     *(f"postdiff/{name}" for name in ("main_table", "baselines", "cross_attention_ablation", "unknowns")),
     *(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14)),
 )

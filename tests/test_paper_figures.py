@@ -26,15 +26,15 @@ SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in S
 FILES = {"demo": "demo_tradeoff", "tables": None}
 EXPERIMENTS = ("baselines", "calibration", "cross_attention_ablation", "frontier_full", "frontier_mixed", "main_table")
 EXPERIMENTS = tuple(f"postdiff/{name}" for name in (*EXPERIMENTS, "step_clip", "unknowns"))
-EXPERIMENTS += ("demo", "comparison", "mixed_axes")
+EXPERIMENTS += ("demo", "comparison", "mixed_axes", "whole_network")
 EXPERIMENTS += tuple(f"faster_diffusion/table_{number}" for number in (5, 6, 11, 14))
 LOADED = functools.cache(experiment.load)  # the files do not change while tests run
-FRECHET, TEXT, PSNR = "emoji_frechet_distance", "emoji_text_score", "paired_psnr"
+FRECHET, TEXT, PSNR, LPIPS = "emoji_frechet_distance", "emoji_text_score", "paired_psnr", "paired_lpips"
 
 
 def write(name, row, saving=1.0, frechet=2.0, text=80.0, psnr=30.0, **changes):
     """A record of the shipped model with these figures."""
-    figures = {FRECHET: (frechet, False), TEXT: (text, True), PSNR: (psnr, True)}
+    figures = {FRECHET: (frechet, False), TEXT: (text, True), PSNR: (psnr, True), LPIPS: (0.01 * frechet, False)}
     made = {
         "experiment": name,
         "row": row,
@@ -99,7 +99,15 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
     script(name).main()
     made = {file.relative_to(tmp_path / "figures").as_posix() for file in (tmp_path / "figures").rglob("*.*")}
     if name == "tables":
-        names = ["comparison", "mixed_axes", "main_table", "baselines", "cross_attention_ablation", "unknowns"]
+        names = [
+            "comparison",
+            "mixed_axes",
+            "whole_network",
+            "main_table",
+            "baselines",
+            "cross_attention_ablation",
+            "unknowns",
+        ]
         names += [f"faster_diffusion_table_{number}" for number in (5, 6, 11, 14)]
         assert made == {f"tables/{each}.{ending}" for each in names for ending in ("md", "tex")}
     else:
@@ -224,6 +232,17 @@ def test_the_frontier_of_a_comparison(script):
     for quality in (FRECHET, TEXT):
         assert [row["row"] for row in module.frontier(rows, "macs_g", quality)] == ["a", "b", "e"]
     assert module.kind_of({"row": "steps_8"}) == "fewer steps" and module.kind_of({"row": "tome"}) == "others"
+
+
+def test_calls_of_an_image_are_its_work(script):
+    """Whole calls are all that is left out, of some images more than of others."""
+    module = script("whole_network")
+    rows = [{"row": row, "steps": 20, "macs_g": macs} for row, macs in (("steps_20", 16.0), ("easy_residual_8", 6.6))]
+    assert [row["calls"] for row in module.with_calls(rows)] == [20.0, pytest.approx(8.25)]
+    known = {name.split("_")[0] for name in (row.name for row in LOADED("whole_network").rows)} - {"steps"}
+    assert known <= set(module.RULES), "every rule has a marker"
+    fills = {name.split("_")[1] for name in (row.name for row in LOADED("whole_network").rows) if "steps" not in name}
+    assert fills <= set(module.FILLS), "every fill has a colour"
 
 
 def test_steps_at_low_resolution(script):
