@@ -43,7 +43,7 @@ ALLOWED = {
 LAB = (
     *("quiet", "code_hash", "config", "files", "data", "pipelines", "devices", "progress", "metrics", "plan", "images"),
     *("generate", "records", "tables", "loggers", "macs", "step_scores", "evaluation", "row", "export", "bench"),
-    *("analysis", "listing", "run", "launch"),
+    *("analysis", "listing", "report", "run", "launch"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -10,8 +10,8 @@ from postdiff.cli.mistakes import line
 from postdiff.engine.errors import UsageError
 
 __all__ = [
-    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "profile", "run", "score"),
-    "table",
+    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "profile", "report", "run"),
+    *("score", "table"),
 ]
 
 
@@ -78,6 +78,17 @@ def table(given: argparse.Namespace) -> None:
     from postdiff.lab.tables.table import render
 
     print(render(_experiment(given, silent=False), given.format))
+
+
+def report(given: argparse.Namespace) -> None:
+    """Write an experiment's report as one HTML file and say where it is."""
+    from pathlib import Path
+
+    from postdiff.lab.report import page, recorded
+
+    experiment = _experiment(given)
+    experiment = experiment if given.overrides else recorded.as_recorded(experiment)
+    print(f"report: {page.write(experiment, Path(given.out) if given.out else None)}")
 
 
 def macs(given: argparse.Namespace) -> None:

@@ -111,6 +111,7 @@ LIST: Options = {
     "--format": {"default": "text", "choices": ("text", "json"), "help": "default: text"},
 }
 EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}
+REPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/reports/EXPERIMENT.html"}}
 PICKLES = "job files, in outputs/jobs, are pickles that the jobs run: whoever may write there runs code as you"
 GROUPS = {"data": "prepare data sets"}  # commands of two words
 
@@ -126,6 +127,7 @@ COMMANDS = {
         warning=PICKLES,
     ),
     "table": Command(commands.table, "print the table of an experiment from its records", TABLE, overrides=False),
+    "report": Command(commands.report, "write an experiment as one HTML page: table, frontier, images, steps", REPORT),
     "macs": Command(commands.macs, "count multiply-accumulates of an experiment's rows, without weights", MACS | TABLE),
     "data prepare": Command(
         commands.data_prepare,

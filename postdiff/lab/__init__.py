@@ -19,5 +19,6 @@ evaluation   the row's Lightning module, and its metrics
 row          one row from start to end
 bench        how long rows take beside reference implementations, and where the time goes
 analysis     a denoiser looked at from inside
+report       an experiment as one page of HTML
 run          an experiment from start to end; `launch` has its rows run as jobs of their own
 """

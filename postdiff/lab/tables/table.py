@@ -13,7 +13,7 @@ from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.tables.rows import FlatRow, flat_rows
 from postdiff.metrics import facts, names
 
-__all__ = ["FORMATS", "Column", "draw", "plain", "render"]
+__all__ = ["FORMATS", "Column", "columns", "draw", "notes_on", "plain", "render"]
 
 WIDTH = 120
 
@@ -37,7 +37,7 @@ def render(experiment: Experiment, style: str = "text") -> str:
         UsageError: no records yet, or an unknown format.
     """
     rows = flat_rows(experiment)
-    return draw(rows, _columns(rows), _explanations(rows), style)
+    return draw(rows, columns(rows), notes_on(rows), style)
 
 
 def draw(rows: list[FlatRow], columns: list[Column], notes: list[str], style: str) -> str:
@@ -52,7 +52,8 @@ def draw(rows: list[FlatRow], columns: list[Column], notes: list[str], style: st
     return FORMATS[style](rows, cells, notes)
 
 
-def _columns(rows: Sequence[FlatRow]) -> list[Column]:
+def columns(rows: Sequence[FlatRow]) -> list[Column]:
+    """The columns for which any row has a value, in the order that they are read."""
     present = {key for row in rows for key, value in row.items() if value is not None}
     # What holds for all rows needs no mark.
     common = set.intersection(*(set(row["notes"].split("; ")) for row in rows))
@@ -110,7 +111,7 @@ def _time(row: FlatRow) -> str:
     return f"{row['time_s']:.{digits}f} [{row['time_q25_s']:.{digits}f}-{row['time_q75_s']:.{digits}f}]"
 
 
-def _explanations(rows: Sequence[FlatRow]) -> list[str]:
+def notes_on(rows: Sequence[FlatRow]) -> list[str]:
     """What the values mean, and which rows to read with care."""
     measured = next((row for row in rows if row.get("n_done")), {})
     lines = []
