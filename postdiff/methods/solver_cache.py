@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from postdiff.engine import noise_levels
-from postdiff.engine.claims import ROWS, WHOLE_CALLS
+from postdiff.engine.claims import IMAGES_APART
 from postdiff.engine.skipped_calls import SkippedCalls, SolverRule
 from postdiff.engine.state import State
 from postdiff.methods.base import ControlNetCall, Method, NetworkCall, StepCall
@@ -35,7 +35,7 @@ class SolverCache(Method):
         raise NotImplementedError
 
     def claims(self, network: nn.Module) -> list[str]:
-        return [WHOLE_CALLS, ROWS]
+        return [*IMAGES_APART]
 
     def start(self, state: State) -> None:
         noise_levels.check(state.scheduler)

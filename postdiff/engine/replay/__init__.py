@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from postdiff.engine.claims import DRAWS, ROWS, WHOLE_CALLS
+from postdiff.engine.claims import IMAGES_APART, WHOLE_CALLS
 from postdiff.engine.intercept import intercept
 from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.chain import ChainPiece, Look
@@ -85,7 +85,7 @@ class Replay:
     def claims(self) -> list[str]:
         """What no other method may act on."""
         if self.where == NETWORK:
-            return [WHOLE_CALLS, *([ROWS, DRAWS] if isinstance(self.rule, Watch) else [])]
+            return [*IMAGES_APART] if isinstance(self.rule, Watch) else [WHOLE_CALLS]
         return list(self.where) if self._single else with_all_inside(self.where)
 
     @property
