@@ -103,7 +103,7 @@ def components(pipe: Any) -> Iterator[tuple[str, nn.Module, str]]:
     for name, component in pipe.components.items():
         if not isinstance(component, nn.Module):
             continue
-        if name in ("unet", "transformer", "controlnet"):
+        if name in ("unet", "transformer", "transformer_2", "controlnet"):
             yield "denoiser", component, "forward"
         elif name.startswith("text_encoder"):
             yield "text_encoder", component, "forward"

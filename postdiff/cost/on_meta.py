@@ -23,12 +23,14 @@ class Seen:
         branches: {step: guidance branches computed}; a step without a network call is left out.
         sizes: {step: latent size (height, width) at which the network ran}.
         latents: size of the pipeline's own latents.
+        frames: length of a video in latents; 1 for images.
         prompts: guidance branches that the pipeline sends, each with a prompt of its own.
     """
 
     branches: dict[int, int] = field(default_factory=dict)
     sizes: dict[int, tuple[int, int]] = field(default_factory=dict)
     latents: tuple[int, int] = (0, 0)
+    frames: int = 1
     prompts: int = 1
 
 
@@ -44,16 +46,20 @@ class OnMeta(Method):
 
     innermost: ClassVar[bool] = True
     seen: Seen = field(default_factory=Seen)
+    _computed: dict[int, set[str]] = field(default_factory=dict, init=False, repr=False)
 
     def start(self, state: State) -> None:
         state.weightless = True
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), kwargs))
-        # SD3's skip-layer guidance calls twice a step, first for all branches.
-        self.seen.branches[state.index] = max(len(state.branches), self.seen.branches.get(state.index, 0))
+        # Branches may come one by one; SD3's skip-layer guidance calls twice a step, first for all branches.
+        computed = self._computed.setdefault(state.index, set())
+        computed.update(branch for branch in state.branches if branch in state.all_branches or not computed)
+        self.seen.branches[state.index] = len(computed)
         self.seen.sizes[state.index] = state.size
         self.seen.latents, self.seen.prompts = state.full_size, len(state.all_branches)
+        self.seen.frames = sample.shape[2] if sample.ndim == 5 else 1
         return torch.zeros(output.shape, dtype=output.dtype)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:

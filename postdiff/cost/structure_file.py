@@ -1,7 +1,8 @@
 """What `configs/structures/<name>.yaml` says of a published model: its classes and their configurations, no weights.
 
-It holds the pipeline class, the network's class and configuration, those of a ControlNet if there is one, the shapes of
-the conditions that stand in for encoded prompts and images and, optionally, text encoders and VAE.
+It holds the pipeline class and settings of its own, the network's class and configuration, those of a second network or
+of a ControlNet if there is one, the shapes of the conditions that stand in for encoded prompts and images and,
+optionally, text encoders and VAE.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import nn
+from PIL import Image
+from torch import Tensor, nn
 
 from postdiff import catalog
+from postdiff.cost import stand_in_parts
 from postdiff.engine.errors import UsageError, unknown
 from postdiff.engine.family import family_of
 
 __all__ = ["Structure", "read"]
 
-KEYS = ("pipeline", "network", "controlnet", "conditions", "arguments", "vae_scale_factor", "text_encoders", "vae")
+KEYS = (
+    *("pipeline", "settings", "network", "second_network", "controlnet", "conditions", "arguments"),
+    *("vae_scale_factor", "text_encoders", "vae"),
+)
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,28 @@ class Structure:
         """{argument: shape of one sample's row}, given in place of prompts."""
         return self.content["conditions"]
 
+    def given(self, name: str, rows: Tensor) -> Any:
+        """A condition as the pipeline takes it: where the network takes lists, prompts come as one, an item a row."""
+        listed = family_of(self.pipeline).layout == "list" and "prompt" in name
+        return list(rows) if listed else rows
+
+    def stand_ins(self) -> dict[str, Any]:
+        """Zeros for all conditions of one sample; an image that is described by height and width alone is black."""
+        found: dict[str, Any] = {}
+        for name, shape in self.conditions.items():
+            if name in ("image", "mask_image") and len(shape) == len(("height", "width")):
+                found[name] = Image.new("L" if name == "mask_image" else "RGB", (shape[1], shape[0]))
+            else:
+                found[name] = self.given(name, torch.zeros(1, *shape))
+        return found
+
     @property
     def arguments(self) -> dict[str, Any]:
         """Further arguments of every call."""
         return self.content.get("arguments", {})
 
     def networks(self) -> dict[str, nn.Module]:
-        """Denoiser and ControlNet by their names in the pipeline, on whichever device new modules are made on.
+        """Denoisers and ControlNet by their names in the pipeline, on whichever device new modules are made on.
 
         Raises:
             UsageError: a class or configuration that this diffusers does not know.
@@ -59,6 +79,8 @@ class Structure:
         with self.fitting():
             family = family_of(self.pipeline)
             found: dict[str, nn.Module] = {family.network: _built(self.content["network"])}
+            if family.second is not None and "second_network" in self.content:
+                found[family.second] = _built(self.content["second_network"])
             if family.controlnet is not None:
                 found[family.controlnet] = _built(self.content["controlnet"])
         return found
@@ -83,7 +105,9 @@ class Structure:
             empty = dict.fromkeys(required)
             if "requires_safety_checker" in optional:
                 empty["requires_safety_checker"] = False
-            pipe = self.pipeline(**{**empty, **_others(self.content["pipeline"], scheduler), **modules})
+            others = stand_in_parts.parts(self.content["pipeline"], self.content.get("vae"))
+            settings = self.content.get("settings", {})
+            pipe = self.pipeline(**{**empty, "scheduler": scheduler, **others, **settings, **modules})
         pipe.set_progress_bar_config(disable=True)
         if "vae" not in modules:
             # Without a VAE a pipeline assumes a factor of 8 between pixels and latents.
@@ -134,24 +158,3 @@ def _built(described: dict[str, Any]) -> nn.Module:
     import diffusers
 
     return getattr(diffusers, described["class"])(**described["config"]).eval()
-
-
-class _NoDecoder:
-    """In the place of a VAE where a pipeline will not go without: hands latents on as they are."""
-
-    config = SimpleNamespace(scaling_factor=0.08333, block_out_channels=(1, 1, 1, 1), latent_channels=4)
-
-    def decode(self, latents: torch.Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=latents)
-
-
-def _others(pipeline: str, scheduler: Any) -> dict[str, Any]:
-    """Parts that a pipeline needs beside its networks: the solver, and what its published class asks for."""
-    import diffusers
-
-    more: dict[str, dict[str, Any]] = {
-        "DiTPipeline": {"vae": _NoDecoder()},  # decodes whatever it is asked for
-        "IFSuperResolutionPipeline": {"image_noising_scheduler": diffusers.DDPMScheduler()},
-        "StableDiffusionUpscalePipeline": {"vae": _NoDecoder(), "low_res_scheduler": diffusers.DDPMScheduler()},
-    }
-    return {"scheduler": scheduler, **more.get(pipeline, {})}

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import nn
 
 from postdiff.cost import structure_file
 from postdiff.cost.known_blocks import KnownBlocks
@@ -31,19 +32,21 @@ class TextEncodersAndVAE:
 
     Args:
         text_encoders: {class, config, tokens} of each; class and configuration are those of transformers.
-        vae: {class, config}, those of diffusers; None if it is not described.
+        vae: {class, config}, those of diffusers; None if it is not described. `patch`, if it is there, is the side in
+            its latent pixels of what the pipeline diffuses as one.
     """
 
     def __init__(self, text_encoders: Sequence[dict[str, Any]], vae: dict[str, Any] | None) -> None:
         self._text_encoders, self._vae = text_encoders, vae
-        self._known: dict[tuple[int, tuple[int, int]], Tally] = {}
+        self._known: dict[tuple[int, tuple[int, int], int], Tally] = {}
 
-    def tally(self, prompts: int, latents: tuple[int, int]) -> Tally:
+    def tally(self, prompts: int, latents: tuple[int, int], frames: int = 1) -> Tally:
         """Every encoder called once with all prompts, and one latent decoded.
 
         Args:
             prompts: rows of the encoders' call.
             latents: (height, width) of the latent.
+            frames: its length, where it is a video's.
 
         Raises:
             AttributeError, KeyError, TypeError: a description that the libraries do not know.
@@ -56,12 +59,20 @@ class TextEncodersAndVAE:
                 tokens = torch.zeros(prompts, encoder["tokens"], dtype=torch.long, device="meta")
                 modules[f"text_encoder_{number}"](tokens)
             if "vae" in modules:
-                modules["vae"].decode(torch.zeros(1, modules["vae"].config.latent_channels, *latents, device="meta"))
+                modules["vae"].decode(torch.zeros(self._decoded(latents, frames), device="meta"))
 
-        if (prompts, latents) not in self._known:
+        key = (prompts, latents, frames)
+        if key not in self._known:
             with torch.no_grad():
-                self._known[prompts, latents] = tally(SimpleNamespace(components=modules), call)
-        return self._known[prompts, latents]
+                self._known[key] = tally(SimpleNamespace(components=modules), call)
+        return self._known[key]
+
+    def _decoded(self, latents: tuple[int, int], frames: int) -> tuple[int, ...]:
+        """Shape of what the VAE is given: those of videos decode images as videos of one frame."""
+        vae, patch = self._modules["vae"], (self._vae or {}).get("patch", 1)
+        channels = getattr(vae.config, "latent_channels", None) or vae.config.z_dim
+        moving = any(isinstance(part, nn.Conv3d) for part in vae.modules())
+        return (1, channels, *([frames] if moving else []), *(patch * side for side in latents))
 
     @functools.cached_property
     def _modules(self) -> dict[str, Any]:
@@ -120,11 +131,10 @@ class MetaPipeline:
             )
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
-        zeros = {name: torch.zeros(1, *shape) for name, shape in self.structure.conditions.items()}
-        run = {"output_type": "latent", **zeros, **self.structure.arguments, **call}
+        run = {"output_type": "latent", **self.structure.stand_ins(), **self.structure.arguments, **call}
         denoiser = tally(self.pipe, lambda: fast(**run), self.known, self.blocks)
         with self.structure.fitting():
-            around = self.surroundings.tally(seen.prompts, seen.latents)
+            around = self.surroundings.tally(seen.prompts, seen.latents, seen.frames)
         return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen
 
 
