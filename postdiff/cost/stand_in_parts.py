@@ -9,45 +9,55 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["StandInVAE", "parts"]
+__all__ = ["StandInDecoder", "StandInEncoder", "parts"]
 
-# They read their VAE, or call it, whatever they are given and asked for.
-WITH_VAE = (
-    *("DiTPipeline", "StableDiffusionUpscalePipeline", "StableDiffusionXLInpaintPipeline"),
-    *("StableDiffusionXLImg2ImgPipeline", "FluxKontextPipeline", "Flux2KleinPipeline", "QwenImageEditPlusPipeline"),
+# Pipelines that decode whatever they are asked for, and those that encode an image or read latents' statistics.
+DECODING = ("DiTPipeline", "StableDiffusionUpscalePipeline")
+ENCODING = (
+    *("StableDiffusionXLInpaintPipeline", "StableDiffusionXLImg2ImgPipeline", "FluxKontextPipeline"),
+    *("Flux2KleinPipeline", "QwenImageEditPlusPipeline"),
 )
 
 
-class StandInVAE(nn.Module):
-    """In the place of a VAE: an image becomes latents of its shape, and latents are handed on as they are.
+class StandInDecoder:
+    """In the place of a VAE that only decodes: hands latents on as they are."""
+
+    config = SimpleNamespace(scaling_factor=0.08333, block_out_channels=(1, 1, 1, 1), latent_channels=4)
+
+    def decode(self, latents: Tensor) -> SimpleNamespace:
+        """The latents themselves."""
+        return SimpleNamespace(sample=latents)
+
+
+class StandInEncoder:
+    """In the place of a VAE that only encodes: an image becomes latents of the right shape.
+
+    It has no `decode`, so that methods which go by way of pixels refuse it.
 
     Args:
-        described: class and configuration of the true one; None where the structure file has none.
+        described: class and configuration of the true one.
     """
 
     dtype = torch.float32
 
-    def __init__(self, described: Mapping[str, Any] | None) -> None:
+    def __init__(self, described: Mapping[str, Any]) -> None:
         import diffusers
 
-        super().__init__()
-        self.config: Any = SimpleNamespace(scaling_factor=0.08333, block_out_channels=(1, 1, 1, 1), latent_channels=4)
-        self.temperal_downsample = (False, True, True)  # spelt as in diffusers
-        if described is not None:
-            with torch.device("meta"):
-                self.config = getattr(diffusers, described["class"])(**described["config"]).config
-        self._channels = getattr(self.config, "latent_channels", None) or self.config.z_dim
-        self.bn = nn.BatchNorm2d(4 * self._channels, affine=False)  # FLUX.2 keeps latents' mean and deviation here
-        self._factor = 2 ** (len(getattr(self.config, "block_out_channels", None) or self.config.dim_mult) - 1)
+        with torch.device("meta"):
+            self.config: Any = getattr(diffusers, described["class"])(**described["config"]).config
+        self.temperal_downsample = self.config.get("temperal_downsample", ())  # spelt as in diffusers
+        self._channels = self.config.get("latent_channels") or self.config.z_dim
+        self._factor = 2 ** (len(self.config.get("block_out_channels") or self.config.dim_mult) - 1)
+        self.bn = nn.BatchNorm2d(4 * self._channels, affine=False)  # FLUX.2 keeps mean and deviation of latents here
+
+    def to(self, *_: Any, **__: Any) -> StandInEncoder:
+        """Itself, as it is."""
+        return self
 
     def encode(self, image: Tensor) -> SimpleNamespace:
         """Latents (B, C, [frames,] height / factor, width / factor)."""
         height, width = (side // self._factor for side in image.shape[-2:])
         return SimpleNamespace(latents=torch.zeros(len(image), self._channels, *image.shape[2:-2], height, width))
-
-    def decode(self, latents: Tensor) -> SimpleNamespace:
-        """The latents themselves."""
-        return SimpleNamespace(sample=latents)
 
 
 def parts(pipeline: str, vae: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -59,7 +69,11 @@ def parts(pipeline: str, vae: Mapping[str, Any] | None) -> dict[str, Any]:
     """
     import diffusers
 
-    found: dict[str, Any] = {"vae": StandInVAE(vae)} if pipeline in WITH_VAE else {}
+    found: dict[str, Any] = {}
+    if pipeline in DECODING:
+        found["vae"] = StandInDecoder()
+    elif pipeline in ENCODING and vae is not None:
+        found["vae"] = StandInEncoder(vae)
     if pipeline == "IFSuperResolutionPipeline":
         found["image_noising_scheduler"] = diffusers.DDPMScheduler()
     if pipeline == "StableDiffusionUpscalePipeline":

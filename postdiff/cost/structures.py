@@ -122,7 +122,7 @@ class MetaPipeline:
 
         Raises:
             UsageError: a method does not fit the network, the solver or the number of steps, or decides by features,
-                or the installed libraries do not know a class or configuration of the structure file.
+                the pipeline refuses its arguments, or the installed libraries do not know a class or configuration of the structure file.
         """
         if (adaptive := next((method for method in methods if method.adaptive), None)) is not None:
             raise UsageError(
@@ -132,7 +132,12 @@ class MetaPipeline:
         seen = Seen()
         fast = accelerate(self.pipe, [*methods, OnMeta(seen)])
         run = {"output_type": "latent", **self.structure.stand_ins(), **self.structure.arguments, **call}
-        denoiser = tally(self.pipe, lambda: fast(**run), self.known, self.blocks)
+        try:
+            denoiser = tally(self.pipe, lambda: fast(**run), self.known, self.blocks)
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"{type(self.pipe).__name__} refuses: {error}") from error
         with self.structure.fitting():
             around = self.surroundings.tally(seen.prompts, seen.latents, seen.frames)
         return Tally({**around.cells, **denoiser.cells}, denoiser.steps), seen

@@ -190,6 +190,19 @@ def _prepared(file: Path, size: tuple[int, int], name: str, options: tuple[tuple
         ) from error
 
 
+def mask(file: Path, size: tuple[int, int]) -> PILImage:
+    """The mask of an image, fitted as `prepared` fits the image, in shades of grey.
+
+    Args:
+        file: as for `prepared`.
+        size: height and width in pixels.
+
+    Raises:
+        UsageError: the file cannot be read.
+    """
+    return prepared(file, size, ConditionConfig()).convert("L")
+
+
 def _on_white(image: PILImage) -> PILImage:
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -53,6 +53,8 @@ class DataCard:
         images: folder of images, relative to the package or absolute. A line's key `image` says which file of it
             belongs to the prompt; if no line has the key, the files in order of their names belong to the lines in
             order.
+        masks: of the images, white where a pipeline shall repaint: one file for all of them, or a folder with one for
+            each, called as the image is but for the ending.
         condition: what is made of each image before a pipeline gets it: none, canny, scribble, scribble_xdog.
         classes: number of classes, for a class-conditional model. Line i of `prompts` is the name of class i, unless
             its key `class` says which class it names. With `count` and seeds every class is sampled equally often.
@@ -67,6 +69,7 @@ class DataCard:
     seed_column: Text | None = None
     seeds: Seeds | None = None
     images: str | None = None
+    masks: str | None = None
     condition: Annotated[ConditionConfig, LONG_FORM, checked(conditions.build)] = field(default_factory=ConditionConfig)
     classes: Annotated[int, Field(ge=1, le=MOST_CLASSES)] | None = None
     reference_statistics: str | None = None
@@ -83,12 +86,14 @@ class Prompt:
         image: file of the image that goes in, if the card has images.
         label: number of the class, if the card has classes.
         seed: the line's own, if the card has a column of seeds.
+        mask: file of the image's mask, if the card has masks.
     """
 
     prompt: str
     image: Path | None = None
     label: int | None = None
     seed: int | None = None
+    mask: Path | None = None
 
 
 def prepared(name: str) -> Path:
@@ -152,6 +157,8 @@ def shipped_card(name: str) -> DataCard:
         raise UsageError(f"{file} must name either 'prompts' or a 'source' to prepare them from")
     if found.images is None and found.condition != ConditionConfig():
         raise UsageError(f"{file}: condition '{found.condition.name}' has no images; name their folder under 'images'")
+    if found.images is None and found.masks is not None:
+        raise UsageError(f"{file}: masks of no images; name the folder of those under 'images'")
     if found.source is not None and (found.column or found.seed_column):
         raise UsageError(f"{file}: 'column' and 'seed_column' of a set that is prepared stand under 'source'")
     return found
@@ -172,9 +179,10 @@ def read(data: DataCard) -> list[Prompt]:
         lines = files.read(file, data.column, images=images, classes=data.classes, seeds=data.seed_column)
     files_of_images = [None] * len(lines) if data.images is None else _images(package_file(data.images), lines, file)
     labels = [None] * len(lines) if data.classes is None else _labels(data.classes, lines, file)
+    masks = [None] * len(lines) if data.masks is None else _masks(package_file(data.masks), files_of_images)
     return [
-        Prompt(line.prompt, image, label, line.seed)
-        for line, image, label in zip(lines, files_of_images, labels, strict=True)
+        Prompt(line.prompt, image, label, line.seed, mask)
+        for line, image, label, mask in zip(lines, files_of_images, labels, masks, strict=True)
     ]
 
 
@@ -210,6 +218,22 @@ def _images(folder: Path, lines: Sequence[Line], file: Path) -> list[Path]:
         if not path.is_file():
             raise UsageError(f"image {path}, which {file} names, is missing; add it or correct the key 'image'")
         image_files.refuse_unreadable(path)
+    return found
+
+
+def _masks(where: Path, images: Sequence[Path | None]) -> list[Path]:
+    """One mask an image, which may be one and the same."""
+    if not where.exists():
+        raise UsageError(f"masks {where} are missing; name another file or folder in the data card")
+    found = [where] * len(images)
+    if where.is_dir():
+        by_name = {file.stem: file for file in image_files.found_in(where, deep=False).images}
+        for place, image in enumerate(images):
+            if image is None or image.stem not in by_name:
+                raise UsageError(f"image {image} has no mask of its name in {where}; add it, or name one file for all")
+            found[place] = by_name[image.stem]
+    for file in dict.fromkeys(found):
+        image_files.refuse_unreadable(file)
     return found
 
 

@@ -38,6 +38,7 @@ class Sample:
         label: see `Prompt`.
         frames: images that one call of the pipeline makes of the line; 1 but for videos.
         own_seed: see `Prompt`.
+        mask: see `Prompt`.
     """
 
     index: int
@@ -47,6 +48,7 @@ class Sample:
     label: int | None = None
     frames: int = 1
     own_seed: int | None = None
+    mask: Path | None = None
 
     @property
     def line(self) -> int:
@@ -93,7 +95,7 @@ def pairs(prompts: Sequence[str], seeds: Sequence[int]) -> list[Sample]:
 def samples(entries: Sequence[Prompt], seeds: Sequence[int], frames: int = 1) -> list[Sample]:
     """Every image of every line with every seed, seed by seed."""
     return [
-        Sample(line * frames + frame, entry.prompt, seed, entry.image, entry.label, frames, entry.seed)
+        Sample(line * frames + frame, entry.prompt, seed, entry.image, entry.label, frames, entry.seed, entry.mask)
         for seed in seeds
         for line, entry in enumerate(entries)
         for frame in range(frames)

@@ -72,10 +72,11 @@ class Cascade:
         """
         self.by_stage = {}
         first = self.stages[0].name
-        wordless = {name for name, pipe in self.pipes.items() if getattr(pipe, "text_encoder", None) is None}
+        wordless = {name for name, pipe in self.pipes.items() if not _encodes_text(pipe)}
         embeddings = self._encoded(prompt) if wordless else {}
         before: Any = None
         result: Any = None
+        halfway = False
         for stage in self.stages:
             pipe, driver = self.pipes[stage.name], self.drivers[stage.name]
             dtype = next(driver.network.parameters()).dtype
@@ -83,18 +84,15 @@ class Cascade:
             if embeddings and stage.name in {first, *wordless}:
                 call = {name: value.to(dtype) for name, value in embeddings.items()}
             if before is not None:
-                # Pixel stages speak of [-1, 1], all others give and take [0, 1].
-                image = result.images
-                if in_pixels(before) and not in_pixels(pipe):
-                    image = (image / 2 + 0.5).clamp(0, 1)
-                elif in_pixels(pipe) and not in_pixels(before):
-                    image = image * 2 - 1
-                call["image"] = image.to(dtype)
+                call["image"] = (result.images if halfway else _handed_on(result.images, before, pipe)).to(dtype)
             call |= {"num_inference_steps": stage.steps, "generator": generator, **stage.arguments}
-            call["output_type"] = "pt"
+            # What is noisy still is handed on as it is: latents of SDXL base for its refiner.
+            halfway = "denoising_end" in stage.arguments and stage is not self.stages[-1]
+            call["output_type"] = "latent" if halfway else "pt"
             with _named(stage.name, pipe, call):
                 result = driver(**call)
-                sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
+                if not halfway:
+                    sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
             self.by_stage[stage.name], before = driver.counts, pipe
         return result
 
@@ -160,6 +158,18 @@ class CascadeSampler(Sampler):
                 return chain([sample.prompt for sample in samples], generator=generators)
         except UsageError as error:
             raise UsageError(f"row '{self.plan.name}': {error}") from error
+
+
+def _encodes_text(pipe: Any) -> bool:
+    """Whether it has any text encoder; SDXL's refiner has the second one alone."""
+    return any(getattr(pipe, name, None) is not None for name in ("text_encoder", "text_encoder_2"))
+
+
+def _handed_on(image: Tensor, before: Any, pipe: Any) -> Tensor:
+    """One stage's image as the next one takes it: pixel stages speak of [-1, 1], all others of [0, 1]."""
+    if in_pixels(before) and not in_pixels(pipe):
+        return (image / 2 + 0.5).clamp(0, 1)
+    return image * 2 - 1 if in_pixels(pipe) and not in_pixels(before) else image
 
 
 @contextmanager

@@ -78,7 +78,9 @@ class Sampler:
         }
         for name in ("guidance_scale", "height", "width", "strength"):
             if (value := getattr(config, name)) is not None and name in accepted:
-                arguments[name] = value
+                arguments[signature.guidance(self.pipe) if name == "guidance_scale" else name] = value
+        if "max_area" in accepted and config.height and config.width:
+            arguments["max_area"] = config.height * config.width  # FLUX.1 Kontext would go to a megapixel
         if self.signature.default_frames is not None:
             arguments[signature.FRAMES] = config.frames
         if "use_resolution_binning" in accepted:
@@ -130,10 +132,12 @@ class Sampler:
         """What the pipeline starts from: text or classes, and images."""
         if self.signature.classes:
             return {"class_labels": [sample.label for sample in samples]}
-        found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples]}
+        found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples], **self.plan.card.arguments}
+        if isinstance(negative := found.get("negative_prompt"), str):
+            found["negative_prompt"] = [negative for _ in samples]  # some pipelines take one for the first alone
         if self.plan.config.weights == "random":
             found = random_weights.inputs(self.plan.card, self.pipe, samples)
-        if self.signature.image:
+        if self.signature.image and self.plan.data_card.images is not None:
             config, native = self.plan.config, sizes.of_pipeline(self.pipe)
             height, width = config.height or (native and native[0]), config.width or (native and native[1])
             if not height or not width:
@@ -143,6 +147,8 @@ class Sampler:
                 for sample in samples
                 if sample.image is not None
             ]
+            if self.signature.mask:
+                found["mask_image"] = [conditions.mask(each.mask, (height, width)) for each in samples if each.mask]
         return found
 
     def _check(self) -> None:

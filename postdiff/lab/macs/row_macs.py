@@ -23,7 +23,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Row
 from postdiff.lab.generate.sampler import Sampler
-from postdiff.lab.pipelines import sizes, stages
+from postdiff.lab.pipelines import signature, sizes, stages
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.plan.plan import Plan
@@ -77,7 +77,8 @@ def counted(row: Row, card: ModelCard, twins: dict[str, MetaPipeline]) -> Counte
         if chain:
             return _of_stages(row, chain, twins)
         usual = card.usual(config)
-        given = {name: usual[name] for name in ("guidance_scale", "height", "width")}
+        given = {name: usual[name] for name in ("guidance_scale", "height", "width", "strength")}
+        given |= {name: value for name, value in card.arguments.items() if not name.startswith("negative_prompt")}
         given |= {"num_inference_steps": config.steps, "num_frames": usual["frames"]}
         solvers = (card.scheduler, config.scheduler)
         tally, seen = _run(card, f"model '{config.model}'", solvers, config.methods, given, twins)
@@ -127,6 +128,10 @@ def _run(
     # DiT and the upscaler have one size and take no other.
     taken = inspect.signature(type(twin.pipe).__call__).parameters
     call = {name: value for name, value in given.items() if value is not None and name in taken}
+    if "guidance_scale" in call:
+        call[signature.guidance(twin.pipe)] = call.pop("guidance_scale")
+    if "max_area" in taken and height is not None and width is not None:
+        call["max_area"] = height * width
     # A row's methods are written down; those of a stage are built already.
     written = all(isinstance(each, (str, Mapping)) for each in methods)
     return twin.tally(presets.build_methods(methods) if written else [*methods], **call)

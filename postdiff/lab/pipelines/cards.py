@@ -40,6 +40,7 @@ class PipelineCard(Adapters, Source):
         width: native width in pixels; null means the pipeline's default.
         scheduler: laid over the scheduler that the folder holds.
         guidance_scale: usual guidance; null means the pipeline's default.
+        arguments: further arguments of its call, for instance noise_level or negative_prompt.
         structure: file of `configs/structures` with the network's shapes, for counting MACs without weights; a card
             of a structure alone serves that and `weights=random`.
     """
@@ -54,6 +55,7 @@ class PipelineCard(Adapters, Source):
     width: Pixels | None = None
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     guidance_scale: Guidance | None = None
+    arguments: Annotated[dict[str, Any], checked(_check_arguments)] = field(default_factory=dict)
     structure: Annotated[str, checked(lambda name: catalog.path("structures", name))] | None = None
 
 
@@ -64,13 +66,11 @@ class StageCard(PipelineCard):
     Attributes:
         steps: usual steps of a stage after the first, whose steps are the run's; null means the pipeline's default.
         dtype: what it runs in; null means the model card's.
-        arguments: further arguments of its call, for instance noise_level.
         shared_text: take the first stage's text embeddings and load no text encoder.
     """
 
     steps: Count | None = None
     dtype: DType | None = None
-    arguments: Annotated[dict[str, Any], checked(_check_arguments)] = field(default_factory=dict)
     shared_text: bool = False
 
 

@@ -32,7 +32,7 @@ from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 __all__ = ["fill", "identity", "inputs", "load", "pipeline_class", "unfilled"]
 
 # What comes from the data also here.
-OF_THE_DATA = ("image", "class_labels", "output_type", "num_frames")
+OF_THE_DATA = ("image", "mask_image", "class_labels", "output_type", "num_frames")
 BLOCK = 4_194_301
 # Below 1, so that predictions stay smaller than the noise that they are taken from. The numbers of a run then stay far
 # from the end of float16; infinities are quick to compute with on some machines and slow on others.
@@ -129,11 +129,14 @@ def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str
         samples: one row each.
 
     Returns:
-        {argument: (samples, ...) on the network's device and in its dtype}, whole masks, and the file's own arguments.
+        {argument: (samples, ...) on the network's device and in its dtype}, whole masks, and the arguments of file and
+        card.
     """
     structure = structure_file.read(str(card.structure))
     network = getattr(pipe, family_of(pipe).network)
     found = {name: value for name, value in structure.arguments.items() if name not in OF_THE_DATA}
+    # The card's words are as good as encoded by what stands for prompts.
+    found |= {name: value for name, value in card.arguments.items() if not name.startswith("negative_prompt")}
     for name, shape in structure.conditions.items():
         if name in OF_THE_DATA:
             continue
@@ -141,7 +144,8 @@ def inputs(card: PipelineCard, pipe: Any, samples: Sequence[Sample]) -> dict[str
             rows = torch.ones(len(samples), *shape)
         else:
             rows = torch.stack([_row(name, shape, sample) for sample in samples])
-        found[name] = rows.to(pipe._execution_device, network.dtype)  # weights may wait elsewhere
+        # Weights may wait elsewhere than where the pipeline works.
+        found[name] = structure.given(name, rows.to(pipe._execution_device, network.dtype))
     if getattr(pipe, "vae", ...) is None:
         found["output_type"] = "latent"  # without a decoder; a pipeline that generates pixels knows of none
     return found

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from postdiff.engine.errors import UsageError
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.family import family_of
 from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.data.data_cards import DataCard
 
-__all__ = ["FRAMES", "Signature", "check", "in_pixels", "signature_of"]
+__all__ = ["FRAMES", "Signature", "check", "check_arguments", "guidance", "in_pixels", "signature_of"]
 
 FRAMES = "num_frames"  # what video pipelines call their length
+# What the lab itself hands to every pipeline that takes it, and to a pipeline that is no stage of a cascade.
+GIVEN = (
+    *("self", "prompt", "image", "generator", "output_type", "num_inference_steps", "guidance_scale"),
+    *("height", "width"),
+)
+GIVEN_ALONE = ("mask_image", "class_labels", "strength", FRAMES)
+# They edit an image if they are given one, and generate from text alone otherwise.
+ALSO_WITHOUT_IMAGE = ("FluxKontextPipeline", "Flux2Pipeline", "Flux2KleinPipeline")
+# Several images of one call are those of one prompt.
+ONE_PROMPT_WITH_IMAGE = ("Flux2Pipeline", "Flux2KleinPipeline", "QwenImageEditPlusPipeline")
 
 
 @dataclass(frozen=True)
@@ -24,7 +36,8 @@ class Signature:
         accepted: all arguments of its call.
         prompts: whether it takes text.
         classes: whether it takes class labels.
-        image: whether it takes an image: a ControlNet's condition, or where image-to-image starts.
+        image: whether it takes an image: a ControlNet's condition, where image-to-image starts, or what is edited.
+        mask: whether it takes a mask of what is repainted.
         default_frames: the length of a video; None if it makes single images.
         default_steps: inference steps.
     """
@@ -34,6 +47,7 @@ class Signature:
     prompts: bool
     classes: bool
     image: bool
+    mask: bool
     default_frames: int | None
     default_steps: int
 
@@ -53,6 +67,7 @@ def signature_of(cls: Any) -> Signature:
         prompts="prompt" in found,
         classes="class_labels" in found,
         image="image" in found,
+        mask="mask_image" in found,
         default_frames=int(found[FRAMES].default) if FRAMES in found else None,
         default_steps=int(found["num_inference_steps"].default) if "num_inference_steps" in found else 50,
     )
@@ -77,16 +92,51 @@ def check(wanted: Signature, config: RunConfig, data_card: DataCard) -> None:
         raise UsageError(f"{name} takes no prompt; experiments need a text-to-image or class-conditional model")
     if not wanted.classes and classes:
         raise UsageError(f"{data} has classes, and {name} takes prompts; use data of prompts")
-    if "mask_image" in wanted.accepted:
-        raise UsageError(f"{name} needs a mask, which no data card has; use an image-to-image pipeline")
-    if wanted.image and not images:
+    if wanted.image and not images and name not in ALSO_WITHOUT_IMAGE:
         raise UsageError(f"{name} needs an image for each prompt, and {data} has none; name them under 'images' there")
     if not wanted.image and images:
         raise UsageError(f"{data} has images, and {name} takes none; use data without 'images'")
+    if wanted.mask and "control_image" in wanted.accepted:
+        raise UsageError(f"{name} needs a control image beside the image, which no data card has; use another pipeline")
+    if wanted.mask and data_card.masks is None:
+        raise UsageError(f"{name} needs a mask for each image, and {data} has none; name them under 'masks' there")
+    if not wanted.mask and data_card.masks is not None:
+        raise UsageError(f"{data} has masks, and {name} takes none; use data without 'masks'")
+    for key, size in {"batch_size": config.batch_size, "bench.batch_size": config.bench.batch_size}.items():
+        if images and size > 1 and name in ONE_PROMPT_WITH_IMAGE:
+            raise UsageError(f"{key}={size}: {name} takes one prompt a call where there is an image; use {key}=1")
     if config.strength is not None and "strength" not in wanted.accepted:
         raise UsageError(f"strength={config.strength} is for image-to-image, and {name} is none; leave it out")
     if config.frames is not None and wanted.default_frames is None:
         raise UsageError(f"frames={config.frames} is for videos, and {name} makes single images; leave it out")
+
+
+def check_arguments(wanted: Signature, arguments: Mapping[str, Any], *, stage: bool = False) -> None:
+    """Refuse what a card hands to its pipeline, if that does not take it or has it from the lab.
+
+    Args:
+        wanted: what the pipeline takes.
+        arguments: of the card.
+        stage: whether it is one of a cascade.
+
+    Raises:
+        UsageError: the first one that does not fit.
+    """
+    given = GIVEN if stage else (*GIVEN, *GIVEN_ALONE)
+    for argument in arguments:
+        if argument in given or argument not in wanted.accepted:
+            raise unknown(f"argument of {wanted.name}", argument, wanted.accepted.difference(given))
+
+
+def guidance(pipe: Any) -> str:
+    """The argument that `guidance_scale` of cards and runs goes to.
+
+    That of the same name is a condition where guidance is embedded in the network. Where there is another one for
+    guidance by two branches, and nothing is embedded, it has no effect.
+    """
+    family = family_of(pipe)
+    embedded = getattr(pipe, family.network).config.get("guidance_embeds", False)
+    return "guidance_scale" if embedded else family.scale
 
 
 def in_pixels(pipe: Any) -> bool:

@@ -17,9 +17,6 @@ from postdiff.lab.pipelines.cards import ModelCard, StageCard
 
 __all__ = ["StageRun", "resolve"]
 
-# What the lab itself hands to a stage.
-OWN = ("self", "prompt", "image", "generator", "output_type", "num_inference_steps", "guidance_scale", *sizes.SIDES)
-
 
 @dataclass(frozen=True)
 class StageRun:
@@ -123,9 +120,7 @@ def _resolved(name: str, card: StageCard, own: RunConfig | StageConfig, dtype: s
         raise UsageError(f"{cls} goes on from an image, and the first stage has none; put another one first")
     if not first and not wanted.image:
         raise UsageError(f"{cls} takes no image to go on from; put it first, or use an upscaler")
-    for argument in card.arguments:
-        if argument in OWN or argument not in wanted.accepted:
-            raise unknown(f"argument of {cls}", argument, wanted.accepted.difference(OWN))
+    signature.check_arguments(wanted, card.arguments, stage=True)
     for side in sizes.SIDES:
         if getattr(card, side) is not None and side not in wanted.accepted:
             raise UsageError(f"{cls} takes no {side}, since its image is as large as it says; leave {side} out")

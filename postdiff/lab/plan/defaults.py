@@ -42,6 +42,7 @@ def fill(
     wanted = cls and signature.signature_of(cls)
     if wanted is not None:
         signature.check(wanted, asked, data_card)
+        signature.check_arguments(wanted, card.arguments)
     device = placement.device(config)
     native = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
     height, width = sizes.whole(asked.height, asked.width, native)

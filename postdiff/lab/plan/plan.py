@@ -238,6 +238,10 @@ def _plan(
         # The key is part of ids that are older than its name.
         source["pictures"] = [digest(files), dataclasses.asdict(data_card.condition)]
         source |= code_hash.added("conditions", [data_card.condition.name])
+    if data_card.masks is not None:
+        source["masks"] = digest([model_files.sha256(entry.mask) for entry in available if entry.mask is not None])
+    if card.arguments:
+        source["arguments"] = card.arguments
     if data_card.classes is not None:
         source["classes"] = digest([entry.label for entry in available])
     row, entries = dataclasses.replace(row, config=config), tuple(available[: config.count])
