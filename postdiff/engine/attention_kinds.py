@@ -7,21 +7,23 @@ from typing import Literal
 from torch import nn
 
 from postdiff.engine.errors import UsageError
+from postdiff.engine.selectors import is_cross
 
-__all__ = ["Kind", "attentions", "attentions_and_feed_forwards", "feed_forwards"]
+__all__ = ["Kind", "attentions", "attentions_and_feed_forwards", "feed_forwards", "first_attention"]
 
 Kind = Literal["spatial", "temporal", "cross"]
 # Parents of attention along time in video networks: TextToVideo's and AnimateDiff's.
 TEMPORAL = ("transformer_in", "temp_attentions", "motion_modules", "temporal_transformer_blocks")
-FEED_FORWARDS = ("ff", "ff_context", "ffn", "img_mlp", "txt_mlp")
-# Blocks that send image and text through one feed-forward module, one after the other.
-SHARED = ("CogView4TransformerBlock",)
+NAMES = ("attn", "attention")  # what a module for attention is called in the end, a number aside
+QUERIES = ("to_q", "to_query")  # what makes its queries
+WITH_FEED_FORWARD = "to_qkv_mlp_proj"  # the same, and a feed-forward part's input
+FEED_FORWARDS = ("ff", "ff_context", "ffn", "feed_forward", "img_mlp", "txt_mlp", "ff_i", "ff_t", "audio_ff")
 
 
 def attentions(network: nn.Module, method: str) -> dict[str, tuple[Kind, nn.Module]]:
     """{dotted name: (kind, module)} of all attention modules inside transformer blocks.
 
-    "cross" looks at text, "temporal" at other frames, "spatial" at other places of the image (and, in joint
+    "cross" looks at text or sound, "temporal" at other frames, "spatial" at other places of the image (and, in joint
     attention, at text as well).
 
     Args:
@@ -33,18 +35,26 @@ def attentions(network: nn.Module, method: str) -> dict[str, tuple[Kind, nn.Modu
     """
     found: dict[str, tuple[Kind, nn.Module]] = {}
     for name, module in network.named_modules():
-        own = name.rpartition(".")[2]
-        if own not in ("attn", "attn1", "attn2") or not hasattr(module, "to_q"):
+        if not _is_attention(name, module):
             continue
         if any(part in TEMPORAL for part in name.split(".")):
             found[name] = ("temporal", module)
-        elif getattr(module, "is_cross_attention", own == "attn2"):
-            found[name] = ("cross", module)
         else:
-            found[name] = ("spatial", module)
+            found[name] = ("cross" if is_cross(name, module) or "_to_" in name else "spatial", module)
     if not found:
         raise UsageError(f"{method} needs transformer blocks; {type(network).__name__} has no module 'attn1' or 'attn'")
     return found
+
+
+def _is_attention(name: str, module: nn.Module) -> bool:
+    own = name.rpartition(".")[2].rstrip("12")
+    return own.endswith(NAMES) and any(hasattr(module, queries) for queries in QUERIES)
+
+
+def first_attention(block: nn.Module) -> nn.Module | None:
+    """The attention that a block runs first, None if it has none."""
+    named = ((name.rpartition(".")[2].rstrip("12"), module) for name, module in block.named_modules())
+    return next((module for own, module in named if own.endswith(NAMES)), None)
 
 
 def feed_forwards(network: nn.Module) -> dict[str, nn.Module]:
@@ -52,9 +62,14 @@ def feed_forwards(network: nn.Module) -> dict[str, nn.Module]:
     found = {}
     for name, module in network.named_modules():
         parent, _, own = name.rpartition(".")
-        if own in FEED_FORWARDS and type(network.get_submodule(parent)).__name__ not in SHARED:
+        if own in FEED_FORWARDS and not _shared(network.get_submodule(parent)):
             found[name] = module
     return found
+
+
+def _shared(block: nn.Module) -> bool:
+    """Whether a block sends image and text through one feed-forward module, one after the other."""
+    return getattr(block, "norm2_context", None) is not None and getattr(block, "ff_context", None) is None
 
 
 def attentions_and_feed_forwards(network: nn.Module, method: str) -> dict[str, nn.Module]:
@@ -63,5 +78,6 @@ def attentions_and_feed_forwards(network: nn.Module, method: str) -> dict[str, n
     Raises:
         UsageError: the network has no attention inside transformer blocks.
     """
-    found = attentions(network, method)
-    return {**{name: module for name, (_, module) in found.items()}, **feed_forwards(network)}
+    found = {name: module for name, (_, module) in attentions(network, method).items()}
+    both = {name: module for name, module in network.named_modules() if hasattr(module, WITH_FEED_FORWARD)}
+    return found | both | feed_forwards(network)

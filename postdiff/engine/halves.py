@@ -8,7 +8,7 @@ from typing import cast
 from torch import nn
 
 from postdiff.engine.errors import UsageError
-from postdiff.engine.selectors import is_unet, unet_blocks
+from postdiff.engine.selectors import is_unet, plain_block, unet_blocks
 
 __all__ = ["EncoderDecoderSplit", "halves_of"]
 
@@ -35,7 +35,7 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Enco
     """Split a network.
 
     Args:
-        network: a U-Net, or a transformer made of `BasicTransformerBlock` (DiT, PixArt).
+        network: a U-Net, or a transformer made of plain blocks (DiT, PixArt).
         method: who asks, for messages.
         split: number of blocks in a transformer's encoder; 18 of 28 if omitted. A U-Net splits itself.
 
@@ -47,7 +47,7 @@ def halves_of(network: nn.Module, method: str, split: int | None = None) -> Enco
             raise UsageError(f"{method}: split={split} is for transformers; {type(network).__name__} splits itself")
         return _unet(network, method)
     blocks = cast(nn.ModuleList, getattr(network, "transformer_blocks", ()))
-    if not len(blocks) or any(type(block).__name__ != "BasicTransformerBlock" for block in blocks):
+    if not len(blocks) or not all(plain_block(block) for block in blocks):
         raise UsageError(
             f"{method} needs an encoder and a decoder: a U-Net, or a transformer of plain blocks (DiT, PixArt); "
             f"{type(network).__name__} is neither"

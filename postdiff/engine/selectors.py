@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -13,8 +14,10 @@ from postdiff.engine.errors import UsageError
 __all__ = [
     "TokenBlock",
     "cross_attentions",
+    "is_cross",
     "is_unet",
     "layer_count",
+    "plain_block",
     "refuse_other_places",
     "self_attentions",
     "spatial_transformers",
@@ -27,12 +30,18 @@ __all__ = [
 Size = tuple[int, int]
 
 
-def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
-    """Text cross-attention modules, {dotted name: module}.
+def is_cross(name: str, attention: nn.Module) -> bool:
+    """Whether an attention module looks at text.
 
-    They are called `attn2` in every diffusers network that has them apart. The flag keeps out the second
-    self-attention of video transformers, which bears the same name, and takes in a first attention that looks at
-    text as well (Stable Diffusion's x4 upscaler).
+    A flag keeps out the second self-attention of video transformers, which bears the same name, and takes in a first
+    attention that looks at text as well (Stable Diffusion's x4 upscaler).
+    """
+    own = name.rpartition(".")[2]
+    return bool(getattr(attention, "is_cross_attention", own.endswith("attn2") or own == "cross_attention"))
+
+
+def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
+    """Text cross-attention modules, {dotted name: module}: one of two attentions that a block has side by side.
 
     Raises:
         UsageError: the network has none (SD3 mixes text and image in joint attention; DiT has class labels).
@@ -40,8 +49,7 @@ def cross_attentions(network: nn.Module) -> dict[str, nn.Module]:
     found = {
         name: module
         for name, module in network.named_modules()
-        if (own := name.rpartition(".")[2]) in ("attn1", "attn2")
-        and getattr(module, "is_cross_attention", own == "attn2")
+        if name.endswith(("attn1", "attn2", "cross_attention")) and is_cross(name, module)
     }
     if not found:
         raise UsageError(
@@ -59,7 +67,8 @@ def self_attentions(network: nn.Module) -> dict[str, nn.Module]:
         UsageError: the network has no separate cross-attention.
     """
     crossed = cross_attentions(network)
-    names = [name.removesuffix("attn2") + "attn1" for name in crossed if name.endswith("attn2")]
+    pairs = (("attn2", "attn1"), ("cross_attention", "self_attention"))
+    names = [name.removesuffix(end) + other for name in crossed for end, other in pairs if name.endswith(end)]
     return {name: network.get_submodule(name) for name in names if name not in crossed}
 
 
@@ -83,12 +92,23 @@ class TokenBlock:
         return height, width
 
 
+def plain_block(module: nn.Module) -> bool:
+    """Whether it is a block of self-attention, an attention beside it, and a feed-forward part, on a plain grid.
+
+    Its forward is told nothing of places: it does not rotate queries by position, nor count frames.
+    """
+    if not all(hasattr(module, name) for name in ("attn1", "attn2", "ff")):
+        return False
+    told = inspect.signature(module.forward).parameters
+    return not any(part in name for name in told for part in ("rotary", "rope", "height", "frames"))
+
+
 def token_blocks(network: nn.Module, method: str) -> dict[str, TokenBlock]:
     """Transformer blocks with self-attention among image tokens, {dotted name: block}.
 
-    They are diffusers' `BasicTransformerBlock`, in U-Nets, DiT and PixArt. Blocks along time are told by a second
-    self-attention under the name `attn2`. Other transformer blocks rotate their queries by position (Hunyuan-DiT),
-    mix in text tokens (SD3) or have no quadratic attention (Sana).
+    U-Nets, DiT and PixArt have such. Blocks along time are told by a second self-attention under the name `attn2`.
+    Other transformer blocks rotate their queries by position (Hunyuan-DiT), mix in text tokens (SD3) or have no
+    quadratic attention (Sana).
 
     Raises:
         UsageError: the network has none.
@@ -97,7 +117,7 @@ def token_blocks(network: nn.Module, method: str) -> dict[str, TokenBlock]:
     patch = getattr(network.config, "patch_size", None) or 1
     found: dict[str, TokenBlock] = {}
     for name, module in network.named_modules():
-        if type(module).__name__ != "BasicTransformerBlock" or getattr(module.attn1, "is_cross_attention", False):
+        if not plain_block(module) or getattr(module.attn1, "is_cross_attention", False):
             continue
         if module.attn2 is None or getattr(module.attn2, "is_cross_attention", False):
             found[name] = TokenBlock(module, _level(name, depth), patch)
@@ -128,13 +148,19 @@ def spatial_transformers(network: nn.Module, method: str) -> dict[str, nn.Module
     Raises:
         UsageError: the network has none.
     """
-    found = {name: module for name, module in network.named_modules() if type(module).__name__ == "Transformer2DModel"}
+    blocks = network.named_modules() if is_unet(network) else ()
+    found = {name: module for name, module in blocks if name.split(".")[-2:-1] == ["attentions"] and _stacks(module)}
     if not found:
         raise UsageError(
             f"{method} needs a U-Net with spatial transformers; {type(network).__name__} has none. FirstBlockCache and "
             "TaylorSeer serve transformers"
         )
     return found
+
+
+def _stacks(module: nn.Module) -> bool:
+    """Whether it is a stack of transformer blocks, and has none along time."""
+    return hasattr(module, "transformer_blocks") and not hasattr(module, "temporal_transformer_blocks")
 
 
 def unet_blocks(network: nn.Module, method: str) -> tuple[list[nn.Module], list[nn.Module]]:

@@ -107,7 +107,15 @@ class RowsApart:
         key = at, None if watch.together else row[0], row[1]
         return self._notebooks.setdefault(key, SimpleNamespace(computed=False, image=row[1]))
 
-    def finish(self, at: At, computed: list[int], seen: Tensor, x: Tensors, y: Tensors) -> Tensors:
+    def forget(self) -> None:
+        """Compute all rows next time: what is kept of them is of another form than they are now."""
+        self._places.clear()
+        self._notebooks.clear()
+        self._verdict = None, set()
+
+    def finish(
+        self, at: At, computed: list[int], seen: Tensor, x: Tensors, y: Tensors, *, whole: bool = True
+    ) -> Tensors:
         """The output of all rows; what was computed is kept.
 
         Args:
@@ -116,6 +124,7 @@ class RowsApart:
             seen: as it was.
             x: what the piece was given, all rows, in tensors that nobody else writes to.
             y: what it gave out. All rows; what those that are not computed hold says nothing.
+            whole: whether the piece ends here, and not a section of it, which has a place of its own.
         """
         state, place = self.state, self._places[at]
         rows, of = state.rows, len(state.rows)
@@ -135,7 +144,7 @@ class RowsApart:
             xs, ys = (rows_of_step(tensors, len(state.branches), state.span, i) for tensors in (x, own(y)))
             xs, ys = ([take(tensor, computed, of) for tensor in tensors] for tensors in (xs, ys))
             place.write(self.fill, tuple(rows[i] for i in computed), xs, ys, state.index + i)
-        if isinstance(self.rule, Watch):
+        if isinstance(self.rule, Watch) and whole:
             self._note(self.rule, at, computed, seen, x, y)
         if steps < state.span:
             kept = place.find(rows)

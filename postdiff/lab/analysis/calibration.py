@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from postdiff.engine.blocks import MAIN, stacked_blocks, stream_names, streams_of
+from postdiff.engine.blocks import main_stream, stacked_blocks, stream_names, streams_of
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.engine.ownership import taken_apart
@@ -82,21 +82,23 @@ class MagnitudeRatios(Method):
     def attach(self, network: nn.Module, state: State) -> Iterator[AbstractContextManager[None]]:
         blocks = list(stacked_blocks(network, "MagnitudeRatios").values())
         names, last = (list(inspect.signature(block.forward).parameters) for block in (blocks[0], blocks[-1]))
+        first_main, last_main = main_stream(blocks[0]), main_stream(blocks[-1])
         begin: list[Tensor] = []
         past: dict[tuple[str, ...], Tensor] = {}
 
         def enter(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-            begin[:] = [(dict(zip(names, args, strict=False)) | kwargs)["hidden_states"]]
+            begin[:] = [(dict(zip(names, args, strict=False)) | kwargs)[first_main]]
             return forward(*args, **kwargs)
 
         def leave(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             tensors, _ = taken_apart(output)
-            streams = stream_names(blocks[-1], tensors, streams_of(dict(zip(last, args, strict=False)) | kwargs))
-            if streams is None or (found := tensors[streams.index(MAIN)]).shape != begin[0].shape:
+            given = streams_of(last_main, dict(zip(last, args, strict=False)) | kwargs)
+            streams = stream_names(last_main, tensors, given)
+            if streams is None or (found := tensors[streams.index(last_main)]).shape != begin[0].shape:
                 raise UsageError(
-                    f"MagnitudeRatios: what the blocks of {type(network).__name__} add to the image's tokens cannot be "
-                    "told; MagCache does not serve it"
+                    f"MagnitudeRatios: what the blocks of {type(network).__name__} add to the image's tokens alone "
+                    "cannot be told; give MagCache its ratios by hand"
                 )
             now = (found - begin[0]).float().norm(dim=-1)
             before = past.get(state.branches)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from postdiff.engine.attention_kinds import first_attention
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 
@@ -28,7 +29,7 @@ def first_attention_input(block: nn.Module, method: str, run: Callable[[], Any])
     same in all. The block runs up to that point only.
 
     Args:
-        block: a transformer block with a child `attn1` or `attn`.
+        block: a transformer block with attention inside.
         method: who asks, for messages.
         run: calls the block's own forward.
 
@@ -36,9 +37,9 @@ def first_attention_input(block: nn.Module, method: str, run: Callable[[], Any])
         (rows, tokens, channels).
 
     Raises:
-        UsageError: the block has no such child, or ran without reaching it.
+        UsageError: the block has none, or ran without reaching it.
     """
-    attention = getattr(block, "attn1", None) or getattr(block, "attn", None)
+    attention = first_attention(block)
     if attention is None:
         raise UsageError(f"{method} needs blocks with a module 'attn1' or 'attn'; {type(block).__name__} has neither")
 
