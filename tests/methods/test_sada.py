@@ -13,7 +13,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.engine.skipped_calls import Seen
 from postdiff.methods import SADA
-from postdiff.methods.sada import _lagrange
+from postdiff.methods.sada.method import _lagrange
 from tests.support.slow_run import reference_of, slow_run
 from tests.support.solvers import solver
 from tests.support.subjects import IMAGES, at_work, case_of, close, drawn

@@ -9,7 +9,7 @@ import torch
 from postdiff import accelerate
 from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, BlockCache, GuidanceInterval, TaylorSeer, TeaCache
-from postdiff.methods.block_cache import scheduled
+from postdiff.methods.block_cache.method import scheduled
 from tests.support.tiny import STEPS, build
 
 

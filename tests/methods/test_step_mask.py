@@ -10,7 +10,7 @@ from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.methods import StepMask
-from postdiff.methods.step_mask import RUNS, _nearest
+from postdiff.methods.step_mask.method import RUNS, _nearest
 from tests.support.straight import PREDICTIONS, levels, straight
 from tests.support.tiny import STEPS, build, sd
 from tests.support.work import watched
