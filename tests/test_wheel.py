@@ -75,7 +75,7 @@ def test_it_is_the_wheel_that_runs(installed, tmp_path):
 def test_list_outside_the_clone(installed, tmp_path):
     listed = postdiff(installed, tmp_path, "list")
     assert listed.returncode == 0, listed.stderr
-    for name in ("demo", "emoji", "mixed_resolution", "postdiff"):
+    for name in ("demo", "emoji", "mixed_resolution", "postdiff", "tgate_v1"):
         assert name in listed.stdout
 
 
