@@ -121,9 +121,9 @@ class MetaPipeline:
             What the call cost, and what the network was asked for at each step.
 
         Raises:
-            UsageError: a method does not fit the network, the solver or the number of steps, or decides by features,
-                the pipeline
-                refuses its arguments, or the installed libraries do not know a class or configuration of the file.
+            UsageError: a method does not fit the network, the solver or the number of steps, or decides by features;
+                the pipeline refuses its arguments; or the installed libraries do not know a class or configuration of
+                the structure file.
         """
         if (adaptive := next((method for method in methods if method.adaptive), None)) is not None:
             raise UsageError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from diffusers import ControlNetModel, MotionAdapter, TextToVideoSDPipeline
 
+from tests.lab import modern_twins
 from tests.support import texts, tiny, whole
 from tests.support.parts import SCHEDULERS, unet, vae
 
@@ -54,6 +55,7 @@ TWINS: dict[str, tuple[Callable[[], Any], tuple[str, Callable[[], Any]] | None]]
     "dit_xl_512": (lambda: tiny.build("dit").pipe, None),
     "videofusion": (text_to_video, None),
     "animatediff": (whole.sd15, ("motion_adapter", motion_adapter)),
+    **modern_twins.TWINS,
 }
 
 
@@ -80,7 +82,23 @@ def cascade() -> dict[str, Any]:
 
 
 # Cards with stages, and what their twin calls those.
-CASCADES = {"deepfloyd_if": {"if_1_xl": "base", "if_2_l": "larger", "x4": "x4"}}
+CASCADES = {
+    "deepfloyd_if": {"if_1_xl": "base", "if_2_l": "larger", "x4": "x4"},
+    "sdxl_refined": {"base": "base", "refiner": "refiner"},
+}
+
+
+def refined_card(folder: Path) -> dict[str, Any]:
+    """A model card of SDXL base and its refiner, both saved below `folder`: 32 pixels."""
+    stages: dict[str, Any] = {}
+    for name, pipe, own in (
+        ("base", whole.sdxl(), {"height": 32, "width": 32, "arguments": {"denoising_end": 0.5}}),
+        ("refiner", modern_twins.sdxl_refiner(), {"steps": 4, "arguments": {"denoising_start": 0.5}}),
+    ):
+        pipe.save_pretrained(folder / name)
+        solver = {"scheduler": {"name": "euler"}, "guidance_scale": 5.0, "pipeline": type(pipe).__name__}
+        stages[name] = {"folder": str(folder / name), **solver, **own}
+    return {"summary": "two experts of one run", "stages": stages}
 
 
 def cascade_card(folder: Path) -> dict[str, Any]:

@@ -146,9 +146,11 @@ def test_what_cannot_act_is_refused_before_a_call(small, name, values, message):
         options(small(name)[0].pipe, **values)
 
 
-def test_networks_that_take_turns_are_not_for_experiments():
-    with pytest.raises(UsageError, match="WanPipeline has networks that take turns, and experiments count the work of"):
-        NetworkOptions(TWINS["wan22"]().pipe, NetworkConfig())
+def test_options_reach_both_of_two_networks_that_take_turns():
+    pipe = TWINS["wan22"]().pipe
+    with options(pipe, attention="math").around(pipe):
+        assert all("forward" in vars(network) for network in (pipe.transformer, pipe.transformer_2))
+    assert not any("forward" in vars(network) for network in (pipe.transformer, pipe.transformer_2))
 
 
 def test_classic_attention_leaves_no_kernel_to_choose(small):

@@ -8,6 +8,8 @@ import pytest
 import torch
 import yaml
 from diffusers import ControlNetModel
+from diffusers.pipelines.flux import pipeline_flux_kontext
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit_plus
 from PIL import Image
 
 from postdiff import hub
@@ -25,7 +27,13 @@ pytestmark = pytest.mark.slow
 
 OTHER = "0123456789abcdef0123456789abcdef01234567"
 SMALL = ["height=32", "width=32", "dtype=float32", "count=2", "seeds=[0]", "bench.repeats=0", "metrics=[paired_psnr]"]
-DATA = {"controlnet": "tiny_canny", "sd15_img2": "tiny_images", "sdxl_img2i": "tiny_images", "dit": "tiny_classes"}
+DATA = {
+    **{"controlnet": "tiny_canny", "sd15_img2": "tiny_images", "sdxl_img2i": "tiny_images", "dit": "tiny_classes"},
+    **{"sdxl_inpaint": "tiny_masked", "flux1_kontext": "tiny_images", "qwen_image_edit": "tiny_images"},
+}
+FRAMES = {"wan21_t2v_1_3b": 5, "wan22_t2v_a14b": 5, "hunyuan_video": 5, "ltx_video": 9}
+# Guidance by two calls of the network a step.
+TWO_CALLS = ("qwen_image", "qwen_image_edit_2509", "wan21_t2v_1_3b", "wan22_t2v_a14b")
 
 
 def data_of(name):
@@ -65,20 +73,30 @@ def on_hub(tmp_path, monkeypatch, saved):
     hub.commit.cache_clear()
 
 
+@pytest.fixture
+def small_references(monkeypatch):
+    """Pipelines that edit bring a given image to about a megapixel."""
+    monkeypatch.setattr(pipeline_qwenimage_edit_plus, "calculate_dimensions", lambda *_: (64, 64))
+    monkeypatch.setattr(pipeline_flux_kontext, "PREFERRED_KONTEXT_RESOLUTIONS", [(64, 64)])
+
+
 @pytest.mark.parametrize("name", task_twins.TWINS)
-def test_from_the_hub_to_a_record(tiny, outputs, on_hub, command, name):
+def test_from_the_hub_to_a_record(tiny, outputs, on_hub, small_references, command, name):
     card = on_hub(name)
-    frames = [] if card.frames is None else ["frames=3"]
+    length = 1 if card.frames is None else FRAMES.get(name, 3)
+    frames = [] if card.frames is None else [f"frames={length}"]
     words = [f"model={name}", f"data={data_of(name)}", "steps=3", "reference_steps=4", *SMALL, *frames]
-    code, _, err = command("run", "tiny", "--rows", "plain", *words)
+    one = ["batch_size=1"] if name == "qwen_image_edit_2509" else []
+    code, _, err = command("run", "tiny", "--rows", "plain", *words, *one)
     assert code == 0, err
     record = Record.read(outputs / "records" / "tiny" / "plain.json")
-    assert record.full and record.n_done == 2 * (3 if frames else 1)
+    assert record.full and record.n_done == 2 * length
     assert 0 < record.metrics["paired_psnr"].value < 100
     assert record.checkpoint.startswith(f"{card.hub}@{card.revision or OTHER}")
     for key in ("controlnet", "motion_adapter"):
         assert (f"+{key}={getattr(card, key).hub}@{OTHER}" in record.checkpoint) == getattr(card, key).given
-    assert record.counts["network calls"] == (2 if card.strength else 3), "image-to-image starts late"
+    calls = (2 if card.strength else 3) * (2 if name in TWO_CALLS else 1)
+    assert record.counts["network calls"] == calls, "image-to-image starts late"
     assert ("controlnet calls" in record.counts) == name.startswith("controlnet")
 
 

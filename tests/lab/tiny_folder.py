@@ -67,13 +67,24 @@ def save_images(folder: Path, count: int) -> None:
         Image.fromarray(noise).save(folder / f"{number}.png")
 
 
+def save_masks(folder: Path, count: int) -> None:
+    """Masks of such images, white to the right of their middle."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        mask = np.zeros((40, 48), dtype=np.uint8)
+        mask[:, 24:] = 255
+        Image.fromarray(mask).save(folder / f"{number}.bmp")
+
+
 def save_task_data(root: Path) -> None:
-    """Data cards for models that take more than text: `tiny_images`, `tiny_canny` and `tiny_classes`."""
+    """Data cards for models that take more than text: `tiny_images`, `tiny_canny`, `tiny_masked`, `tiny_classes`."""
     save_images(root / "images", len(PROMPTS))
+    save_masks(root / "masks", len(PROMPTS))
     conditioned = {"prompts": str(root / "prompts.jsonl"), "images": str(root / "images")}
     cards = {
         "tiny_images": conditioned,
         "tiny_canny": {**conditioned, "condition": "canny"},
+        "tiny_masked": {**conditioned, "masks": str(root / "masks")},
         "tiny_classes": {"prompts": str(root / "prompts.jsonl"), "classes": len(PROMPTS)},
     }
     for name, content in cards.items():

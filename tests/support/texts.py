@@ -28,8 +28,10 @@ def clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=[], pad_token=END, model_max_length=LENGTH)
 
 
-def clip_text(width: int = CROSS, projection: int | None = None) -> CLIPTextModel | CLIPTextModelWithProjection:
-    """Embeddings (rows, LENGTH, width), and pooled ones (rows, projection) if a projection is asked for."""
+def clip_text(
+    width: int = CROSS, projection: int | None = None, length: int = LENGTH
+) -> CLIPTextModel | CLIPTextModelWithProjection:
+    """Embeddings (rows, up to `length`, width), and pooled ones (rows, projection) if a projection is asked for."""
     words = clip_tokenizer()
     config = CLIPTextConfig(
         vocab_size=len(words),
@@ -37,7 +39,7 @@ def clip_text(width: int = CROSS, projection: int | None = None) -> CLIPTextMode
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=LENGTH,
+        max_position_embeddings=length,
         bos_token_id=words.bos_token_id,
         eos_token_id=words.eos_token_id,
         **({} if projection is None else {"projection_dim": projection}),

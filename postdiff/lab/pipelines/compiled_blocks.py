@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
+from postdiff.engine import wrapped
 from postdiff.engine.driver import Driver
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
@@ -66,11 +67,12 @@ def parts(network: nn.Module, driver: Any = None) -> list[nn.Module]:
     taken: set[nn.Module] = set()  # modules whose `forward` the methods replace
     if isinstance(driver, Driver):
         state = State(family=driver.family, scheduler=driver.pipe.scheduler)
+        inner = wrapped.network(network)
         with ExitStack() as stack:
             for method in driver.methods:
-                for context in copy.copy(method).attach(driver.network, state):
+                for context in copy.copy(method).attach(inner, state):
                     stack.enter_context(context)
-            taken = {module for module in driver.network.modules() if "forward" in vars(module)}
+            taken = {module for module in inner.modules() if "forward" in vars(module)}
     elif driver is not None:
         raise UsageError(
             f"network.compile=true cannot see what {type(driver).__name__} changes in the network; leave it out"

@@ -45,19 +45,15 @@ class NetworkOptions:
     def __init__(self, pipe: Any, options: NetworkConfig) -> None:
         self.pipe, self.options = pipe, options
         family = family_of(pipe)
-        self.network, *others = family.networks(pipe)
-        if others:
-            raise UsageError(
-                f"{type(pipe).__name__} has networks that take turns, and experiments count the work of one; take a "
-                "model with one, or call accelerate(pipe, methods) yourself"
-            )
+        self.networks = family.networks(pipe)  # two where they take turns
         controlnet = getattr(pipe, family.controlnet, None) if family.controlnet else None
-        self.denoisers = [self.network, *([controlnet] if isinstance(controlnet, nn.Module) else [])]
+        self.denoisers = [*self.networks, *([controlnet] if isinstance(controlnet, nn.Module) else [])]
         self.vaes = [vae for vae in [getattr(pipe, "vae", None)] if isinstance(vae, nn.Module)]
-        if options.attention is not None:
-            attention_backends.check(self.network, options.attention)
-        if options.compile:
-            compiled_blocks.blocks(self.network)
+        for network in self.networks:
+            if options.attention is not None:
+                attention_backends.check(network, options.attention)
+            if options.compile:
+                compiled_blocks.blocks(network)
         for option, flag in VAE_FLAGS.items():
             if getattr(options, option) and not self.vaes:
                 raise UsageError(f"network.{option}=true: {type(pipe).__name__} has no VAE; leave it out")
@@ -83,7 +79,8 @@ class NetworkOptions:
                 stack.enter_context(self._decoding_in_pieces())
             if options.compile:
                 # Compiled code has its attention kernel built in, so it is not shared between backends.
-                stack.enter_context(compiled_blocks.held(self.network, driver, options.attention))
+                for network in self.networks:
+                    stack.enter_context(compiled_blocks.held(network, driver, options.attention))
             if options.attention is not None:
                 for network in self.denoisers:
                     stack.enter_context(attention_backends.held(network, options.attention))
