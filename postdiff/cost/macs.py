@@ -5,7 +5,7 @@ Three conventions, because papers differ:
 - `dense`: convolutions and linear layers. PostDiff, DeepCache and T-GATE count so.
 - `fvcore`: dense plus one of the two attention products. Faster Diffusion counts so, because its counter (fvcore)
   sees the product with the values but not the one of queries and keys. Both have the same size.
-- `all`: dense plus both attention products.
+- `all`: dense plus both attention products. Twice that are the FLOPs that papers on FLUX.1 and its kind print.
 
 Norms, activations and resampling are in none of them. The papers' counters include norm layers, about 0.07 %.
 """

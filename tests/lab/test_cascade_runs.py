@@ -12,6 +12,7 @@ import yaml
 from postdiff import hub
 from postdiff.engine import plugins
 from postdiff.lab.config import experiment
+from postdiff.lab.data.samples import generator
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.pipelines import cards, models
 from postdiff.lab.plan.plan import plan_rows
@@ -259,3 +260,31 @@ def test_the_papers_rows_are_checked_before_any_weight_is_there():
     assert [stage.steps for stage in ours.stages] == [100, 50, 75]
     assert [len(stage.methods) for stage in ours.stages] == [1, 0, 1]
     assert plain.references_id == ours.references_id == plain.images_id
+
+
+@pytest.fixture
+def refined(tiny, tmp_path, monkeypatch):
+    """Makes a tiny SDXL base with its refiner known as the model `refined`."""
+    file = tmp_path / "mine" / "configs" / "models" / "refined.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(task_twins.refined_card(tmp_path / "weights"), sort_keys=False))
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
+
+
+def test_a_refiner_goes_on_from_the_latents_of_its_base(refined):
+    """As by hand: half of the noise levels each, and words by the encoders that each of them has."""
+    given = {"model": "refined", "steps": 4, "count": 1, "seeds": [0], "metrics": ["paired_psnr"]}
+    one = plan_rows(experiment.load("tiny", given).select(["plain"]))[0]
+    sampler = Pipelines().sampler(one)
+    made = sampler.call(one.samples).images
+    assert {name: counts["network calls"] for name, counts in sampler.fast.by_stage.items()} == {
+        "base": 2,
+        "refiner": 2,
+    }
+    base, refiner = sampler.pipe.pipes.values()
+    assert base.text_encoder is not None and refiner.text_encoder is None
+    shared = {"num_inference_steps": 4, "guidance_scale": 5.0, "generator": [generator(one.samples[0])]}
+    prompt = [one.samples[0].prompt]
+    noisy = base(prompt, height=32, width=32, denoising_end=0.5, output_type="latent", **shared).images
+    by_hand = refiner(prompt, image=noisy, denoising_start=0.5, output_type="pt", **shared).images
+    assert torch.equal(made, by_hand)

@@ -243,7 +243,7 @@ def kinds(tiny, models_of, tmp_path, monkeypatch):
             "StableDiffusionControlNetPipeline needs an image for each prompt, and data 'tiny' has",
         ),
         (["model=tiny_start"], "StableDiffusionImg2ImgPipeline needs an image"),
-        (["model=tiny_mask", "data=tiny_images"], "needs a mask, which no data card has"),
+        (["model=tiny_mask", "data=tiny_images"], "needs a mask for each image, and data 'tiny_images' has none"),
         (["data=tiny_canny"], "data 'tiny_canny' has images, and StableDiffusionPipeline takes none"),
         (["model=tiny_dit"], "DiTPipeline takes no prompt but a class, and data 'tiny' has prompts; use data=imagenet"),
         (["data=tiny_classes"], "data 'tiny_classes' has classes, and StableDiffusionPipeline takes prompts"),

@@ -235,3 +235,52 @@ def test_an_untrained_controlnet_changes_nothing(emoji_cards):
     methods = [{"encoder_propagation": {"keys": [0, 1, 4]}}]
     _, counts = drawn(model="emoji_control", data="heart_edges", methods=methods)
     assert counts["controlnet calls"] == counts["network calls"] == 3
+
+
+def small(saved, name, data="tiny", **changes):
+    """The twin of a card, from its folder as it is, in two steps at 32 pixels."""
+    card = {"model": str(saved(name)[""]), "data": data, "height": 32, "width": 32, "steps": 2, "count": 1}
+    return drawn(**{**card, "guidance_scale": 4.0, **changes})[0]
+
+
+def test_a_mask_says_what_is_repainted(tiny, saved, tmp_path, monkeypatch):
+    """One file serves all images as well as a folder of one for each does."""
+    Image.new("L", (48, 40), 255).save(tmp_path / "white.png")
+    card = yaml.safe_load((tiny / "configs" / "data" / "tiny_masked.yaml").read_text())
+    file = tmp_path / "mine" / "configs" / "data" / "white.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump({**card, "masks": str(tmp_path / "white.png")}))
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
+    half, whole = (small(saved, "sdxl_inpaint", data, strength=1.0) for data in ("tiny_masked", "white"))
+    assert not torch.equal(half, whole)
+    model = {"model": str(saved("sdxl_inpaint")[""])}
+    one, other = (prepared({**model, "data": data}) for data in ("tiny_masked", "white"))
+    assert one.images_id != other.images_id and one.speed_id != other.speed_id
+    assert one.entries[1].mask.name == "1.bmp" and {each.mask.name for each in other.entries} == {"white.png"}
+
+
+def test_guidance_goes_where_it_has_an_effect(tiny, saved, tmp_path, monkeypatch):
+    """Qwen-Image is guided by two branches, and needs a negative prompt for it, which its card has."""
+    bare = [small(saved, "qwen_image", guidance_scale=scale) for scale in (1.0, 4.0)]
+    assert torch.equal(*bare), "without a negative prompt"
+    values = {
+        "pipeline": "QwenImagePipeline",
+        "folder": str(saved("qwen_image")[""]),
+        "arguments": {"negative_prompt": " "},
+    }
+    file = tmp_path / "mine" / "configs" / "models" / "guided.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(values))
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
+    own = {"model": "guided", "data": "tiny", "height": 32, "width": 32, "steps": 2, "count": 2}
+    guided = [drawn(**own, guidance_scale=scale) for scale in (1.0, 4.0)]
+    assert not torch.equal(guided[0][0], guided[1][0])
+    assert [counts["network calls"] for _, counts in guided] == [2, 4]
+    assert torch.equal(guided[0][0][:1], bare[0])
+
+
+@pytest.mark.parametrize("name", ["flux2_klein", "flux1_kontext"])
+def test_an_image_may_be_edited_or_left_out(tiny, saved, small_references, name):
+    size = {"height": 64, "width": 64, "batch_size": 1}
+    alone, edited = (small(saved, name, data, **size) for data in ("tiny", "tiny_images"))
+    assert alone.shape == edited.shape and not torch.equal(alone, edited)
