@@ -1,6 +1,7 @@
 """Arrows point one way: cli -> lab -> metrics, cost, methods -> engine; `import postdiff` loads no lab library."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +123,43 @@ def test_the_base_import_is_light():
     loaded = {name.split(".")[0] for name in result.stdout.split()}
     assert "diffusers" not in loaded or "torch" in loaded
     assert not loaded & {"lightning", "pytorch_lightning", "torchmetrics", "wandb", "omegaconf", "torchvision"}
+
+
+def _names_of_diffusers():
+    """Classes of its pipelines and networks, with what these are made of."""
+    import diffusers
+
+    root = Path(diffusers.__file__).parent
+    files = [file for part in ("pipelines", "models") for file in (root / part).rglob("*.py")]
+    return {node.name for file in files for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef)}
+
+
+def _code_words(file):
+    """Words of strings and names in a file's code: no comment, and no docstring."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    for node in ast.walk(tree):
+        text = node.value if isinstance(node, ast.Constant) else getattr(node, "id", getattr(node, "attr", None))
+        if isinstance(node, ast.alias):
+            text = node.name
+        if isinstance(text, str):
+            yield from re.findall(r"\w+", text)
+
+
+# The table of rows, and the pipelines that it lacks with the reasons; a name beside it is an example in a message.
+BY_CLASS = {"family.py", "unfit.py"}
+
+
+def test_nothing_goes_by_a_class_of_diffusers_but_the_table_of_rows():
+    classes = _names_of_diffusers()
+    assert {"StableDiffusionPipeline", "FluxTransformerBlock", "UNet2DConditionModel"} <= classes
+    found = {
+        (file.name, word)
+        for layer in ("engine", "methods")
+        for file in (PACKAGE / layer).rglob("*.py")
+        for word in _code_words(file)
+        if word in classes and file.name not in BY_CLASS
+    }
+    assert not found

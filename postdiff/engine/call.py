@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,8 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from postdiff.engine import grid, users_call, wrapped
-from postdiff.engine.errors import UsageError
+from postdiff.engine import grid, solver_use, users_call, wrapped
 from postdiff.engine.family import Family
 from postdiff.engine.intercept import Scope, intercept
 from postdiff.engine.rows import map_tensors
@@ -24,8 +22,6 @@ __all__ = ["Call"]
 
 # What a ControlNet looks at beside the sample: images, their latents, or tokens of these.
 CONDITIONS = ("controlnet_cond", "control_context")
-_lock = threading.Lock()
-_users: dict[int, set[int]] = {}  # {id of a scheduler: ids of the calls that use it}
 
 
 class Call:
@@ -56,7 +52,7 @@ class Call:
 
     def enter(self) -> None:
         """Put every wrapper in place."""
-        self._take_solver()
+        solver_use.take(self.scheduler, self)
         self.scope.open()
         self._wrap()
         self._next_run()
@@ -75,11 +71,7 @@ class Call:
             self.attached.close()
         finally:
             self.scope.close()
-            with _lock:
-                users = _users.get(id(self.scheduler), set())
-                users.discard(id(self))
-                if not users:
-                    _users.pop(id(self.scheduler), None)
+            solver_use.leave(self.scheduler, self)
 
     def _wrap(self) -> None:
         call, family = self, self.family
@@ -180,19 +172,6 @@ class Call:
             for outer, network in zip(self.outers, self.networks, strict=True):
                 wrapped.refuse_compiled(outer, network, self.scope.owners())
             wrapped.refuse_torn_groups(self.scope.owners())
-
-    def _take_solver(self) -> None:
-        """Two runs may share a solver that remembers nothing; the bare pipeline's images are right then too."""
-        remembers = any(hasattr(self.scheduler, name) for name in ("_step_index", "ets", "model_outputs"))
-        with _lock:
-            users = _users.setdefault(id(self.scheduler), set())
-            if users and remembers:
-                kind = type(self.scheduler).__name__
-                raise UsageError(
-                    f"this pipeline's {kind} is in the middle of another run, which it remembers; give each pipeline a "
-                    f"scheduler of its own, for instance {kind}.from_config(pipe.scheduler.config)"
-                )
-            users.add(id(self))
 
 
 def _by_name(function: Callable[..., Any]) -> Callable[..., dict[str, Any]]:

@@ -1,19 +1,98 @@
-"""The table of pipelines: the `Family` of every class that the driver knows, and why others are out of its reach.
+"""What differs between pipelines, as data: the table of a `Family` for every class that the driver knows.
 
-`families/CLASS.py` in a folder of `POSTDIFF_PATH` adds the row of a class: it defines one `Family`.
+So no adapter class is needed. `families/CLASS.py` in a folder of `POSTDIFF_PATH` adds the row of a class: it defines
+one `Family`.
 """
 
 from __future__ import annotations
 
 import difflib
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from postdiff.engine import plugins
-from postdiff.engine.errors import UsageError
-from postdiff.engine.family_row import Family
+from postdiff.engine.errors import UsageError, unknown
+from postdiff.engine.unfit import UNFIT
 
-__all__ = ["FAMILIES", "UNFIT", "Family", "family_of"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["FAMILIES", "Family", "family_of"]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row of the table of pipelines.
+
+    Attributes:
+        network: attribute of the pipeline that holds the denoiser.
+        second: attribute of another denoiser, which takes turns with the first within a run; pipelines may lack it.
+        cfg: the branches of a classifier-free-guidance batch, in their order along dimension 0. Empty where
+            guidance is embedded in the network and there is one branch only.
+        step_rows: what a row of `scheduler.step`'s tensors is. "samples": one row a sample; "frames": samples x
+            frames rows, frames innermost; "doubled": both guidance halves are stepped.
+        controlnet: attribute of a network that runs before the denoiser, or None.
+        unbatched: arguments of the network without a batch dimension: never sliced along dimension 0.
+        multiples: arguments of the network with a whole multiple of the sample's rows.
+        resize: arguments that are tables over the token grid, (tokens, channels), and follow the latent size.
+        pixels: micro-conditioning in pixels inside `added_cond_kwargs`: it may follow the latent size.
+        calls: "batched": the guidance branches are rows of one network call; "whole": so they are, and the network's
+            own attention takes them apart, so that none can be left out; "separate": each has a call of its own, in the
+            order of `cfg`.
+        scale: the pipeline's argument that holds the guidance scale.
+        prediction: what the solver is given of one branch: "solver", the network's own prediction; "negated", that with
+            the other sign; "other", something the pipeline makes of it.
+        rows_at: arguments of the network whose batch dimension is not the first, and which it is.
+        layout: what network and solver take in the place of rows of latents. "rows": these; "list": the network takes
+            a list with an item a row, and other lists of that length go with it; "tokens": both take rows of tokens,
+            beside which the network may see those of other images; "last": both take rows with channels last.
+        side: side in latent pixels of what the network takes as one token, where the network's config has no
+            `patch_size` to tell it.
+    """
+
+    network: Literal["unet", "transformer"]
+    second: str | None = None
+    cfg: tuple[str, ...] = ("uncond", "cond")
+    step_rows: Literal["samples", "frames", "doubled"] = "samples"
+    controlnet: str | None = None
+    unbatched: tuple[str, ...] = ()
+    multiples: tuple[str, ...] = ()
+    resize: tuple[str, ...] = ()
+    pixels: tuple[str, ...] = ()
+    calls: Literal["batched", "whole", "separate"] = "batched"
+    scale: str = "guidance_scale"
+    prediction: Literal["solver", "negated", "other"] = "solver"
+    rows_at: tuple[tuple[str, int], ...] = ()
+    layout: Literal["rows", "list", "tokens", "last"] = "rows"
+    side: int = 1
+
+    @classmethod
+    def like(cls, name: str, **changes: Any) -> Family:
+        """The row of another pipeline class, with what differs: `Family.like("FluxPipeline", scale="guidance_scale")`.
+
+        Args:
+            name: a class that has a row.
+            changes: attributes by name.
+
+        Raises:
+            UsageError: no such class, or no such attribute.
+        """
+        if (row := _row(name)) is None:
+            raise unknown("pipeline class", name, FAMILIES)
+        for wrong in set(changes) - {field.name for field in fields(cls)}:
+            raise unknown("attribute of Family", wrong, (field.name for field in fields(cls)))
+        return replace(row, **changes)
+
+    def networks(self, pipe: Any) -> list[nn.Module]:
+        """The denoisers of a pipeline, as it calls them."""
+        found = [getattr(pipe, name, None) for name in (self.network, self.second) if name]
+        return [network for network in found if network is not None]
+
+    @property
+    def packed(self) -> bool:
+        """Whether squares of 2 x 2 latent pixels move as a whole."""
+        return self.side == 2
+
 
 _UNET = Family(network="unet")
 _SDXL = replace(_UNET, pixels=("time_ids",))
@@ -92,57 +171,39 @@ FAMILIES: dict[str, Family] = {
     **_alike(replace(_TWO_CALLS, layout="last", unbatched=("visual_rope_pos", "text_rope_pos")), "Kandinsky5T2I"),
 }
 
-_ZERO = (
-    "it denoises in three loops of its own, goes back in time between them and swaps its scheduler, so there is no one "
-    "run of steps to plan, and its frames look at each other by a fixed number of rows; use AnimateDiffPipeline"
-)
-_CASCADE = "its network counts time in units of its own, a vector of them; use StableDiffusionXLPipeline"
-_COSMOS = "it asks its solver twice a step, the first time for a clean estimate alone; use Cosmos2TextToImagePipeline"
-_SLICES = (
-    "its latents hold channels of a given image, and its solver is handed a slice of them; use Kandinsky5T2IPipeline"
-)
-# Known, and out of reach of a driver that wraps networks and one solver for runs of steps: why, and what is nearest.
-UNFIT: dict[str, str] = {
-    **dict.fromkeys(("TextToVideoZeroPipeline", "TextToVideoZeroSDXLPipeline"), _ZERO),
-    **dict.fromkeys(("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"), _CASCADE),
-    **dict.fromkeys(("CosmosTextToWorldPipeline", "CosmosVideoToWorldPipeline"), _COSMOS),
-    **dict.fromkeys(("Kandinsky5I2IPipeline", "Kandinsky5I2VPipeline"), _SLICES),
-    "FluxPriorReduxPipeline": "it does not denoise, it makes prompts; accelerate the FluxPipeline that takes them",
-    "Flux2KleinKVPipeline": "its network keeps keys and values of its first step, which a cache would leave out; use "
-    "Flux2KleinPipeline",
-    "QwenImage21Pipeline": "its network keeps keys and values of its first step, which a cache would leave out; use "
-    "QwenImageEditPlusPipeline",
-    "QwenImageLayeredPipeline": "its tokens are those of several layers of an image; use QwenImageEditPipeline",
-    "ZImageOmniPipeline": "its network takes lists of lists of images; use ZImagePipeline or QwenImageEditPlusPipeline",
-    "OmniGenPipeline": "it names rows of a batch in a dict, which nobody can cut; use QwenImageEditPipeline",
-    "GlmImagePipeline": "its network is set to write or read keys and values before a call; use CogView4Pipeline",
-    "Ideogram4Pipeline": "it has a network of its own for the unconditional branch; use QwenImagePipeline",
-    "LTXConditionPipeline": "every token has a time of its own, for its solver too; use LTXImageToVideoPipeline",
-    "WanAnimatePipeline": "it makes a video in segments, each of frames of the one before; use WanVACEPipeline",
-    "HunyuanVideoFramepackPipeline": "it makes a video in sections, one after the other; use HunyuanVideoPipeline",
-}
-
 
 def family_of(pipe: Any) -> Family:
-    """The row of a pipeline's class, or of its nearest parent class.
+    """The row of a pipeline's class, or of the nearest parent class whose `__call__` it has.
 
     Args:
         pipe: a pipeline, or a pipeline class.
 
     Raises:
-        UsageError: neither the class nor a parent has a row, it is known that the driver cannot serve it, or the file
-            of a row of one's own is broken.
+        UsageError: neither the class nor a parent has a row, the class has a `__call__` of its own, it is known that
+            the driver cannot serve it, or the file of a row of one's own is broken.
     """
     own = pipe if isinstance(pipe, type) else type(pipe)
     for cls in own.__mro__:
         if cls.__name__ in UNFIT:
             raise UsageError(f"{own.__name__} cannot be accelerated: {UNFIT[cls.__name__]}")
-        if cls.__name__ in {*FAMILIES, *plugins.own("families")}:
-            row: Family | None = plugins.find("families", cls.__name__, Family, FAMILIES)
-            return FAMILIES[cls.__name__] if row is None else row
+        if (row := _row(cls.__name__)) is None:
+            continue
+        if own.__call__ != cls.__call__:
+            raise UsageError(
+                f"{own.__name__} has a __call__ of its own and no row; if it calls network and solver as "
+                f"{cls.__name__} does, pass accelerate(pipe, methods, family=Family.like('{cls.__name__}'))"
+            )
+        return row
     near = difflib.get_close_matches(own.__name__, FAMILIES, cutoff=0.7)
     known = near or ["StableDiffusionPipeline", "StableDiffusionXLPipeline", "FluxPipeline", "WanPipeline"]
     raise UsageError(
         f"{own.__name__} is not a pipeline this driver knows; pass accelerate(pipe, methods, family=Family(...)), or "
         f"use another of the {len(FAMILIES)}, for instance {', '.join(known)}"
     )
+
+
+def _row(name: str) -> Family | None:
+    if name not in {*FAMILIES, *plugins.own("families")}:
+        return None
+    row: Family | None = plugins.find("families", name, Family, FAMILIES)
+    return FAMILIES[name] if row is None else row

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from postdiff.engine import packing, token_grid
-from postdiff.engine.family_row import Family
+from postdiff.engine.family import Family
 from postdiff.engine.fingerprint import noted, unchanged
-from postdiff.engine.rows import map_tensors
 
-__all__ = ["LEFT_OUT_FURTHER", "Rows", "first", "handed_over", "layout_of", "more_than_one"]
+__all__ = ["Rows", "layout_of"]
 
 OTHERS = "tokens of other images"  # among the network's arguments, so that they are cut with the sample's rows
 Size = tuple[int, int]
@@ -105,10 +103,9 @@ class _Tokens(Rows):
         told = [sample.shape[1], *(kwargs.get(name) for name in token_grid.TELLING)]
         if self._told is None or not unchanged(told, self._told):
             self._grid, self._told = token_grid.own_tokens(sample.shape[1], kwargs), noted(told)
-        before, own, after = self._apart(sample, self._grid)
-        if self._grid.before + self._grid.after:
-            kwargs[OTHERS] = torch.cat([before, after], 1)
-        return self._unpacked(own, self._grid)
+        if self._grid.others:
+            kwargs[OTHERS] = sample[:, len(self._grid) :]
+        return self._unpacked(sample[:, : len(self._grid)], self._grid)
 
     def closed(self, rows: Tensor, kwargs: dict[str, Any], full: Size) -> tuple[Any, dict[str, Any]]:
         grid = self._grid_of(rows)
@@ -116,13 +113,12 @@ class _Tokens(Rows):
             kwargs = token_grid.fitted(kwargs, self._grid, grid)
         if OTHERS not in kwargs:
             return self.result(rows), kwargs
-        before, after = kwargs[OTHERS].split([grid.before, grid.after], 1)
-        kwargs = {name: value for name, value in kwargs.items() if name != OTHERS}
-        return torch.cat([before, self.result(rows), after], 1), kwargs
+        others = {name: value for name, value in kwargs.items() if name != OTHERS}
+        return torch.cat([self.result(rows), kwargs[OTHERS]], 1), others
 
     def predicted(self, output: Any, rows: Tensor) -> Tensor:
         grid = self._grid_of(rows)
-        return self._unpacked(self._apart(output, grid)[1], grid)
+        return self._unpacked(output[:, : len(grid)], grid)
 
     def result(self, rows: Tensor) -> Any:
         return packing.pack(rows, self.side)
@@ -137,9 +133,6 @@ class _Tokens(Rows):
         height, width = (each // self.side for each in rows.shape[-2:])
         return replace(self._grid, height=height, width=width)
 
-    def _apart(self, tokens: Tensor, grid: token_grid.TokenGrid) -> tuple[Tensor, ...]:
-        return tokens.split([grid.before, len(grid), tokens.shape[1] - grid.before - len(grid)], 1)
-
     def _unpacked(self, tokens: Tensor, grid: token_grid.TokenGrid) -> Tensor:
         size = grid.height * self.side, grid.width * self.side
         return packing.unpack(tokens, size, self.side, grid.frames)
@@ -152,42 +145,3 @@ def layout_of(family: Family, methods: bool) -> Rows:
     if family.layout == "last":
         return _ChannelsLast()
     return _Tokens(family.side) if family.layout == "tokens" and methods else Rows()
-
-
-# Of a pipeline, where a cache leaves out calls of its network.
-LEFT_OUT_FURTHER = (
-    "takes more of its network than the prediction of one image or video, so its calls cannot be left out; use a "
-    "method that acts within the network"
-)
-
-
-class Prediction(SimpleNamespace):
-    """In the place of what a network gives out, where it was not called; read by name or by place."""
-
-    def __getitem__(self, place: Any) -> Any:
-        return list(vars(self).values())[place]
-
-
-def first(result: Any) -> Any:
-    """The prediction in what a network gives out."""
-    return result[0] if isinstance(result, tuple) else result.sample
-
-
-def more_than_one(result: Any) -> bool:
-    """Whether a network gives out further tensors beside its prediction."""
-    return isinstance(result, tuple) and any(isinstance(each, Tensor) for each in result[1:])
-
-
-def handed_over(raw: list[Any], output: Any, rows: int, return_dict: bool) -> Any:
-    """What the pipeline is given in the place of its network's result.
-
-    Args:
-        raw: that result, if it was called.
-        output: the prediction, of so many `rows`.
-        return_dict: as the pipeline asks for it.
-    """
-    if return_dict:
-        return type(raw[0])(**{**raw[0], "sample": output}) if raw else Prediction(sample=output)
-    further, times = raw[0][1:] if raw else (), rows // len(first(raw[0])) if raw else 1
-    # One branch may stand for all, in sound as in video.
-    return (output, *(map_tensors(lambda each: torch.cat([each] * times), further) if times > 1 else further))

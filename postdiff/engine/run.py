@@ -11,7 +11,8 @@ from torch import Tensor
 from postdiff.engine import grid
 from postdiff.engine.branches import compute_only, condition_only, refuse_parts
 from postdiff.engine.errors import UsageError
-from postdiff.engine.layouts import LEFT_OUT_FURTHER, first, handed_over, layout_of, more_than_one
+from postdiff.engine.layouts import layout_of
+from postdiff.engine.results import LEFT_OUT_FURTHER, first, handed_over, more_than_one
 from postdiff.engine.state import State
 from postdiff.engine.timeline import Timeline, described, differ
 

@@ -1,6 +1,6 @@
 """Where the sample's own tokens stand among those that a network is handed, from what it is told of their places.
 
-Editing pipelines put the tokens of other images behind them or in front; text may come before all in a list of places.
+Editing pipelines put the tokens of other images behind them; text may come before all in a list of places.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ class TokenGrid:
         height: tokens down.
         width: tokens across.
         frames: of a video; None for images.
-        before: number of other images' tokens in front of them.
-        after: number of those behind them.
+        others: number of other images' tokens behind them.
     """
 
     height: int
     width: int
     frames: int | None = None
-    before: int = 0
-    after: int = 0
+    others: int = 0
 
     def __len__(self) -> int:
         return (self.frames or 1) * self.height * self.width
@@ -57,10 +55,10 @@ def own_tokens(tokens: int, kwargs: dict[str, Any]) -> TokenGrid:
         found = _of_places(ids[-tokens:])
     elif shapes := kwargs.get("img_shapes"):
         first, *others = shapes[0] if isinstance(shapes[0], list) else shapes[:1]
-        found = TokenGrid(first[1], first[2], after=sum(frames * down * across for frames, down, across in others))
+        found = TokenGrid(first[1], first[2], others=sum(frames * down * across for frames, down, across in others))
     elif kwargs.get("num_frames") is not None:
         found = TokenGrid(kwargs["height"], kwargs["width"], kwargs["num_frames"])
-    if found is None or found.before + len(found) + found.after != tokens:
+    if found is None or len(found) + found.others != tokens:
         raise UsageError(UNKNOWN)
     return found
 
@@ -69,10 +67,9 @@ def _of_places(ids: Tensor) -> TokenGrid | None:
     """From (tokens, 3 or more): image, row and column of each; own ones are of image 0."""
     image, down, across = ids[:, :3].long().cpu().unbind(1)
     own = (image == 0).nonzero().flatten()
-    if not len(own) or int(own[-1]) - int(own[0]) + 1 != len(own):
+    if not len(own) or int(own[-1]) + 1 != len(own):
         return None
-    first, last = int(own[0]), int(own[-1])
-    return TokenGrid(int(down[own].max()) + 1, int(across[own].max()) + 1, None, first, len(ids) - 1 - last)
+    return TokenGrid(int(down[own].max()) + 1, int(across[own].max()) + 1, others=len(ids) - len(own))
 
 
 def fitted(kwargs: dict[str, Any], full: TokenGrid, now: TokenGrid) -> dict[str, Any]:
@@ -97,7 +94,7 @@ def fitted(kwargs: dict[str, Any], full: TokenGrid, now: TokenGrid) -> dict[str,
 def _swapped(values: Tensor, dim: int, own: Tensor, full: TokenGrid) -> Tensor:
     """With `own` in the place of the own tokens' values; whatever comes before all tokens of images stays."""
     count = values.shape[dim]
-    before, _, after = values.split([count - len(full) - full.after, len(full), full.after], dim)
+    before, _, after = values.split([count - len(full) - full.others, len(full), full.others], dim)
     return torch.cat([before, own, after], dim)
 
 

@@ -70,6 +70,9 @@ def _identity(name):
     return tiny_presets.build_methods(tiny_presets.preset(name).identity)
 
 
+SD = Family.like("StableDiffusionPipeline")  # of subclasses with a call of their own
+
+
 class TwoPasses(StableDiffusionPipeline):
     """Draws, adds noise and draws again, as a "hires fix" does."""
 
@@ -117,7 +120,7 @@ def free_init():
 def test_a_call_of_two_passes(two_passes, name):
     case, expected = two_passes
     try:
-        fast = accelerate(case.pipe, _identity(name))
+        fast = accelerate(case.pipe, _identity(name), SD)
     except UsageError as refused:
         pytest.skip(str(refused))
     assert torch.equal(case.call(fast), expected)
@@ -145,12 +148,12 @@ def test_every_pass_is_accelerated_as_a_call_of_its_own(two_passes, stack):
     noise = torch.randn(first.shape, generator=torch.Generator().manual_seed(99))
     noisy = plain.scheduler.add_noise(first, noise, plain.scheduler.timesteps[:1])
     second = fast(**{**arguments, "return_dict": False, "latents": noisy})[0]
-    assert torch.equal(case.call(accelerate(case.pipe, STACKS[stack]())), second)
+    assert torch.equal(case.call(accelerate(case.pipe, STACKS[stack](), SD)), second)
 
 
 def test_runs_of_a_call_are_reported_apart(two_passes, watched):
     case, _ = two_passes
-    case.call(accelerate(case.pipe, [Watch()]))
+    case.call(accelerate(case.pipe, [Watch()], SD))
     assert len(watched) == 2
     for planned, made in watched:
         assert planned == made and len(made) == tiny.FEW_STEPS
@@ -208,7 +211,10 @@ def test_a_first_pass_that_ends_early(stack):
     fast = accelerate(one.pipe, STACKS[stack]())
     same = generators([0, 1])
     half = one.call(fast, denoising_end=0.5, generator=same)
-    assert torch.equal(one.call(accelerate(pipe, STACKS[stack]())), one.call(fast, latents=half, generator=same))
+    assert torch.equal(
+        one.call(accelerate(pipe, STACKS[stack](), Family.like("StableDiffusionXLPipeline"))),
+        one.call(fast, latents=half, generator=same),
+    )
 
 
 @pytest.mark.parametrize("stack", STACKS)
@@ -232,7 +238,7 @@ def test_a_second_pass_over_the_same_timesteps(small, stack):
 
     one, _ = small("sd")
     pipe, latents = _as(Twice, one), embed([0, 1], 4, 8, 8)
-    fast = accelerate(pipe, STACKS[stack]())
+    fast = accelerate(pipe, STACKS[stack](), SD)
     same = generators([0, 1])
     first = one.call(fast, latents=latents, passes=1, generator=same)
     second = one.call(fast, latents=first, passes=1, generator=same)
@@ -302,9 +308,9 @@ def test_the_conditional_estimate_is_not_that_of_skip_layer_guidance(case):
 def test_arguments_hidden_by_a_subclass(small, stack):
     one, _ = small("sd")
     hidden = _as(HandsOn, one)
-    ours, theirs = (one.call(accelerate(pipe, STACKS[stack]())) for pipe in (hidden, one.pipe))
+    ours, theirs = (one.call(accelerate(pipe, STACKS[stack](), SD)) for pipe in (hidden, one.pipe))
     assert torch.equal(ours, theirs)
-    alone = [one.call(accelerate(hidden, STACKS[stack]()), [i]) for i in (0, 1)]
+    alone = [one.call(accelerate(hidden, STACKS[stack](), SD), [i]) for i in (0, 1)]
     torch.testing.assert_close(torch.cat(alone), theirs, rtol=1e-4, atol=1e-5)
 
 
@@ -315,7 +321,7 @@ def test_a_generator_that_a_subclass_makes_is_the_runs(small):
 
     one, _ = small("sd")
     pipe = _as(Seeded, one)
-    fast = accelerate(pipe, STACKS["mixed_resolution"]())
+    fast = accelerate(pipe, STACKS["mixed_resolution"](), SD)
     latents = embed([0, 1], 4, 8, 8)
     first, again, other = (one.call(fast, latents=latents, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -373,9 +379,9 @@ def test_a_solver_of_the_pipelines_own_is_refused(small, stack):
     one, _ = small("sd")
     pipe, latents = _as(Private, one), embed([0, 1], 4, 8, 8)
     with torch.no_grad():
-        assert torch.equal(one.call(accelerate(pipe), latents=latents), one.call(pipe, latents=latents))
+        assert torch.equal(one.call(accelerate(pipe, family=SD), latents=latents), one.call(pipe, latents=latents))
         with pytest.raises(UsageError, match="steps with a solver of its own|other times than its scheduler"):
-            one.call(accelerate(pipe, STACKS[stack]()), latents=latents)
+            one.call(accelerate(pipe, STACKS[stack](), SD), latents=latents)
 
 
 @pytest.mark.parametrize("stack", STACKS)

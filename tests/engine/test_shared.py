@@ -18,6 +18,7 @@ from postdiff import accelerate
 from postdiff.engine import call as call_module
 from postdiff.engine import driver as driver_module
 from postdiff.engine import intercept as intercept_module
+from postdiff.engine import solver_use
 from postdiff.engine.errors import UsageError
 from postdiff.presets import build_methods
 from tests.support import tiny
@@ -232,7 +233,7 @@ def test_an_exception_in_a_thread_leaves_the_others_alone(served, held):
 
 
 # Interrupts. Python looks for them where a function begins, after a call, and before it goes back in a loop.
-OURS = [module.__file__ for module in (call_module, driver_module, intercept_module, contextlib)]
+OURS = [module.__file__ for module in (call_module, solver_use, driver_module, intercept_module, contextlib)]
 CALLS = {dis.opmap[name] for name in ("CALL", "CALL_FUNCTION_EX")}
 BACK = {code for name, code in dis.opmap.items() if name.startswith("JUMP_BACKWARD")}
 
@@ -296,8 +297,8 @@ def interrupted(one, bare, stack, moments, hold):
         dirty = snapshot(one.pipe) != before or scheduler_keys(one.pipe.scheduler)[1]
         free = ThreadPoolExecutor(1)
         with free:
-            locked = not all(free.submit(_takes, lock).result() for lock in (intercept_module._lock, call_module._lock))
-        if dirty or locked or call_module._users or intercept_module._current.get() is not None:
+            locked = not all(free.submit(_takes, lock).result() for lock in (intercept_module._lock, solver_use._lock))
+        if dirty or locked or solver_use._users or intercept_module._current.get() is not None:
             left.append(at)
     assert torch.equal(one.call(one.pipe), bare)
     assert hit > 0.9 * len(moments)

@@ -1,11 +1,14 @@
 """With no method the driver is the pipeline, bit for bit, and leaves no trace, for every family and scheduler."""
 
+import dataclasses
+
 import pytest
 import torch
 
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
-from postdiff.engine.family import FAMILIES, UNFIT, Family
+from postdiff.engine.family import FAMILIES, Family
+from postdiff.engine.unfit import UNFIT
 from tests.support.snapshot import scheduler_keys, snapshot
 from tests.support.tiny import CASES, FAMILY_CASES, VARIANTS
 
@@ -78,6 +81,37 @@ def test_subclass_takes_its_parents_row(case):
     pipe = case("sd").pipe
     child = type("MyPipeline", (type(pipe),), {})(**pipe.components, requires_safety_checker=False)
     assert accelerate(child).family == FAMILIES["StableDiffusionPipeline"]
+
+
+def test_a_subclass_with_a_call_of_its_own_is_named_and_told_how_to_give_a_row(case, baseline):
+    """A community pipeline is a subclass whose loop may be another."""
+    one = case("sd")
+
+    class Community(type(one.pipe)):
+        def __call__(self, *args, **kwargs):
+            return super().__call__(*args, **kwargs)
+
+    child = Community(**one.pipe.components, requires_safety_checker=False)
+    child.set_progress_bar_config(disable=True)
+    line = r"Community has a __call__ of its own and no row; .* family=Family.like\('StableDiffusionPipeline'\)"
+    with pytest.raises(UsageError, match=line):
+        accelerate(child)
+    fast = accelerate(child, family=Family.like("StableDiffusionPipeline"))
+    assert torch.equal(one.call(fast), baseline("sd"))
+
+
+def test_a_row_like_another_in_one_line():
+    assert Family.like("FluxPipeline") == FAMILIES["FluxPipeline"]
+    changed = Family.like("FluxPipeline", scale="guidance_scale")
+    assert changed == dataclasses.replace(FAMILIES["FluxPipeline"], scale="guidance_scale")
+    with pytest.raises(UsageError, match="unknown pipeline class 'FluxPipelin'; did you mean 'FluxPipeline'"):
+        Family.like("FluxPipelin")
+    with pytest.raises(UsageError, match="unknown attribute of Family 'scal'; did you mean 'scale'"):
+        Family.like("FluxPipeline", scal="guidance_scale")
+
+
+def test_a_row_stays_small():
+    assert len(dataclasses.fields(Family)) <= 16
 
 
 def test_unknown_pipeline_is_refused_with_the_known_ones():

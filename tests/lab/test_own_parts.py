@@ -130,7 +130,7 @@ def test_a_condition_is_checked_and_made(own, extended, tmp_path):
 
 def test_a_family_serves_its_class_and_what_is_built_upon_it(own):
     own("families", FAMILY).rename(own("families", FAMILY).with_name("MyPipeline.py"))
-    child = type("Child", (type("MyPipeline", (), {}),), {})
+    child = type("Child", (type("MyPipeline", (), {"__call__": lambda self: None}),), {})
     assert family_of(child).network == "transformer" and family_of(child).cfg == ("cond", "uncond")
 
 
