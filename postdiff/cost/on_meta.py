@@ -48,9 +48,6 @@ class OnMeta(Method):
     seen: Seen = field(default_factory=Seen)
     _computed: dict[int, set[str]] = field(default_factory=dict, init=False, repr=False)
 
-    def start(self, state: State) -> None:
-        state.weightless = True
-
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
         output = forward(sample.to("meta"), map_tensors(lambda tensor: tensor.to("meta"), kwargs))
         # Branches may come one by one; SD3's skip-layer guidance calls twice a step, first for all branches.

@@ -7,6 +7,7 @@ import inspect
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -78,9 +79,10 @@ class Call:
         network_call = _by_name(self.networks[0].forward)
         step_call = _by_name(self.scheduler.step)
 
-        def around_network(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        def around_network(number: int, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             arguments = network_call(args, kwargs)
             run = call._run_now()
+            run.state.network = number
             arguments[call.sample_name] = run.layout.opened(arguments[call.sample_name], arguments)
             run.open_step(arguments[call.sample_name], arguments)
             return run.denoise(forward, arguments)
@@ -93,8 +95,8 @@ class Call:
                 call._next_run()
             return forward(*args, **kwargs)
 
-        for outer in self.outers:
-            intercept(wrapped.outermost(outer), "forward", around_network).__enter__()
+        for number, outer in enumerate(self.outers):
+            intercept(wrapped.outermost(outer), "forward", partial(around_network, number)).__enter__()
         intercept(self.scheduler, "step", around_step).__enter__()
         intercept(self.scheduler, "set_timesteps", around_set_timesteps).__enter__()
         controlnet = getattr(self.pipe, family.controlnet, None) if family.controlnet else None

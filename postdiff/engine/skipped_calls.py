@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from postdiff.engine import noise_levels
-from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.fills import Hold
 from postdiff.engine.replay.network import NetworkPiece
 from postdiff.engine.replay.rules import at
@@ -73,7 +72,7 @@ class SolverRule(Protocol):
         """Whether to skip the next call; numbers of all images have been read at once."""
 
 
-class SkippedCalls(RowsApart):
+class SkippedCalls(NetworkPiece):
     """Which images' calls are left out, in one run.
 
     Args:
@@ -84,8 +83,8 @@ class SkippedCalls(RowsApart):
 
     def __init__(self, name: str, rule: SolverRule, state: State) -> None:
         super().__init__(name, Hold(), state)
-        self.rule = at(())  # nothing is computed again by the number of the step
-        self.solver_rule, self.network = rule, NetworkPiece(self)
+        self.due = at(())  # nothing is computed again by the number of the step
+        self.solver_rule = rule
         self._skipped: set[int] = set()  # images of which the present step's calls are left out
         self._pasts: dict[int, SimpleNamespace] = defaultdict(SimpleNamespace)
         self._at: Hashable = None

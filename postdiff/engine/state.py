@@ -39,6 +39,7 @@ class State:
             computes the network for some alone.
         only: set by a method in `step_start`: the one branch to compute in this step, in the place of all. The
             driver forgets it after every step, and passes over a branch that the pipeline does not send.
+        network: which of the pipeline's networks, where several take turns in a run, is called now, from 0.
         network_call: number of the present network call within the run, from 1; a module that is called twice
             under one number is called twice within the network.
         span: number of steps, from `index` on, that the present network call serves; its rows are ordered branch,
@@ -47,7 +48,6 @@ class State:
         size: latent size (height, width) at which the network runs now.
         boundaries: planned steps at which the size or the branches change; known from the start.
         turns: steps at which a cache turns from computing to replaying or back; nothing is lost if they never come.
-        weightless: the network runs without weights, so that features say nothing.
         counts: what really ran: network calls, and hits and misses of every cache.
         first_rows: the network's first input, one row a sample, shape (samples, C, ..., H, W).
         first_latents: what the pipeline handed its solver first, before any method changed it: z_T.
@@ -66,13 +66,13 @@ class State:
     branches: tuple[str, ...] = ()
     images: tuple[int, ...] = ()
     only: str | None = None
+    network: int = 0
     network_call: int = 0
     span: int = 1
     full_size: tuple[int, int] = (0, 0)
     size: tuple[int, int] = (0, 0)
     boundaries: set[int] = field(default_factory=set)
     turns: set[int] = field(default_factory=set)
-    weightless: bool = False
     counts: Counter[str] = field(default_factory=Counter)
     first_rows: Tensor | None = field(default=None, repr=False)
     first_latents: Tensor | None = field(default=None, repr=False)

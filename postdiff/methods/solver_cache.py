@@ -45,10 +45,10 @@ class SolverCache(Method):
         self._calls.step_start()
 
     def denoise(self, forward: NetworkCall, sample: Tensor, kwargs: dict[str, Any], state: State) -> Tensor:
-        return self._calls.network.denoise(forward, sample, kwargs)
+        return self._calls.denoise(forward, sample, kwargs)
 
     def condition(self, forward: ControlNetCall, kwargs: dict[str, Any], state: State) -> Any:
-        return self._calls.network.condition(forward, kwargs)
+        return self._calls.condition(forward, kwargs)
 
     def step(self, forward: StepCall, output: Tensor, timestep: Any, sample: Tensor, state: State) -> Tensor:
         return self._calls.step(forward, output, timestep, sample)

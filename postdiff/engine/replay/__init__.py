@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 from torch import nn
@@ -20,8 +21,10 @@ from postdiff.engine.replay.apart import RowsApart
 from postdiff.engine.replay.chain import ChainPiece, Look
 from postdiff.engine.replay.changes import Change, Changes
 from postdiff.engine.replay.fills import Fill, Hold, Residual, Taylor, TaylorResidual, Weighted
-from postdiff.engine.replay.module import Merge, ModulePiece
+from postdiff.engine.replay.merged import Merge
+from postdiff.engine.replay.module import ModulePiece
 from postdiff.engine.replay.network import NetworkPiece
+from postdiff.engine.replay.piece import Piece
 from postdiff.engine.replay.rules import Due, Watch, at, before, turns
 from postdiff.engine.selectors import with_all_inside
 from postdiff.engine.spans import for_first_step
@@ -51,6 +54,7 @@ NETWORK: Literal["network"] = "network"
 Rule = Watch | Callable[[State], Due]
 
 
+@dataclass(eq=False)
 class Replay:
     """One piece of a network with its rule and its fill.
 
@@ -65,21 +69,16 @@ class Replay:
         once: a call that serves several steps computes the piece for the first of them.
     """
 
-    def __init__(
-        self,
-        where: dict[str, nn.Module] | Literal["network"],
-        rule: Rule,
-        fill: Fill = Hold(),  # noqa: B008  # it holds nothing that changes
-        *,
-        name: str,
-        merge: Merge | None = None,
-        front: int = 0,
-        look: Look | None = None,
-        once: bool = False,
-    ) -> None:
-        self.where, self.rule, self.fill, self.name = where, rule, fill, name
-        self.merge, self.front, self.look, self.once = merge, front, look, once
-        self.piece: ModulePiece | ChainPiece | NetworkPiece
+    where: dict[str, nn.Module] | Literal["network"]
+    rule: Rule
+    fill: Fill = Hold()  # noqa: RUF009  # it holds nothing that changes
+    _: KW_ONLY
+    name: str
+    merge: Merge | None = None
+    front: int = 0
+    look: Look | None = None
+    once: bool = False
+    piece: Piece = field(init=False)
 
     @property
     def claims(self) -> list[str]:
@@ -95,23 +94,24 @@ class Replay:
     def attach(self, state: State) -> Iterator[AbstractContextManager[None]]:
         """Contexts to hold open during the call."""
         if self.where == NETWORK:
-            self.piece = NetworkPiece(RowsApart(self.name, self.fill, state))
+            self.piece = NetworkPiece(self.name, self.fill, state)
         elif self._single:
             [(name, module)] = self.where.items()
-            self.piece = ModulePiece(self.name, name, self.fill, self.merge, state)
-            yield intercept(module, "forward", for_first_step(self.piece, state) if self.once else self.piece)
+            self.piece = piece = ModulePiece(self.name, name, self.fill, self.merge, state)
+            yield intercept(module, "forward", for_first_step(piece, state) if self.once else piece)
         else:
-            apart = RowsApart(self.name, self.fill, state)
-            self.piece = ChainPiece(apart, list(self.where.values()), self.front, self.look)
-            yield from self.piece.attach()
+            self.piece = chain = ChainPiece(
+                self.name, self.fill, state, list(self.where.values()), self.front, self.look
+            )
+            yield from chain.attach()
 
     def start(self, rule: Due | Watch) -> None:
         """The steps of the run are known, and with them the rule."""
-        if isinstance(self.piece, ModulePiece):
-            assert not isinstance(rule, Watch)
-            self.piece.due = rule
+        if isinstance(rule, Watch):
+            assert isinstance(self.piece, RowsApart)
+            self.piece.watch = rule
         else:
-            self.piece.apart.rule = rule
+            self.piece.due = rule
 
 
 def each(modules: dict[str, nn.Module], rule: Rule, fill: Fill = Hold(), **options: Any) -> list[Replay]:  # noqa: B008

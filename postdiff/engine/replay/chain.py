@@ -12,9 +12,9 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from postdiff.engine.blocks import stream_names, streams_of, streams_that_go_on
@@ -23,6 +23,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import beneath, intercept
 from postdiff.engine.ownership import Form, own, owned, put_together, taken_apart
 from postdiff.engine.replay.apart import RowsApart
+from postdiff.engine.replay.fills import Fill
+from postdiff.engine.replay.memory import laid_over, take
+from postdiff.engine.state import State
 
 __all__ = ["ChainPiece", "Look"]
 
@@ -41,19 +44,23 @@ class _Fresh(NamedTuple):
     names: tuple[str, ...] | None
 
 
-class ChainPiece:
+class ChainPiece(RowsApart):
     """Consecutive blocks, in one run.
 
     Args:
-        apart: decides and keeps.
+        name: prefix of the counters in `state.counts`.
+        fill: what stands in for what they give out.
+        state: of the run.
         blocks: in order of execution.
         front: how many of them always run: the chain is the others, and a watch sees what these have added.
         look: what a watch sees instead of that, or of the chain's input.
     """
 
-    def __init__(self, apart: RowsApart, blocks: list[nn.Module], front: int = 0, look: Look | None = None) -> None:
-        self.apart, self.blocks, self.front, self.look = apart, blocks, front, look
-        self.state = apart.state
+    def __init__(
+        self, name: str, fill: Fill, state: State, blocks: list[nn.Module], front: int = 0, look: Look | None = None
+    ) -> None:
+        super().__init__(name, fill, state)
+        self.blocks, self.front, self.look = blocks, front, look
         self._mains: list[str] = []  # of each block, the stream that it is given first
         self._outputs: dict[int, tuple[tuple[str, ...], Form]] = {}  # of a block: its streams, and how it gives them
         self._begins = {front}  # blocks with which a section begins
@@ -65,38 +72,31 @@ class ChainPiece:
 
     def attach(self) -> Iterator[AbstractContextManager[None]]:
         """Contexts to hold open during the call."""
+        self._first = beneath(self.blocks[0], "forward")
         for place, block in enumerate(self.blocks):
-            names, original = list(inspect.signature(block.forward).parameters), beneath(block, "forward")
+            names = list(inspect.signature(block.forward).parameters)
             self._mains.append(names[0])
+            yield intercept(block, "forward", partial(self._around, place, names))
 
-            def around(
-                forward: Callable[..., Any],
-                *args: Any,
-                _place: int = place,
-                _names: list[str] = names,
-                _original: Callable[..., Any] = original,
-                **kwargs: Any,
-            ) -> Any:
-                given = dict(zip(_names, args, strict=False)) | kwargs
-                if _place == 0:
-                    self._enter(_original, given)
-                return self._call(_place, forward, given)
+    def _around(self, place: int, names: list[str], forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        if place == 0:
+            self._enter(given)
+        return self._call(place, forward, given)
 
-            yield intercept(block, "forward", around)
-
-    def _enter(self, original: Callable[..., Any], given: dict[str, Any]) -> None:
+    def _enter(self, given: dict[str, Any]) -> None:
         self._nth = self._nth + 1 if self._entered == self.state.network_call else 0
         self._entered, self._at, self._fresh = self.state.network_call, -1, None
         # A block may write into its input.
         streams = owned(streams_of(self._mains[0], given))
         self._seen = streams[self._mains[0]]
         if self.look is not None:
-            self._seen = self.look(self.blocks[0], lambda: original(**(given | streams)))
+            self._seen = self.look(self.blocks[0], lambda: self._first(**(given | streams)))
 
     def _call(self, place: int, forward: Callable[..., Any], given: dict[str, Any]) -> Any:
         state, entered, last = self.state, self._entered == self.state.network_call, place == len(self.blocks) - 1
         if entered and place <= self._at:
-            raise UsageError(f"{self.apart.name}: the blocks do not run in the order in which they stand; leave it out")
+            raise UsageError(f"{self.name}: the blocks do not run in the order in which they stand; leave it out")
         self._at = place
         if place < self.front - 1:
             return forward(**given)
@@ -167,7 +167,7 @@ class ChainPiece:
         now = tensors[names.index(self._mains[self.front - 1])]
         if now.shape != self._seen.shape:
             raise UsageError(
-                f"{self.apart.name}: text and image are joined within the first {self.front} blocks, which do "
+                f"{self.name}: text and image are joined within the first {self.front} blocks, which do "
                 "not add one thing to them; give a smaller front"
             )
         self._seen = now - self._seen
@@ -179,25 +179,23 @@ class ChainPiece:
             return
         self._begun, tokens = state.network_call, given[self._mains[place]].shape[1]
         if any(self._lengths.setdefault((state.size, row), tokens) != tokens for row in state.rows):
-            self.apart.forget()  # a text is filled up to the longest of those that are sent along
+            self.forget()  # a text is filled up to the longest of those that are sent along
             self._lengths = dict.fromkeys(((state.size, row) for row in state.rows), tokens)
-        self._computed = self.apart.decide((state.size, self._nth), self._seen)
-        self.apart.count(len(self._computed))
+        self._computed = self.decide((state.size, self._nth), self._seen)
+        self.count(len(self._computed))
 
     def _some(
         self, place: int, names: tuple[str, ...], forward: Callable[..., Any], given: dict[str, Any]
     ) -> list[Tensor]:
-        of, image = len(self.state.rows), given[self._mains[place]]
-        each = image.shape[0] // of
-        rows = torch.tensor([i * each + j for i in self._computed for j in range(each)], device="cpu")
-        rows = rows.to(image.device, non_blocking=True)
-        part = on_batched(lambda tensor: tensor[rows], given, image.shape[0], self.state.family)
-        computed, _ = taken_apart(forward(**part))
-        return [given[name].index_copy(0, rows, value) for name, value in zip(names, computed, strict=True)]
+        computed, of = self._computed, len(self.state.rows)
+        rows = len(given[self._mains[place]])
+        part = on_batched(lambda tensor: take(tensor, computed, of), given, rows, self.state.family)
+        fresh, _ = taken_apart(forward(**part))
+        return [laid_over(given[name], computed, of, value) for name, value in zip(names, fresh, strict=True)]
 
     def _unclear(self, place: int) -> tuple[str, ...]:
         raise UsageError(
-            f"{self.apart.name}: which of its inputs the outputs of {type(self.blocks[place]).__name__} go on from "
+            f"{self.name}: which of its inputs the outputs of {type(self.blocks[place]).__name__} go on from "
             "cannot be told; leave this method out"
         )
 
@@ -206,9 +204,9 @@ class ChainPiece:
         x = [self._input.get(name) for name in names]
         if any(before is None or before.shape != after.shape for before, after in zip(x, tensors, strict=True)):
             raise UsageError(
-                f"{self.apart.name}: the blocks give out other tokens than they are given, as where text and image are "
+                f"{self.name}: the blocks give out other tokens than they are given, as where text and image are "
                 "joined on the way; leave this method out"
             )
         last = place == len(self.blocks) - 1
         at = (self.state.size, self._nth) if last else (self.state.size, self._nth, self._section)
-        return self.apart.finish(at, self._computed, self._seen, x, tensors, whole=last)
+        return self.noted(at, self._computed, self._seen, x, tensors, whole=last)

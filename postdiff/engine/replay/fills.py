@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -20,33 +20,28 @@ __all__ = ["Fill", "Hold", "Residual", "Taylor", "TaylorResidual", "Weighted"]
 Tensors = list[Tensor]
 
 
-class Fill(Protocol):
+class Fill:
     """How an output is kept and given again; `keep` is handed tensors that nobody else writes to.
 
     Attributes:
         of_input: reads what the piece is given.
         recalls: what is kept depends on what was kept before.
-        steady: gives the same at every step.
     """
-
-    of_input: ClassVar[bool]
-    recalls: ClassVar[bool]
-    steady: ClassVar[bool]
-
-    def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Any:
-        """What to keep of a step's output y, in tuples and lists; `past` was kept before, None if nothing was."""
-
-    def give(self, kept: Any, x: Tensors, step: int) -> Tensors:
-        """What stands in for the output at a later step, in tensors that may be written into."""
-
-
-@dataclass(frozen=True)
-class Hold:
-    """y_k."""
 
     of_input: ClassVar[bool] = False
     recalls: ClassVar[bool] = False
-    steady: ClassVar[bool] = True
+
+    def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Any:
+        """What to keep of a step's output y, in tuples and lists; `past` was kept before, None if nothing was."""
+        raise NotImplementedError
+
+    def give(self, kept: Any, x: Tensors, step: int) -> Tensors:
+        """What stands in for the output at a later step, in tensors that may be written into."""
+        raise NotImplementedError
+
+
+class Hold(Fill):
+    """y_k."""
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Tensors:
         return y
@@ -55,13 +50,10 @@ class Hold:
         return own(kept)
 
 
-@dataclass(frozen=True)
-class Residual:
+class Residual(Fill):
     """x_t + (y_k - x_k), in the channels that both have; what the output has beyond them is y_k."""
 
     of_input: ClassVar[bool] = True
-    recalls: ClassVar[bool] = False
-    steady: ClassVar[bool] = False
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Tensors:
         return [_plus(after, before, -1) for before, after in zip(x, y, strict=True)]
@@ -79,7 +71,7 @@ def _plus(tensor: Tensor, other: Tensor, sign: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Taylor:
+class Taylor(Fill):
     """y_k + F_1 s + F_2 s^2 / 2! + ..., s = t - k; F_(j+1) is the divided difference of the last two F_j, F_0 = y.
 
     Args:
@@ -87,9 +79,7 @@ class Taylor:
     """
 
     order: int
-    of_input: ClassVar[bool] = False
     recalls: ClassVar[bool] = True
-    steady: ClassVar[bool] = False
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> tuple[int, list[Tensors]]:
         factors = [y]
@@ -109,7 +99,7 @@ class Taylor:
 
 
 @dataclass(frozen=True)
-class TaylorResidual:
+class TaylorResidual(Fill):
     """x_t + the series of y_k - x_k; channels that the output has beyond the input's follow a series of their own.
 
     Args:
@@ -119,7 +109,6 @@ class TaylorResidual:
     order: int
     of_input: ClassVar[bool] = True
     recalls: ClassVar[bool] = True
-    steady: ClassVar[bool] = False
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Any:
         return Taylor(self.order).keep(past, [], Residual().keep(None, x, y, step), step)
@@ -129,7 +118,7 @@ class TaylorResidual:
 
 
 @dataclass(frozen=True)
-class Weighted:
+class Weighted(Fill):
     """sum_k a_k y_k over the last computed steps.
 
     Args:
@@ -139,9 +128,7 @@ class Weighted:
 
     weights: Callable[[Sequence[int], int], Sequence[float]]
     most: int
-    of_input: ClassVar[bool] = False
     recalls: ClassVar[bool] = True
-    steady: ClassVar[bool] = False
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> list[tuple[int, Tensors]]:
         return [*(past or []), (step, y)][-self.most :]

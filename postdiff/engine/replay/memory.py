@@ -8,6 +8,8 @@ not know of each other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +18,13 @@ from torch import Tensor
 from postdiff.engine.ownership import Form
 from postdiff.engine.replay.fills import Fill
 from postdiff.engine.replay.rules import Due
-from postdiff.engine.rows import map_tensors, rows_of_step, tile_rows
+from postdiff.engine.rows import map_tensors, rows_of_step
 from postdiff.engine.state import State
 
-__all__ = ["Kept", "Place", "Rows", "laid_over", "replayed", "take"]
+__all__ = ["Kept", "Place", "Rows", "laid_over", "take"]
 
-Rows = tuple[Any, ...]
+Rows = tuple[Any, ...]  # (guidance branch, image), each
+Tensors = list[Tensor]
 
 
 class Kept(NamedTuple):
@@ -30,7 +33,7 @@ class Kept(NamedTuple):
     Attributes:
         value: as the fill keeps it; every tensor holds the rows one after the other.
         written: the step.
-        rows: (guidance branch, image), each.
+        rows: of which it is.
         form: how the output is made of its tensors.
     """
 
@@ -43,83 +46,115 @@ class Kept(NamedTuple):
         """Of some of the rows, which follow one another."""
         if end - begin == len(self.rows):
             return self
-        places = list(range(begin, end))
-        value = map_tensors(lambda tensor: take(tensor, places, len(self.rows)), self.value)
+        value = map_tensors(lambda tensor: take(tensor, range(begin, end), len(self.rows)), self.value)
         return Kept(value, self.written, self.rows[begin:end], self.form)
 
 
 class Place:
     """All that is kept at one size of the latents of one call of a piece within a call of the network.
 
+    Args:
+        fill: how it is kept and given again.
+
     Attributes:
         groups: rows that were computed together, newest last.
-        views: {(branches, images) of a call: what is kept of its rows, in order}, remembered.
-        unmerged: the newest output as it was, where a method keeps something else of it; not yet among the groups.
+        views: {rows: what is kept of them, in order}, remembered.
     """
 
-    def __init__(self) -> None:
-        self.unmerged: Any = None
+    def __init__(self, fill: Fill) -> None:
+        self.fill = fill
         self.groups: list[Kept] = []
-        self.views: dict[Any, list[Kept]] = {}
+        self.views: dict[Rows, list[Kept]] = {}
 
     def find(self, rows: Rows) -> list[Kept] | None:
         """What is kept of these rows, cut where they were computed apart; None unless it is of all of them."""
         if len(self.groups) == 1 and self.groups[0].rows == rows:
-            return self.groups[:]
-        found = self.pieces(rows)
-        return None if any(group is None for group, _ in found) else [group for group, _ in found if group is not None]
+            return self.groups
+        if rows not in self.views:
+            found = [group for group, _ in self.pieces(rows) if group is not None]
+            if sum(len(group.rows) for group in found) < len(rows):
+                return None
+            self.views[rows] = found
+        return self.views[rows]
 
-    def pieces(self, rows: Rows) -> list[tuple[Kept | None, int]]:
-        """The same with None for rows of which nothing is kept; beside each, how many rows it is of."""
-        places: list[tuple[Kept | None, int]] = []
-        for row in rows:
-            group = next((group for group in reversed(self.groups) if row in group.rows), None)
-            places.append((group, -1 if group is None else group.rows.index(row)))
-        found, begin = [], 0
-        for end in range(1, len(rows) + 1):
-            (group, first), last = places[begin], places[end - 1][1]
-            if end < len(rows) and places[end][0] is group and (group is None or places[end][1] == last + 1):
-                continue
-            found.append((group if group is None else group.part(first, last + 1), end - begin))
-            begin = end
+    def ready(self, rows: Rows, due: Due, now: int) -> list[Kept] | None:
+        """The same, but None also where a row is to be computed again."""
+        kept = self.find(rows)
+        for group in kept or ():
+            if due(group.written, now):
+                return None
+        return kept
+
+    def pieces(self, rows: Rows) -> list[tuple[Kept | None, list[int]]]:
+        """What is kept of these rows, None for some of which nothing is; beside each, which of the rows it is of."""
+
+        def stands(i: int) -> tuple[int, int]:  # alike for neighbours that were computed as neighbours
+            number = next((n for n in reversed(range(len(self.groups))) if rows[i] in self.groups[n].rows), -1)
+            return number, i - self.groups[number].rows.index(rows[i]) if number >= 0 else 0
+
+        found: list[tuple[Kept | None, list[int]]] = []
+        for (number, before), run in groupby(range(len(rows)), stands):
+            of = [*run]
+            group = self.groups[number].part(of[0] - before, of[-1] + 1 - before) if number >= 0 else None
+            found.append((group, of))
         return found
 
-    def due_images(self, rows: Rows, due: Due, now: int) -> set[int]:
-        """Images of rows (branch, image) that are to be computed: those of which any row is due, or not kept."""
-        found, begin = set(), 0
-        for group, count in self.pieces(rows):
-            if group is None or due(group.written, now):
-                found |= {image for _, image in rows[begin : begin + count]}
-            begin += count
-        return found
+    def due_images(self, rows: Rows, due: Due, now: int) -> set[Any]:
+        """Images that are to be computed: those of which any row is due, or not kept."""
+        pieces = self.pieces(rows)
+        return {rows[i][1] for group, of in pieces if group is None or due(group.written, now) for i in of}
 
-    def write(self, fill: Fill, rows: Rows, x: list[Tensor], y: list[Tensor], step: int, form: Form = 0) -> None:
+    def write(self, rows: Rows, x: Tensors, y: Tensors, step: int, form: Form = 0) -> None:
         """Keep what a piece gave out, y for the input x, which is read by some fills alone."""
-        if not fill.recalls:
-            self._add(Kept(fill.keep(None, x, y, step), step, rows, form))
-            return
-        begin = 0
-        for past, count in self.pieces(rows):
-            of = list(range(begin, begin + count))
+        pieces = self.pieces(rows) if self.fill.recalls else [(None, [*range(len(rows))])]
+        for past, of in pieces:
             xs, ys = ([take(tensor, of, len(rows)) for tensor in tensors] for tensors in (x, y))
-            value = fill.keep(None if past is None else past.value, xs, ys, step)
-            self._add(Kept(value, step, rows[begin : begin + count], form))
-            begin += count
+            value = self.fill.keep(None if past is None else past.value, xs, ys, step)
+            self._add(Kept(value, step, tuple(rows[i] for i in of), form))
 
     def _add(self, fresh: Kept) -> None:
         new = set(fresh.rows)
         self.groups = [group for group in self.groups if not new.issuperset(group.rows)] + [fresh]
         self.views = {}
 
+    def replay(self, rows: Rows, x: Tensors, state: State) -> Tensors:
+        """What stands in for these rows, of all of which something is kept."""
+        kept = self.find(rows)
+        assert kept is not None, "rows of which nothing is kept are computed"
+        return self.give(kept, x, state)
 
-def take(tensor: Tensor, places: list[int], of: int) -> Tensor:
+    def give(self, kept: list[Kept], x: Tensors, state: State) -> Tensors:
+        """What a piece gives out at this step, or at those that the present call serves.
+
+        Args:
+            kept: of all rows, in order.
+            x: what the piece is given, the rows of every step; empty unless the fill reads it.
+            state: of the run.
+        """
+        if state.span == 1:
+            return self._at(kept, x, state.index)
+        branches, span = len(state.branches), state.span
+        each = [self._at(kept, rows_of_step(x, branches, span, i), state.index + i) for i in range(span)]
+        apart = ([tensor.unflatten(0, (branches, -1)) for tensor in tensors] for tensors in zip(*each, strict=True))
+        return [torch.stack(tensors, 1).flatten(0, 2) for tensors in apart]
+
+    def _at(self, kept: list[Kept], x: Tensors, step: int) -> Tensors:
+        if len(kept) == 1:
+            return self.fill.give(kept[0].value, x, step)
+        of, begin, found = sum(len(group.rows) for group in kept), 0, []
+        for group in kept:
+            places = range(begin, begin + len(group.rows))
+            found.append(self.fill.give(group.value, [take(tensor, places, of) for tensor in x], step))
+            begin += len(group.rows)
+        return [torch.cat(tensors) for tensors in zip(*found, strict=True)]
+
+
+def take(tensor: Tensor, places: Sequence[int], of: int) -> Tensor:
     """Some of a tensor's `of` rows by their places, in order; a row may be several along dimension 0."""
+    each = tensor.shape[0] // of
     if len(places) == of:
         return tensor
-    each = tensor.shape[0] // of
-    if len(places) == 1:
-        return tensor[places[0] * each : (places[0] + 1) * each]
-    if places == list(range(places[0], places[-1] + 1)):
+    if places[-1] - places[0] == len(places) - 1:
         return tensor[places[0] * each : (places[-1] + 1) * each]
     return torch.cat([tensor[place * each : (place + 1) * each] for place in places])
 
@@ -130,31 +165,3 @@ def laid_over(tensor: Tensor, places: list[int], of: int, part: Tensor) -> Tenso
     for place, row in zip(places, part.chunk(len(places)), strict=True):
         rows[place] = row
     return torch.cat(rows)
-
-
-def replayed(fill: Fill, kept: list[Kept], x: list[Tensor], state: State) -> list[Tensor]:
-    """What a piece gives out at this step, or at those that the present call serves, from what is kept of its rows.
-
-    Args:
-        kept: of all rows, in order.
-        x: what the piece is given, the rows of every step; empty unless the fill reads it.
-    """
-    if state.span == 1:
-        return _at(fill, kept, x, state.index)
-    branches = len(state.branches)
-    if fill.steady:
-        return [tile_rows(tensor, branches, state.span) for tensor in _at(fill, kept, x, state.index)]
-    each = [_at(fill, kept, rows_of_step(x, branches, state.span, i), state.index + i) for i in range(state.span)]
-    apart = ([tensor.unflatten(0, (branches, -1)) for tensor in tensors] for tensors in zip(*each, strict=True))
-    return [torch.stack(tensors, 1).flatten(0, 2) for tensors in apart]
-
-
-def _at(fill: Fill, kept: list[Kept], x: list[Tensor], step: int) -> list[Tensor]:
-    if len(kept) == 1:
-        return fill.give(kept[0].value, x, step)
-    of, begin, found = sum(len(group.rows) for group in kept), 0, []
-    for group in kept:
-        places = list(range(begin, begin + len(group.rows)))
-        found.append(fill.give(group.value, [take(tensor, places, of) for tensor in x], step))
-        begin += len(group.rows)
-    return [torch.cat(tensors) for tensors in zip(*found, strict=True)]
