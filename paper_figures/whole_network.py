@@ -1,18 +1,19 @@
 """Caches of the whole network, rule by fill, against fewer steps: `python paper_figures/whole_network.py`.
 
-How close images stay to those of all steps, over the network calls that an image costs. A colour is a fill, its line
-the even mask's; a marker is a rule. In black the same model with fewer steps.
+How close images stay to those of all steps, over the network calls that an image has cost. A colour is a fill, its
+line the even mask's; a marker is a rule. In black the same model with fewer steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 from matplotlib.lines import Line2D
 from measured import named, rows_of
 from style import COLOURS, DOUBLE, MARKERS, PSNR, line, program, save
 
+from postdiff.lab.analysis import findings
 from postdiff.lab.tables.rows import FlatRow
 
 EXPERIMENT = "whole_network"
@@ -41,19 +42,13 @@ LOOKS = dict(zip(FILLS, COLOURS[1:], strict=False))
 SHAPES = dict(zip(RULES, (*MARKERS, "p"), strict=True))
 
 
-def calls(row: FlatRow, full: FlatRow) -> float:
-    """Network calls of an image in the mean, by the work that they are."""
-    return float(full["steps"] * row["macs_g"] / full["macs_g"])
-
-
-def with_calls(rows: Sequence[FlatRow]) -> list[FlatRow]:
-    """The rows with a figure more, `calls`; the first is the one of all steps."""
-    return [row | {"calls": calls(row, rows[0])} for row in rows]
+def with_calls(rows: Sequence[FlatRow], known: Mapping[str, float]) -> list[FlatRow]:
+    """The rows of which the number of calls is known, with that as one figure more."""
+    return [row | {"calls": known[row["row"]]} for row in rows if row["row"] in known]
 
 
 def draw(rows: Sequence[FlatRow]) -> plt.Figure:
-    """A panel for each quality; the row of all steps, infinitely close to itself, is left out."""
-    rows = with_calls(rows)[1:]
+    """A panel for each quality."""
     drawn, axes = plt.subplots(1, len(QUALITIES), figsize=(DOUBLE, 3.6), layout="constrained")
     for (quality, label), panel in zip(QUALITIES.items(), axes, strict=True):
         fewer = sorted(named(rows, r"steps_\d+"), key=lambda row: row["calls"])
@@ -80,7 +75,9 @@ def draw(rows: Sequence[FlatRow]) -> plt.Figure:
 
 def main() -> None:
     """Draw from records and save."""
-    save(draw(rows_of(EXPERIMENT, "macs_g", PSNR)), "whole_network")
+    rows = rows_of(EXPERIMENT, *QUALITIES)
+    found = findings.find(EXPERIMENT, "differences", "python experiments/whole_network.py")
+    save(draw(with_calls(rows, found.found["calls"])), "whole_network")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def straight_loop(network, solve, x, steps, threshold, warmup, last=1, most=4, f
         k, y = computed[-1]
         if fill == "linear" and skip:
             j, other = computed[-2]
-            y = y + (i - k) / (k - j) * (y - other)
+            y = [now + (i - k) / (k - j) * (now - then) for now, then in zip(y, other, strict=True)]
         skipped += [i] * skip
         before, x = x, solve(y, i, x)
         changes.append((x - before).abs().mean().item())

@@ -19,6 +19,7 @@ RULES = {
     "comfyui": {"threshold": 0.5, "warmup": 0.15, "last": 0.05, "distance": "computed", "stride": 2},
     "ucache": {"threshold": 2.0, "warmup": 0.15, "last": 0.05, "distance": "computed", "scale": "ucache"},
     "output": {"threshold": 0.6, "warmup": 2, "replay": "output", "most": 1},
+    "in a line": {"threshold": 0.3, "warmup": 2, "replay": "linear", "most": 2},
 }
 
 
@@ -28,7 +29,7 @@ def straight_loop(network, solve, x, steps, rule):
     stride, most, skipped = rule.get("stride", 1), rule.get("most", steps), []
     share = {name: rule.get(name, other) for name, other in (("warmup", 0.2), ("last", 1))}
     first, last = (int(s * steps + 0.5) if isinstance(s, float) else s for s in share.values())
-    gain = usual = x_c = y_c = x_before = residuals = None
+    gain = usual = x_c = y_c = x_before = residuals = line = step_c = None
     total, row, count = 0.0, 0, 0
 
     def mean(tensor, every=stride):
@@ -48,10 +49,17 @@ def straight_loop(network, solve, x, steps, rule):
         if skip:
             row += 1
             skipped.append(i)
-            y = y_c if rule.get("replay") == "output" else [x + residual for residual in residuals]
+            now, slope = line
+            y = {
+                "residual": [x + residual for residual in residuals],
+                "output": y_c,
+                "linear": [y + (i - now) * change for y, change in zip(y_c, slope, strict=True)],
+            }[rule.get("replay", "residual")]
         else:
             y, total, row = network(x, i), 0.0, 0
             residuals = [branch - x for branch in y]
+            slope = [0.0] * len(y) if y_c is None else [(y - z) / (i - step_c) for y, z in zip(y, y_c, strict=True)]
+            line, step_c = (i, slope), i
             if not computed_distance or i >= first:
                 count += first <= i < steps - last
                 if x_c is not None:

@@ -77,7 +77,6 @@ SETTINGS: dict[str, list[Any]] = {
     "spectrum: penalised": [
         {"spectrum": {"warmup": 2, "growth": 0.0, "intercept": "penalised", "history": 2, "degree": 1}}
     ],
-    "easy_cache: linear": [{"easy_cache": {"threshold": 0.9, "warmup": 2, "replay": "linear"}}],
     "step_mask: chebyshev": [{"step_mask": {"computed": [0, 1, 2, 4], "fill": "chebyshev"}}],
     "step_mask: residual": [{"step_mask": {"computed": [0, 1, 4], "fill": "residual"}}],
     "step_mask: quadratic": [{"step_mask": {"computed": [0, 1, 3, 4], "fill": "quadratic"}}],
