@@ -22,9 +22,10 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The pages of methods in docs/methods, and all pages as a site in `site`.
+# The pages of methods in docs/methods, the tables of docs/which_cache.md, and all pages as a site in `site`.
 docs: install
 	$(BIN)/python docs/program/method_pages.py
+	$(BIN)/python docs/program/which_cache.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 install: $(INSTALLED)

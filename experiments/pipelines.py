@@ -25,6 +25,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the twins stand among the tests, which are no package of ours
 
+import diffusers  # noqa: E402
 import torch  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -163,7 +164,7 @@ def _reason(text: str, pipe: Any, methods: list[Any]) -> Reason:
         text = text.replace(type(part).__name__, f"the {what}")
     shared = text
     for method in methods:
-        for said in (type(method).__name__, type(method).__module__.rpartition(".")[2]):
+        for said in (type(method).__name__, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(method).__name__).lower()):
             shared = re.sub(rf"\b{said}(?=[: ])", "the method", shared)
     return Reason(_capital(text), _capital(shared))
 
@@ -243,12 +244,11 @@ def _summary(rows: dict[str, dict[str, Cell]]) -> list[str]:
         f"Of {signs.total()} cells, {signs[RUNS] + signs[SAME]} run and {signs['']} are refused.",
         f"In {signs[ABSENT]} the network has nothing that the preset acts on, and {signs[UNTRIED]} were not tried.",
     ]
-    if everywhere:
-        lines.append(f"On every pipeline run {', '.join(everywhere)}.")
+    lines += [f"On every pipeline run {', '.join(everywhere)}."] if everywhere else []
     often, seldom = (
         [f"`{name}` ({share[name]} of {len(rows)})" for name in some] for some in (others[:6], others[-3:])
     )
-    return [*lines, f"Next come {', '.join(often)}; on fewest run {', '.join(seldom)}."]
+    return [*lines, f"Most often run {', '.join(often)}, and least often {', '.join(seldom)}."]
 
 
 def unfit() -> list[str]:
@@ -274,7 +274,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if wrong := [name for name in given.only or () if name not in FAMILIES]:
         parser.error(f"{wrong[0]} has no row in the table of pipelines; name a class such as FluxPipeline")
     quiet.quiet()
-    _silence()
+    warnings.simplefilter("ignore")  # twins are built as no checkpoint is, and libraries remark on that
+    diffusers.utils.logging.set_verbosity(60)
     cases = {name: found for name, found in twins().items() if name in (given.only or FAMILIES)}
     calls = sum(map(len, cases.values())) * len(presets())
     with tqdm(total=calls, unit="call") as bar:
@@ -287,14 +288,6 @@ def main(words: Sequence[str] | None = None) -> int:
     _, _, after = rest.partition(END)
     PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
     return 0
-
-
-def _silence() -> None:
-    """Twins are built as no checkpoint is, and libraries remark on that."""
-    import diffusers
-
-    warnings.simplefilter("ignore")
-    diffusers.logging.set_verbosity(60)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ OVERVIEW = "methods/index.md"
 
 
 def on_config(config: Any) -> Any:
-    """Every method stands in the navigation, below the overview."""
+    """Every method stands in the navigation, below the overview and the tables of all methods."""
     [section] = [item for part in config.nav if isinstance(part, dict) for item in part.values() if OVERVIEW in item]
-    place = section.index(OVERVIEW) + 1
-    section[place:place] = [{title: path} for title, path in method_pages.titles().items()]
+    section += [{title: path} for title, path in method_pages.titles().items()]
     return config
 
 
