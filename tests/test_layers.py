@@ -44,7 +44,7 @@ ALLOWED = {
 LAB = (
     *("quiet", "code_hash", "config", "files", "data", "pipelines", "devices", "progress", "metrics", "plan", "images"),
     *("generate", "records", "tables", "loggers", "macs", "step_scores", "evaluation", "row", "export", "bench"),
-    *("analysis", "listing", "report", "run", "launch"),
+    *("analysis", "listing", "report", "run", "launch", "planner"),
 )
 FILES = sorted(PACKAGE.rglob("*.py"))
 

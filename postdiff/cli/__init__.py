@@ -27,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: command-line words without the program's name; those of the process if omitted.
 
     Returns:
-        0 when what was asked is done, 2 after a mistake, 130 after Ctrl-C.
+        0 when what was asked is done, 1 when no plan keeps to its budget, 2 after a mistake, 130 after Ctrl-C.
     """
     words = list(sys.argv[1:] if words is None else words)
     debug = "--debug" in words
@@ -41,7 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding lacks is spelt out
         given = parsed(words)
-        given.command.act(given)
+        code: int = given.command.act(given) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         if debug:
@@ -64,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
         for number, handler in before.items():
             if in_charge and handler is not None:
                 signal.signal(number, handler)
-    return 0
+    return code
 
 
 def entry() -> NoReturn:

@@ -10,8 +10,8 @@ from postdiff.cli.mistakes import line
 from postdiff.engine.errors import UsageError
 
 __all__ = [
-    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "profile", "report", "run"),
-    *("score", "table"),
+    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "plan", "profile", "report"),
+    *("run", "score", "table"),
 ]
 
 
@@ -122,6 +122,31 @@ def export(given: argparse.Namespace) -> None:
     from postdiff.lab import export as adm
 
     print(adm.export(_experiment(given), given.out))
+
+
+def plan(given: argparse.Namespace) -> int:
+    """Find the best setting within a budget; print it, and write it as an experiment. 1 if nothing is within."""
+    from postdiff.lab import quiet
+    from postdiff.lab.config.layers import from_words
+    from postdiff.lab.planner import listed, planning
+
+    quiet.quiet()
+    names = ("model", "budget", "data", "objective", "space", "prompts", "device")
+    options = planning.PlanOptions(**{name: getattr(given, name) for name in names})
+    file = planning.out_file(options, given.out)
+    ours = planning.Planning(options, from_words(given.overrides), _say)
+    try:
+        if given.dry_run:
+            print(listed.costs(ours, given.format))
+            return 0
+        answer = ours.answer()
+    except planning.Beyond as beyond:
+        print(line("postdiff: ", str(beyond)), file=sys.stderr)
+        return 1
+    print(f"{answer.table(given.format)}\n")
+    answer.write(file)
+    print(f"{answer.sentence()}\n{answer.carry()}\n\n{answer.python()}\n\nplan: {file} (postdiff run {file})")
+    return 0
 
 
 def list_(given: argparse.Namespace) -> None:

@@ -20,7 +20,7 @@ class Command:
     """One command.
 
     Attributes:
-        act: what it does with what was parsed.
+        act: what it does with what was parsed; gives the exit code, None for 0.
         summary: one line.
         options: its own.
         on_experiment: whether it takes an experiment and rows of it.
@@ -28,7 +28,7 @@ class Command:
         warning: told by --help beside the summary.
     """
 
-    act: Callable[[argparse.Namespace], None]
+    act: Callable[[argparse.Namespace], int | None]
     summary: str
     options: Options
     on_experiment: bool = True
@@ -110,6 +110,17 @@ LIST: Options = {
     },
     "--format": {"default": "text", "choices": ("text", "json"), "help": "default: text"},
 }
+PLAN: Options = {
+    "--model": {"required": True, "metavar": "MODEL", "help": "a model card or a pipeline folder"},
+    "--budget": {"required": True, "metavar": "B", "help": 'the most an image may cost: 0.4x, "12 TMACs" or "1.5 s"'},
+    "--data": {"default": "emoji", "metavar": "PROMPTS", "help": "prompts to calibrate on; default: emoji"},
+    "--objective": {"default": "paired_lpips", "metavar": "METRIC", "help": "what decides; default: paired_lpips"},
+    "--space": {"metavar": "SPACE", "help": "a file of configs/plans, or your own; default: the one for the model"},
+    "--prompts": {"type": int, "default": 48, "metavar": "N", "help": "the most to calibrate on; default: 48"},
+    "--device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N; default: auto"},
+    "--out": {"metavar": "FILE", "help": "default: outputs/plans/MODEL-BUDGET.yaml"},
+    "--dry-run": {"action": "store_true", "help": "print what settings would cost and generate nothing"},
+}
 EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}
 REPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/reports/EXPERIMENT.html"}}
 PICKLES = "job files, in outputs/jobs, are pickles that the jobs run: whoever may write there runs code as you"
@@ -129,6 +140,12 @@ COMMANDS = {
     "table": Command(commands.table, "print the table of an experiment from its records", TABLE, overrides=False),
     "report": Command(commands.report, "write an experiment as one HTML page: table, frontier, images, steps", REPORT),
     "macs": Command(commands.macs, "count multiply-accumulates of an experiment's rows, without weights", MACS | TABLE),
+    "plan": Command(
+        commands.plan,
+        "find the setting that is nearest to a model's full run within a budget; the same command goes on",
+        PLAN | TABLE,
+        on_experiment=False,
+    ),
     "data prepare": Command(
         commands.data_prepare,
         "freeze a data set, or a choice of its lines, in a manifest",

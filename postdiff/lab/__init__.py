@@ -21,4 +21,5 @@ bench        how long rows take beside reference implementations, and where the 
 analysis     a denoiser looked at from inside
 report       an experiment as one page of HTML
 run          an experiment from start to end; `launch` has its rows run as jobs of their own
+planner      the best setting of a model within a budget
 """

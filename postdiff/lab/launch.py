@@ -140,7 +140,8 @@ def launch(experiment: Experiment, words: Sequence[str], options: LaunchOptions,
     for row in run.unfinished(experiment):
         for part in range(1, shards + 1):
             shard = ("--shard", f"{part}/{shards}") if shards > 1 else ()
-            command = ("postdiff", "run", experiment.name, "--rows", row, "--no-bench", *shard, *words)
+            run_row = ("postdiff", "run", experiment.given or experiment.name, "--rows", row)
+            command = (*run_row, "--no-bench", *shard, *words)
             jobs.append(RowJob(row if shards == 1 else f"{row} (part {part} of {shards})", command))
     if options.dry_run:
         for job in jobs:

@@ -25,7 +25,12 @@ __all__ = ["bench", "draw_grid", "run", "score", "unfinished"]
 
 
 def run(
-    experiment: Experiment, report: Report, shard: Shard | None = None, fresh: bool = False, timed: bool = True
+    experiment: Experiment,
+    report: Report,
+    shard: Shard | None = None,
+    fresh: bool = False,
+    timed: bool = True,
+    grids: bool = True,
 ) -> Path | None:
     """Run the rows whose records are not there yet, then draw the grid.
 
@@ -37,9 +42,10 @@ def run(
         shard: generate only this part of the images, and time nothing.
         fresh: make records and images again.
         timed: whether to measure speed as well.
+        grids: whether to draw the grid.
 
     Returns:
-        The grid's file, or None while images are missing.
+        The grid's file, or None while images are missing or if none was asked for.
 
     Raises:
         UsageError: a mistake in the experiment, or a folder that cannot be written.
@@ -67,7 +73,7 @@ def run(
     # Times are comparable only when taken in turns, so one missing row means timing all of them again.
     if to_time and (fresh or not all(stored.recorded(plan, "speed") for plan in to_time)):
         speed.measure(to_time, pipelines)
-    return draw_grid(experiment, plans)
+    return draw_grid(experiment, plans) if grids else None
 
 
 def score(experiment: Experiment, report: Report) -> list[Record]:

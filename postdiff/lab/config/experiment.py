@@ -38,6 +38,7 @@ from pydantic import AfterValidator
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError, shown, unknown
+from postdiff.engine.values import expanded
 from postdiff.lab.config.layers import Finite, checked, merged
 from postdiff.lab.config.schema import RunConfig, long_form, resolve
 from postdiff.metrics import names as metric_names
@@ -107,16 +108,18 @@ class Experiment:
     """A parsed experiment file.
 
     Attributes:
-        name: path below `configs/experiments` without the ending.
+        name: path below `configs/experiments` without the ending; of any other file, its own name without it.
         summary: one line.
         baseline: first row of the file, which ratios refer to also when it is not selected.
         rows: in the order of the file.
+        given: what `load` reads it by, the name or the file.
     """
 
     name: str
     summary: str
     baseline: str
     rows: tuple[Row, ...]
+    given: str = ""
 
     def select(self, names: Sequence[str] | None) -> Experiment:
         """The same experiment with these rows only, in the order of the file.
@@ -134,12 +137,21 @@ class Experiment:
 
 
 def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Read `configs/experiments/<name>.yaml` and lay `overrides` over each of its rows.
+    """Read an experiment and lay `overrides` over each of its rows.
+
+    Args:
+        name: of a file in `configs/experiments`, without the ending; or any file that ends in .yaml.
+        overrides: keys and values of a row.
 
     Raises:
         UsageError: no such experiment, or a mistake in it; told in one line.
     """
-    file = catalog.path("experiments", name)
+    given = name
+    if name.endswith(".yaml"):
+        file = expanded(name)
+        name = file.stem
+    else:
+        file = catalog.path("experiments", name)
     content = merged(_File, [(str(file), catalog.read(file))])
     if not content.rows:
         raise UsageError(f"{file}: 'rows' must be a mapping, with at least one row")
@@ -148,7 +160,7 @@ def load(name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
         _row(name, key, base, {} if values is None else values, overrides or {})
         for key, values in expand(content.rows, str(file)).items()
     ]
-    return Experiment(name, content.summary or "", rows[0].name, tuple(rows))
+    return Experiment(name, content.summary or "", rows[0].name, tuple(rows), given)
 
 
 def _row(experiment: str, name: str, base: Layer, values: Any, overrides: Mapping[str, Any]) -> Row:

@@ -185,6 +185,7 @@ class RunConfig:
             model and the data can serve.
         bootstrap: how many times the images are drawn anew, with replacement, for 95 % intervals; 0 leaves them out.
         reference_steps: steps of the run without methods that the paired metrics compare with.
+        reference_scheduler: the solver of that run; null means the row's own, {} the model's.
         step_scores: generate once more, and give the clean estimate after every step the model's text score.
         bench: how speed is measured.
         network: memory format, compilation, attention and VAE; the reference run of paired metrics has none of it.
@@ -215,6 +216,7 @@ class RunConfig:
     metrics: Annotated[list[Any], checked(metric_specs.names)] | None = None
     bootstrap: Annotated[int, Field(ge=0, le=100_000)] = 0
     reference_steps: Count = 50
+    reference_scheduler: SchedulerConfig | None = None
     step_scores: bool = False
     bench: BenchConfig = field(default_factory=BenchConfig)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -254,7 +256,7 @@ def long_form(values: Mapping[str, Any], inside: str = "") -> dict[str, Any]:
             if new in values:
                 raise UsageError(f"'{key}' is the old name of '{new}', which is given too; leave '{key}' out")
             _warn(f"{inside}.{key}".lstrip("."), f"{inside}.{new}".lstrip("."))
-        if not inside and new == "scheduler" and isinstance(value, str):
+        if not inside and new in ("scheduler", "reference_scheduler") and isinstance(value, str):
             value = {"name": value}
         elif not inside and new == "stages" and isinstance(value, Mapping):
             value = {name: long_form(own) if isinstance(own, Mapping) else own for name, own in value.items()}

@@ -110,9 +110,14 @@ class Plan:
         # A model too large for the GPU is so without methods too.
         network = NetworkConfig(offload=self.config.network.offload)
         config = dataclasses.replace(self.config, methods=[], steps=self.config.reference_steps, network=network)
+        source = self.source
+        if (solver := config.reference_scheduler) is not None:
+            config = dataclasses.replace(config, scheduler=solver)
+            source = {**source, "schedulers": [dataclasses.asdict(self.card.scheduler), dataclasses.asdict(solver)]}
+            source |= code_hash.added("schedulers", [solver.name])
         row = Row("reference", f"{config.steps}-step reference", config, {}, {})
         alone = tuple(stage.reference() for stage in self.stages)
-        return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone)
+        return dataclasses.replace(self, row=row, config=config, methods=(), stages=alone, source=source)
 
     def resolved(self) -> dict[str, Any]:
         """The resolved config as a record keeps it, methods with every option spelt out."""
@@ -147,6 +152,7 @@ class Plan:
                 **{name: getattr(config, name) for name in ("seeds", "batch_size", "reference_steps", "step_scores")},
                 "metrics": [metric_specs.described(spec, PLACES) for spec in config.metrics or ()],
                 **({"bootstrap": config.bootstrap} if config.bootstrap else {}),
+                **({} if config.reference_scheduler is None else {"references": self.references_id}),
                 "used": self.prompts_hash,
                 "measured_with": self.measured_with,
             }
@@ -217,7 +223,7 @@ def _plan(
     config = row.config
     methods = tuple(presets.build_methods(config.methods))
     solvers = [card.scheduler, config.scheduler]
-    for solver in solvers:
+    for solver in (*solvers, *filter(None, [config.reference_scheduler])):
         if solver.name is not None:
             schedulers.check(solver.name, solver.options)
     solvers += [solver for stage in chain for solver in (stage.card.scheduler, stage.scheduler)]

@@ -1,0 +1,13 @@
+"""`postdiff plan`: of all settings of a model that keep to a budget, the one that is nearest to the full run.
+
+A setting is an ordinary row of an experiment, and what is found out about it is an ordinary record.
+
+budget    what may be spent: a share of the full run, MACs, or seconds
+space     which settings there are, as a file of `configs/plans` has them
+cost      what a setting costs, before anything is generated
+race      many settings on few prompts, the best of them on more
+trials    what a setting's images are worth, from records or from a run
+certainty intervals, ties, and how far an order on few prompts holds on more
+answer    the table, the sentence, the file and the lines of Python
+planning  all of it in turn
+"""

@@ -1,0 +1,210 @@
+"""What the images of settings are worth: from records that are there, or from a run that leaves them.
+
+Each rung of a race is an experiment in a file of `outputs/plans`, so that `postdiff run FILE --shard 1/2` and
+`postdiff launch FILE` do a part of it elsewhere. Its batches begin those of the next rung, whose images are then the
+same ones. Records that are committed may be gathered in one file, a calibration, which serves without their images.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from postdiff.engine.errors import UsageError, shown
+from postdiff.lab import run
+from postdiff.lab.config import experiment as experiments
+from postdiff.lab.config.schema import digest
+from postdiff.lab.data import data_cards
+from postdiff.lab.files import folders
+from postdiff.lab.plan.plan import Plan, plan_rows
+from postdiff.lab.planner.space import Setting
+from postdiff.lab.records import record as records
+from postdiff.lab.records.record import Record
+
+__all__ = ["BATCH", "Outcome", "Trials", "gather"]
+
+BATCH = 8  # images at once, and what all counts but the last are multiples of
+SCHEMA = 1
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one setting's images are worth.
+
+    Attributes:
+        values: {metric: value of each prompt, a mean over seeds}.
+        macs: counted while one image was made, of the denoiser in the dense convention.
+    """
+
+    values: Mapping[str, Values]
+    macs: int
+
+    def first(self, count: int) -> Outcome:
+        """Of the first prompts alone."""
+        return Outcome({name: values[:count] for name, values in self.values.items()}, self.macs)
+
+
+class Trials:
+    """Settings of one model on one set of prompts.
+
+    Args:
+        base: what every setting's row begins with.
+        metrics: to measure, all of single images.
+        report: given one line at a time.
+
+    Attributes:
+        base: what every setting's row begins with.
+        metrics: to measure.
+        name: how its experiments are called, before the count of prompts.
+        prompts: how many there are.
+        made: settings whose images had to be generated, or measured, by this process.
+    """
+
+    def __init__(self, base: Mapping[str, Any], metrics: Sequence[str], report: Callable[[str], None]) -> None:
+        batches = {"batch_size": BATCH, "bench": {"repeats": 0}}
+        self.base = {**base, **batches, "metrics": list(metrics)}
+        self.metrics, self._report = list(metrics), report
+        self.name = f"plan-{digest(self.base, 8)}"
+        self.prompts = len(data_cards.read(data_cards.card(str(base["data"]))))
+        self.made: list[str] = []
+
+    def file(self, count: int) -> Path:
+        """The experiment of a rung."""
+        return folders.outputs() / "plans" / f"{self.name}-{count}.yaml"
+
+    def measure(self, settings: Sequence[Setting], count: int) -> dict[str, Outcome]:
+        """What settings are worth on the first prompts; what is not known yet is run, and leaves its record.
+
+        Raises:
+            UsageError: a mistake in a setting, or a folder that cannot be written.
+        """
+        experiment = self._experiment(settings, count)
+        plans = {plan.name: plan for plan in plan_rows(experiment, images=True)}
+        found = {name: outcome for name, plan in plans.items() if (outcome := self._known(plan, count)) is not None}
+        if missing := [name for name in plans if name not in found]:
+            self.made += missing
+            run.run(experiment.select(missing), self._report, timed=False, grids=False)
+            for name in missing:
+                if (outcome := self._recorded(plans[name])) is None:
+                    raise UsageError(f"row '{name}' has no whole record after its run; give the same command again")
+                found[name] = outcome
+        return found
+
+    def _experiment(self, settings: Sequence[Setting], count: int) -> experiments.Experiment:
+        rows = {each.name: {"label": each.label, **each.config} for each in settings}
+        content = {"summary": f"settings of a plan on {count} prompts", "base": {**self.base, "count": count}}
+        file = self.file(count)
+        with folders.atomic_write(file) as temporary:
+            temporary.write_text(yaml.safe_dump({**content, "rows": rows}, sort_keys=False), encoding="utf-8")
+        return experiments.load(str(file))
+
+    def _known(self, plan: Plan, count: int) -> Outcome | None:
+        found = self._recorded(plan)
+        if found is not None:
+            return found
+        for calibrated, outcomes in _calibrations():
+            outcome = outcomes.get(_whole(plan, calibrated).run_id) if calibrated >= count else None
+            if outcome is not None and set(self.metrics) <= set(outcome.values):
+                return outcome.first(count)
+        return None
+
+    def _recorded(self, plan: Plan) -> Outcome | None:
+        """Of the setting's fresh record, if it is whole and of the same images."""
+        record = records.full(plan.experiment, plan.name, "quality", plan.run_id)
+        if record is None or record.images != plan.images_id:
+            return None
+        return _outcome(record, self.metrics)
+
+
+def _whole(plan: Plan, count: int) -> Plan:
+    """The same setting on so many prompts."""
+    if count == plan.config.count:
+        return plan
+    entries = data_cards.read(plan.data_card)
+    if count > len(entries):
+        return plan
+    return dataclasses.replace(
+        plan, entries=tuple(entries[:count]), config=dataclasses.replace(plan.config, count=count)
+    )
+
+
+def _outcome(record: Record, metrics: Sequence[str]) -> Outcome | None:
+    """What a fresh record and the CSV file beside it hold; None if that is not whole."""
+    file = records.fresh_path(record.experiment, record.row).with_suffix(".csv")
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != record.values:
+        return None
+    lines = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+    places = sorted({int(line["index"]) for line in lines})
+    by_place: dict[int, list[dict[str, str]]] = {place: [] for place in places}
+    for line in lines:
+        by_place[int(line["index"])].append(line)
+    values = {
+        name: np.array([np.mean([float(line[name]) for line in by_place[place]]) for place in places])
+        for name in metrics
+    }
+    return Outcome(values, record.denoiser_macs("dense") or 0)
+
+
+@functools.cache
+def _calibrations() -> list[tuple[int, dict[str, Outcome]]]:
+    """The committed ones: prompts, and {run_id of a setting on them: what it is worth}."""
+    return [read(file) for file in sorted((folders.committed_records() / "plans").glob("*.json"))]
+
+
+def read(file: Path) -> tuple[int, dict[str, Outcome]]:
+    """Read a calibration: how many prompts, and {run_id: what it is worth}.
+
+    Raises:
+        UsageError: it is damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError
+        count = int(content["count"])
+        found = {}
+        for run_id, entry in content["settings"].items():
+            values = {name: np.array(own, float) for name, own in entry["values"].items()}
+            if any(own.shape != (count,) or not np.isfinite(own).all() for own in values.values()):
+                raise ValueError
+            found[run_id] = Outcome(values, int(entry["macs"]))
+        return count, found
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(f"{shown(file)} is no whole calibration; take it away, or gather it again") from None
+
+
+def gather(trials: Trials, settings: Sequence[Setting], count: int, file: Path) -> None:
+    """Write what settings are worth, all of them measured, to one file.
+
+    Raises:
+        UsageError: a mistake in a setting, or the file cannot be written.
+    """
+    outcomes = trials.measure(settings, count)
+    plans = {plan.name: plan for plan in plan_rows(experiments.load(str(trials.file(count))), images=True)}
+    entries = {
+        plans[name].run_id: {
+            "setting": name,
+            "macs": outcome.macs,
+            "values": {metric: [round(float(each), 6) for each in own] for metric, own in outcome.values.items()},
+        }
+        for name, outcome in outcomes.items()
+    }
+    content = {"schema": SCHEMA, "base": trials.base, "count": count, "settings": entries}
+    with folders.atomic_write(file) as temporary:
+        temporary.write_text(
+            json.dumps(content, indent=None, separators=(",", ":")).replace('"setting"', '\n"setting"') + "\n"
+        )
