@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,14 +139,14 @@ class Answer:
         return f"Pairs of the first {first} settings in the order that {count} prompts give, with " + ", ".join(said)
 
     def yaml(self) -> str:
-        """The experiment: the chosen setting, plain fewer steps, and the full run."""
+        """The experiment: the full run, the chosen setting, and plain fewer steps."""
         kept = ("model", "data", "seeds", "guidance_scale", "height", "width", "dtype", "reference_scheduler")
         base = {key: self.base[key] for key in (*kept, "reference_steps") if key in self.base}
         base["metrics"] = list(next(iter(self.values.values())))
-        rows = {"planned": {"label": self.chosen.label, **self.chosen.config}}
+        rows: dict[str, Any] = {"full": {"label": f"{self.base['steps']} steps", "steps": self.base["steps"]}}
+        rows["planned"] = {"label": self.chosen.label, **self.chosen.config}
         if (fewer := self.fewer_steps) is not None and fewer != self.chosen:
             rows["fewer_steps"] = {"label": fewer.label, **fewer.config}
-        rows["full"] = {"label": f"{self.base['steps']} steps", "steps": self.base["steps"]}
         summary = f"a plan of {self.base['model']} within {self.budget.text}, beside fewer steps and the full run"
         return yaml.safe_dump({"summary": summary, "base": base, "rows": rows}, sort_keys=False, allow_unicode=True)
 
@@ -174,10 +173,6 @@ class Answer:
         head = "".join(f"# {line}".rstrip() + "\n" for line in comments)
         with folders.atomic_write(file) as temporary:
             temporary.write_text(head + self.yaml(), encoding="utf-8")
-
-    def values_of(self) -> str:
-        """All of it as JSON."""
-        return json.dumps({"chosen": self.chosen.name, "tied": [each.name for each in self.tied]})
 
 
 def _digits(metric: str) -> int:

@@ -115,9 +115,11 @@ class Trials:
         found = self._recorded(plan)
         if found is not None:
             return found
-        for calibrated, outcomes in _calibrations():
-            outcome = outcomes.get(_whole(plan, calibrated).run_id) if calibrated >= count else None
-            if outcome is not None and set(self.metrics) <= set(outcome.values):
+        calibrated = _calibrated()
+        for more in sorted({own for own, _ in calibrated.values() if own >= count}):
+            whole = _on(plan, more)
+            outcome = None if whole is None else calibrated.get(whole.run_id, (0, None))[1]
+            if outcome is not None:
                 return outcome.first(count)
         return None
 
@@ -129,16 +131,15 @@ class Trials:
         return _outcome(record, self.metrics)
 
 
-def _whole(plan: Plan, count: int) -> Plan:
-    """The same setting on so many prompts."""
+def _on(plan: Plan, count: int) -> Plan | None:
+    """The same setting on so many prompts; None if there are fewer."""
     if count == plan.config.count:
         return plan
     entries = data_cards.read(plan.data_card)
     if count > len(entries):
-        return plan
-    return dataclasses.replace(
-        plan, entries=tuple(entries[:count]), config=dataclasses.replace(plan.config, count=count)
-    )
+        return None
+    config = dataclasses.replace(plan.config, count=count)
+    return dataclasses.replace(plan, entries=tuple(entries[:count]), config=config)
 
 
 def _outcome(record: Record, metrics: Sequence[str]) -> Outcome | None:
@@ -160,13 +161,16 @@ def _outcome(record: Record, metrics: Sequence[str]) -> Outcome | None:
 
 
 @functools.cache
-def _calibrations() -> list[tuple[int, dict[str, Outcome]]]:
-    """The committed ones: prompts, and {run_id of a setting on them: what it is worth}."""
-    return [read(file) for file in sorted((folders.committed_records() / "plans").glob("*.json"))]
+def _calibrated() -> dict[str, tuple[int, Outcome]]:
+    """What is committed: {run_id: prompts, and what the setting is worth on them}."""
+    found: dict[str, tuple[int, Outcome]] = {}
+    for file in sorted((folders.committed_records() / "plans").glob("*.json")):
+        found |= {run_id: (count, outcome) for run_id, (_, count, outcome) in read(file).items()}
+    return found
 
 
-def read(file: Path) -> tuple[int, dict[str, Outcome]]:
-    """Read a calibration: how many prompts, and {run_id: what it is worth}.
+def read(file: Path) -> dict[str, tuple[str, int, Outcome]]:
+    """Read a calibration: {run_id: name of the setting, prompts, and what it is worth on them}.
 
     Raises:
         UsageError: it is damaged.
@@ -175,36 +179,37 @@ def read(file: Path) -> tuple[int, dict[str, Outcome]]:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError
-        count = int(content["count"])
         found = {}
         for run_id, entry in content["settings"].items():
+            count = int(entry["count"])
             values = {name: np.array(own, float) for name, own in entry["values"].items()}
             if any(own.shape != (count,) or not np.isfinite(own).all() for own in values.values()):
                 raise ValueError
-            found[run_id] = Outcome(values, int(entry["macs"]))
-        return count, found
+            found[run_id] = str(entry["setting"]), count, Outcome(values, int(entry["macs"]))
+        return found
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{shown(file)} is no whole calibration; take it away, or gather it again") from None
 
 
-def gather(trials: Trials, settings: Sequence[Setting], count: int, file: Path) -> None:
-    """Write what settings are worth, all of them measured, to one file.
+def gather(trials: Trials, settings: Mapping[str, tuple[Setting, int]], file: Path) -> None:
+    """Write what settings are worth to one file; what is not known yet is run.
+
+    Args:
+        trials: of a model on prompts.
+        settings: {name: setting, and on how many prompts}.
+        file: to write.
 
     Raises:
         UsageError: a mistake in a setting, or the file cannot be written.
     """
-    outcomes = trials.measure(settings, count)
-    plans = {plan.name: plan for plan in plan_rows(experiments.load(str(trials.file(count))), images=True)}
-    entries = {
-        plans[name].run_id: {
-            "setting": name,
-            "macs": outcome.macs,
-            "values": {metric: [round(float(each), 6) for each in own] for metric, own in outcome.values.items()},
-        }
-        for name, outcome in outcomes.items()
-    }
-    content = {"schema": SCHEMA, "base": trials.base, "count": count, "settings": entries}
+    entries = {}
+    for count in sorted({own for _, own in settings.values()}):
+        outcomes = trials.measure([setting for setting, own in settings.values() if own == count], count)
+        plans = {plan.name: plan for plan in plan_rows(experiments.load(str(trials.file(count))), images=True)}
+        for name, outcome in outcomes.items():
+            values = {metric: [round(float(each), 6) for each in own] for metric, own in outcome.values.items()}
+            entries[plans[name].run_id] = {"setting": name, "count": count, "macs": outcome.macs, "values": values}
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(entry)}" for key, entry in entries.items())
+    head = json.dumps({"schema": SCHEMA, "base": trials.base})[:-1]
     with folders.atomic_write(file) as temporary:
-        temporary.write_text(
-            json.dumps(content, indent=None, separators=(",", ":")).replace('"setting"', '\n"setting"') + "\n"
-        )
+        temporary.write_text(f'{head}, "settings": {{\n{lines}\n}}}}\n', encoding="utf-8")
