@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,11 @@ from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import expanded
 from postdiff.lab.files import folders
 from postdiff.lab.pipelines import cards
-from postdiff.lab.planner import kinds, race, space
+from postdiff.lab.planner import kinds, mask_trials, race, space
 from postdiff.lab.planner.answer import Answer
 from postdiff.lab.planner.budget import Budget
 from postdiff.lab.planner.cost import Macs, most_steps
+from postdiff.lab.planner.masks import Effort
 from postdiff.lab.planner.race import Contender, Pace
 from postdiff.lab.planner.space import Setting, Space
 from postdiff.lab.planner.trials import BATCH, Outcome, Trials
@@ -91,6 +93,7 @@ class Planning:
         self.pace = Pace((8, 16, options.prompts)).of(min(options.prompts, self.trials.prompts))
         self.full = 0.0  # what the full run costs, once it is counted
         self._sign = -1.0 if metrics.facts(options.objective).higher_is_better else 1.0
+        self._report = report
         self._outcomes: dict[str, Outcome] = {}
 
     def costs(self) -> list[Contender]:
@@ -118,7 +121,7 @@ class Planning:
         folders.writable_outputs()
         with Macs(self.base, self.card) as macs:
             fit, limit, self.full = self._fit(macs)
-            found = race.run(self.space.combinations, fit, self._losses, self.pace)
+            found = race.run(self.space.combinations, fit, self._losses, self.pace, self._masked(macs.of, limit))
             if not found.rungs:
                 raise self._beyond(macs, limit)
             last = {each.name: self._outcomes[each.name] for each in found.last}
@@ -138,6 +141,22 @@ class Planning:
             return None if found is None else Contender(*found)
 
         return fit, limit, full
+
+    def _masked(self, cost: Callable[[Setting], float | None], limit: float) -> list[Contender]:
+        """The full run's steps with the best mask of as many computed ones as the limit allows, for each fill."""
+        steps, masks = int(self.space.full["steps"]), self.space.masks
+
+        def computed(count: int) -> Setting:
+            return Setting(steps, {"mask": "first"}, {}, [{"step_mask": {"computed": list(range(count))}}])
+
+        # Which steps are computed changes nothing in what a mask costs, so the first ones tell it for all.
+        fitting = [count for count in range(1, steps) if (cost(computed(count)) or math.inf) <= limit]
+        if not masks.fills or not fitting:
+            return []
+        effort = Effort(annealing=masks.tried * 3 // 5, masks=masks.tried)
+        found = mask_trials.searched(self.base, list(masks.fills), fitting[-1], effort, self._report)
+        settings = [Setting(steps, {"mask": name}, {}, methods) for name, methods in found.items()]
+        return [Contender(each, own) for each in settings if (own := cost(each)) is not None]
 
     def _losses(self, contenders: Sequence[Contender], count: int) -> dict[str, NDArray[np.float64]]:
         outcomes = self.trials.measure([each.setting for each in contenders], count)

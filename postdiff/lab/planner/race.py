@@ -97,6 +97,7 @@ def run(
     fit: Callable[[Setting], Contender | None],
     measure: Callable[[Sequence[Contender], int], Mapping[str, Losses]],
     pace: Pace,
+    beside: Sequence[Contender] = (),
 ) -> Race:
     """Race them.
 
@@ -105,6 +106,7 @@ def run(
         fit: gives a combination the steps that the budget allows; None if it is beyond the budget or does not fit.
         measure: losses of contenders on so many first prompts.
         pace: how.
+        beside: contenders that are no combination of choices, and enter first of all.
 
     Returns:
         Empty if nothing is within the budget.
@@ -113,14 +115,14 @@ def run(
     waiting = dict(zip(field_of_all, combinations, strict=True))
     found: dict[str, Losses] = {}
 
-    def enter(keys: Sequence[tuple[str, ...]]) -> None:
+    def enter(keys: Sequence[tuple[str, ...]], others: Sequence[Contender] = ()) -> None:
         fitted = [contender for key in keys if (contender := fit(waiting.pop(key))) is not None]
-        new = [each for each in fitted if each.name not in race.contenders]
+        new = [each for each in [*fitted, *others] if each.name not in race.contenders]
         race.contenders |= {each.name: each for each in new}
         if new:
             found.update(measure(new, pace.counts[0]))
 
-    enter(first(list(waiting)))
+    enter(first(list(waiting)), beside)
     for _ in range(pace.waves):
         worth = _worth([race.contenders[name] for name in found], [float(found[name].mean()) for name in found])
         promising = sorted(waiting, key=lambda key: (sum(worth.get(choice, 0.0) for choice in key), key))

@@ -8,6 +8,8 @@ choices:
   scheduler: {usual: {}, unipc: unipc}
   cache: {none: [], deep_2: [{deepcache: {interval: 2}}]}
 
+masks: {fills: [output, linear]}
+
 The first of each choice changes nothing. `scheduler` and the other keys of a row are set; every other choice is a
 list of methods, and lists are joined in the order of the file, so that the first stands outermost.
 """
@@ -30,7 +32,7 @@ from postdiff.lab.config.layers import Count, Text, merged
 from postdiff.lab.config.schema import RunConfig
 from postdiff.lab.planner.kinds import kind_of
 
-__all__ = ["Setting", "Space", "read", "usual"]
+__all__ = ["Masks", "Setting", "Space", "read", "usual"]
 
 MOST = 100_000  # combinations of a file
 OF_A_ROW = ("scheduler", "guidance_scale", "network", "height", "width")
@@ -78,12 +80,26 @@ class Setting:
 
 
 @dataclass
+class Masks:
+    """Masks of computed steps that are searched for the full run's steps.
+
+    Attributes:
+        fills: what stands in at the other steps, as of `StepMask`; none means that none are searched.
+        tried: different masks for each.
+    """
+
+    fills: list[Literal["output", "residual", "linear", "quadratic"]] = field(default_factory=list)
+    tried: Annotated[int, Field(ge=2, le=10_000)] = 100
+
+
+@dataclass
 class _File:
     summary: Text = ""
     network: Literal["unet", "transformer", "any"] = "any"
     full: dict[str, Any] = field(default_factory=dict)
     steps: Annotated[list[Count], Field(min_length=1)] = field(default_factory=lambda: [1])
     choices: dict[str, dict[str, Any]] = field(default_factory=dict)
+    masks: Masks = field(default_factory=Masks)
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,7 @@ class Space:
         full: keys of the full run; its steps are the most that a setting has.
         steps: numbers of steps, rising.
         choices: {kind: {name: what it sets}}.
+        masks: which masks of steps are searched.
     """
 
     name: str
@@ -103,6 +120,7 @@ class Space:
     full: Mapping[str, Any]
     steps: Sequence[int]
     choices: Mapping[str, Mapping[str, Any]]
+    masks: Masks = field(default_factory=Masks)
 
     def __len__(self) -> int:
         return len(self.steps) * math.prod(map(len, self.choices.values()))
@@ -165,4 +183,4 @@ def read(name: str) -> Space:
     names = [name for named in content.choices.values() for name in list(named)[1:]]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{file} has two choices named '{min(twice)}'; give each a name of its own")
-    return Space(file.stem, content.network, content.full, sorted({*content.steps}), content.choices)
+    return Space(file.stem, content.network, content.full, sorted({*content.steps}), content.choices, content.masks)
