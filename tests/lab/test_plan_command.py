@@ -30,7 +30,7 @@ SPACE = {
 def words(tmp_path, outputs):
     """A plan of few settings, few steps and eight prompts."""
     file = tmp_path / "few.yaml"
-    file.write_text(yaml.safe_dump(SPACE))
+    file.write_text(yaml.safe_dump(SPACE, sort_keys=False))
     return ["plan", "--model", "emoji", "--budget", "0.6x", "--space", str(file), "--prompts", "8"]
 
 

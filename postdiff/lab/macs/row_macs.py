@@ -23,7 +23,7 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.experiment import Row
 from postdiff.lab.generate.sampler import Sampler
-from postdiff.lab.pipelines import signature, sizes, stages
+from postdiff.lab.pipelines import models, signature, sizes, stages
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard
 from postdiff.lab.pipelines.stages import StageRun
 from postdiff.lab.plan.plan import Plan
@@ -118,7 +118,8 @@ def _run(
 ) -> tuple[Tally, Seen]:
     if card.structure is None:
         raise UsageError(f"{who} names no structure to count; give its card one")
-    scheduler = schedulers.layered(schedulers.stand_in(card.scheduler), *solvers)
+    # Noise levels decide where some methods act; only a folder that is there tells the model's own.
+    scheduler = schedulers.layered(models.solver(card) or schedulers.stand_in(card.scheduler), *solvers)
     if card.structure not in twins:
         twins[card.structure] = real_size(card.structure, scheduler)
     twin = twins[card.structure]

@@ -21,7 +21,7 @@ from postdiff.lab.files.weights import package_file
 from postdiff.lab.pipelines import adapters, checks, quantization
 from postdiff.lab.pipelines.cards import ModelCard, PipelineCard, StageCard, parts
 
-__all__ = ["checkpoint", "load", "other_class", "pipeline_class"]
+__all__ = ["checkpoint", "load", "other_class", "pipeline_class", "solver"]
 
 
 def checkpoint(model: PipelineCard) -> str:
@@ -87,6 +87,22 @@ def pipeline_class(model: PipelineCard, folder: Path | None = None) -> Any | Non
     if not (isinstance(cls, type) and issubclass(cls, diffusers.DiffusionPipeline)):
         raise UsageError(f"{where}: '{name}' is no pipeline of diffusers; name the pipeline's class")
     return cls
+
+
+def solver(model: PipelineCard) -> Any | None:
+    """The solver that the card's folder holds, without any weights; None of the hub, where nothing is fetched for it.
+
+    Raises:
+        UsageError: the folder is no pipeline.
+    """
+    import diffusers
+
+    if model.folder is None:
+        return None
+    folder = package_file(model.folder)
+    name = weights.pipeline_index(folder).get("scheduler", [None, None])[1]
+    cls = getattr(diffusers, str(name), None)
+    return None if cls is None else cls.from_pretrained(folder, subfolder="scheduler", local_files_only=True)
 
 
 def load(model: PipelineCard, dtype: str, device: str) -> Any:

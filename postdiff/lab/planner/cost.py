@@ -19,6 +19,7 @@ from postdiff.lab.config.experiment import Row
 from postdiff.lab.config.schema import RunConfig, digest, resolve
 from postdiff.lab.files import folders
 from postdiff.lab.macs import row_macs
+from postdiff.lab.pipelines import models
 from postdiff.lab.pipelines.cards import ModelCard
 from postdiff.lab.planner.space import Setting
 
@@ -46,6 +47,7 @@ class Macs:
         self._base, self._card = base, card
         self._twins: dict[str, MetaPipeline] = {}
         self._shapes = digest(catalog.read(catalog.path("structures", str(card.structure))))
+        self._solver = dict(own.config) if (own := models.solver(card)) is not None else None
         name = f"{card.structure}-{self._shapes}.json"
         self._file = folders.outputs() / "plans" / "macs" / name
         self._counts = _read(folders.committed_records() / "plans" / "macs" / name) | _read(self._file)
@@ -93,7 +95,7 @@ class Macs:
     def _key(self, config: RunConfig) -> str:
         methods = presets.build_methods(config.methods)
         values = {name: getattr(config, name) for name in OF_A_COUNT} | {
-            "card": self._card.scheduler,
+            "solvers": [self._solver, self._card.scheduler],
             "usual": self._card.usual(config),
             "methods": presets.describe(methods),
             # Methods of one's own may change under their name.

@@ -95,6 +95,7 @@ class Planning:
         self._sign = -1.0 if metrics.facts(options.objective).higher_is_better else 1.0
         self._report = report
         self._outcomes: dict[str, Outcome] = {}
+        self._limit = math.inf
 
     def costs(self) -> list[Contender]:
         """Plain fewer steps and each choice alone, as the budget allows them: what a race begins with.
@@ -122,7 +123,7 @@ class Planning:
         with Macs(self.base, self.card) as macs:
             fit, limit, self.full = self._fit(macs)
             found = race.run(self.space.combinations, fit, self._losses, self.pace, self._masked(macs.of, limit))
-            if not found.rungs:
+            if not found.rungs or not found.rungs[-1].losses:
                 raise self._beyond(macs, limit)
             last = {each.name: self._outcomes[each.name] for each in found.last}
             counted = {name: outcome.macs for name, outcome in last.items()} | {"full": macs.full()}
@@ -135,6 +136,7 @@ class Planning:
             raise UsageError(f"budget '{self.budget.text}' is a time, and only MACs are planned yet; write 0.4x")
         full = float(macs.full())
         limit, steps = self.budget.limit(full), list(self.space.steps)
+        self._limit = limit
 
         def fit(combination: Setting) -> Contender | None:
             found = most_steps(combination, steps, limit, macs.of)
@@ -160,6 +162,11 @@ class Planning:
 
     def _losses(self, contenders: Sequence[Contender], count: int) -> dict[str, NDArray[np.float64]]:
         outcomes = self.trials.measure([each.setting for each in contenders], count)
+        if self.budget.kind != "seconds":
+            for each in contenders:
+                if (counted := outcomes[each.name].macs) > self._limit:  # its solver was not there to be asked
+                    self._report(f"{each.name}: takes {self.budget.written(counted)}, more than was foreseen; left out")
+                    del outcomes[each.name]
         self._outcomes |= outcomes
         return {name: self._sign * outcome.values[self.options.objective] for name, outcome in outcomes.items()}
 

@@ -180,6 +180,12 @@ def read(name: str) -> Space:
                 raise UsageError(f"{where} must be a list of methods; write [] for none")
             if kind not in OF_A_ROW:
                 presets.build_methods(value)
+    for kind, named in content.choices.items():
+        if next(iter(named.values())) not in ([], {}, None):
+            raise UsageError(
+                f"{file}: the first of '{shown(kind)}' must change nothing, so that the plain run is a setting too; "
+                "write [] there, or {} for a key of a row"
+            )
     names = [name for named in content.choices.values() for name in list(named)[1:]]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"{file} has two choices named '{min(twice)}'; give each a name of its own")
