@@ -128,7 +128,7 @@ def plan(given: argparse.Namespace) -> int:
     """Find the best setting within a budget; print it, and write it as an experiment. 1 if nothing is within."""
     from postdiff.lab import quiet
     from postdiff.lab.config.layers import from_words
-    from postdiff.lab.planner import listed, planning
+    from postdiff.lab.planner import bench_check, listed, planning
 
     quiet.quiet()
     names = ("model", "budget", "data", "objective", "space", "prompts", "device")
@@ -146,6 +146,8 @@ def plan(given: argparse.Namespace) -> int:
     print(f"{answer.table(given.format)}\n")
     answer.write(file)
     print(f"{answer.sentence()}\n{answer.carry()}\n\n{answer.python()}\n\nplan: {file} (postdiff run {file})")
+    if answer.budget.kind == "seconds":
+        print(bench_check.check(file, answer.budget, answer.predicted()))
     return 0
 
 

@@ -92,6 +92,8 @@ class Answer:
             arrow = "↑" if facts(metric).higher_is_better else "↓"
             columns.append(Column(f"{facts(metric).title} {arrow}", plain(metric, _digits(metric))))
         columns += [Column("MACs (G) ↓", plain("macs_g", 2)), Column("saving ↑", plain("macs_saving", 2, "x"))]
+        if self.budget.kind == "seconds":
+            columns.append(Column("Predicted time (s) ↓", plain("cost", 3)))
         notes = [
             f"{count} prompts, mean [95 % interval over prompts]; decided by {facts(self.objective).title}",
             f"{len(self.race.contenders)} settings within {self.budget.text} were tried on "
@@ -122,6 +124,14 @@ class Answer:
             return f"{said}; these prompts do not tell it from plain fewer steps ({fewer.label})."
         ratio = 100 * less.value / float(np.abs(losses[fewer.name]).mean())
         return f"{said}; that is {ratio:.0f} % better than plain fewer steps ({fewer.label}) at no more cost."
+
+    def predicted(self) -> dict[str, float]:
+        """{row of the experiment file: what it was said to cost}."""
+        costs = {each.name: each.cost for each in self.race.last}
+        found = {"full": self.full, "planned": costs[self.chosen.name]}
+        if (fewer := self.fewer_steps) is not None and fewer != self.chosen:
+            found["fewer_steps"] = costs[fewer.name]
+        return found
 
     def carry(self) -> str:
         """How far an order on the prompts of the rungs before holds on all."""

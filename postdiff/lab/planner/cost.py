@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from typing_extensions import TypedDict
+
 from postdiff import catalog, presets
 from postdiff.cost.structures import MetaPipeline
 from postdiff.engine.errors import UsageError
@@ -28,6 +30,18 @@ __all__ = ["Macs", "most_steps"]
 SCHEMA = 1
 KEPT_EVERY = 40  # new counts, after which they are written
 OF_A_COUNT = ("steps", "guidance_scale", "height", "width", "frames", "scheduler", "methods")
+
+
+class _Count(TypedDict):
+    """Of one setting.
+
+    Attributes:
+        macs: of the denoiser, dense convention.
+        steps: kinds of its steps in order, each with how many of them follow one another.
+    """
+
+    macs: int
+    steps: list[tuple[str, int]]
 
 
 class Macs:
@@ -61,6 +75,21 @@ class Macs:
 
     def of(self, setting: Setting) -> int | None:
         """MACs of a setting; None if its methods do not fit the model or each other, or decide by the image."""
+        found = self._found(setting)
+        return None if found is None else found["macs"]
+
+    def steps(self, setting: Setting) -> list[str]:
+        """The kind of each of its steps: latent size, branches, work, and methods of the stack.
+
+        Raises:
+            UsageError: its methods do not fit the model or each other, or decide by the image.
+        """
+        found = self._found(setting)
+        if found is None:
+            raise UsageError(f"setting '{setting.name}' does not fit the model; leave it out of the space")
+        return [kind for kind, number in found["steps"] for _ in range(number)]
+
+    def _found(self, setting: Setting) -> _Count | None:
         config = resolve([("plan", self._base), (setting.name, setting.config)])
         key = self._key(config)
         if key not in self._counts:
@@ -69,7 +98,7 @@ class Macs:
             if self._new % KEPT_EVERY == 0:
                 self._keep()
         found = self._counts[key]
-        return found if isinstance(found, int) else None
+        return None if isinstance(found, str) else found
 
     def full(self) -> int:
         """MACs of the full run, which is `base` without methods.
@@ -77,20 +106,28 @@ class Macs:
         Raises:
             UsageError: the model cannot be counted.
         """
-        config = resolve([("plan", self._base)])
-        key = self._key(config)
-        if not isinstance(found := self._counts.get(key), int):
-            row = Row("full", "full run", config, {}, {})
-            found = self._counts[key] = row_macs.counted(row, self._card, self._twins).tally.macs("denoiser")["dense"]
-            self._new += 1
+        plain = Setting(int(self._base["steps"]), {}, {}, [])
+        if (found := self.of(plain)) is None:
+            raise UsageError(f"the full run cannot be counted: {self._counted(plain, resolve([('plan', self._base)]))}")
         return found
 
-    def _counted(self, setting: Setting, config: RunConfig) -> int | str:
+    def _counted(self, setting: Setting, config: RunConfig) -> _Count | str:
         row = Row(setting.name, setting.label, config, {}, {})
         try:
-            return row_macs.counted(row, self._card, self._twins).tally.macs("denoiser")["dense"]
+            counted = row_macs.counted(row, self._card, self._twins)
         except UsageError as error:
             return str(error)
+        names = [name for method in presets.describe(presets.build_methods(config.methods)) for name in method]
+        steps: list[tuple[str, int]] = []
+        for step in range(counted.tally.steps):
+            macs, seen = counted.tally.macs("denoiser", step), counted.seen
+            size = "x".join(map(str, seen.sizes.get(step, ())))
+            kind = f"{size} {seen.branches.get(step, 0)} {macs['dense']} {macs['all']} {'+'.join(names)}".strip()
+            if steps and steps[-1][0] == kind:
+                steps[-1] = kind, steps[-1][1] + 1
+            else:
+                steps.append((kind, 1))
+        return {"macs": counted.tally.macs("denoiser")["dense"], "steps": steps}
 
     def _key(self, config: RunConfig) -> str:
         methods = presets.build_methods(config.methods)
@@ -110,13 +147,13 @@ class Macs:
             self._new = 0
 
 
-def _read(file: Path) -> dict[str, int | str]:
+def _read(file: Path) -> dict[str, _Count | str]:
     if not file.is_file():
         return {}
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        counts: dict[str, int | str] = content["macs"]
-        if content["schema"] == SCHEMA and all(isinstance(count, int | str) for count in counts.values()):
+        counts: dict[str, _Count | str] = content["macs"]
+        if content["schema"] == SCHEMA and all(isinstance(own, str) or own["macs"] > 0 for own in counts.values()):
             return counts
     except (ValueError, KeyError, TypeError, AttributeError):
         pass

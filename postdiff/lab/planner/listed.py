@@ -20,22 +20,23 @@ def costs(planning: Planning, style: str) -> str:
         Beyond: nothing is within the budget.
     """
     contenders, full = planning.costs(), planning.full
+    heading, unit = ("Time (s)", 1.0) if planning.budget.kind == "seconds" else ("MACs (G)", 1e9)
     rows: list[FlatRow] = [
         {
             "row": each.name,
             "label": each.setting.label,
             "steps": each.setting.steps,
-            "macs_g": each.cost / 1e9,
+            "cost": each.cost / unit,
             "share": each.cost / full,
-            "macs_saving": full / each.cost,
+            "saving": full / each.cost,
         }
         for each in contenders
     ]
     columns = [
         Column("Setting", lambda row: row["label"]),
-        Column("MACs (G)", plain("macs_g", 3)),
+        Column(heading, plain("cost", 3)),
         Column("of the full run", plain("share", 3, "x")),
-        Column("saving", plain("macs_saving", 2, "x")),
+        Column("saving", plain("saving", 2, "x")),
     ]
     space, pace = planning.space, planning.pace
     notes = [

@@ -23,6 +23,7 @@ from postdiff.lab.planner.cost import Macs, most_steps
 from postdiff.lab.planner.masks import Effort
 from postdiff.lab.planner.race import Contender, Pace
 from postdiff.lab.planner.space import Setting, Space
+from postdiff.lab.planner.times import Times
 from postdiff.lab.planner.trials import BATCH, Outcome, Trials
 
 __all__ = ["Beyond", "PlanOptions", "Planning"]
@@ -92,10 +93,11 @@ class Planning:
         self.trials = Trials(self.base, self.metrics, report)
         self.pace = Pace((8, 16, options.prompts)).of(min(options.prompts, self.trials.prompts))
         self.full = 0.0  # what the full run costs, once it is counted
+        self._cost: Callable[[Setting], float | None]
         self._sign = -1.0 if metrics.facts(options.objective).higher_is_better else 1.0
         self._report = report
         self._outcomes: dict[str, Outcome] = {}
-        self._limit = math.inf
+        self._limit, self._cost = math.inf, _unknown
 
     def costs(self) -> list[Contender]:
         """Plain fewer steps and each choice alone, as the budget allows them: what a race begins with.
@@ -104,12 +106,12 @@ class Planning:
             Beyond: nothing is within the budget.
         """
         with Macs(self.base, self.card) as macs:
-            fit, limit, self.full = self._fit(macs)
+            fit, limit = self._fit(macs)
             names = race.first(race.combinations_by_key(self.space.combinations))
             by_name = dict(zip(race.combinations_by_key(self.space.combinations), self.space.combinations, strict=True))
             found = [contender for name in names if (contender := fit(by_name[name])) is not None]
             if not found:
-                raise self._beyond(macs, limit)
+                raise self._beyond(limit)
         return found
 
     def answer(self) -> Answer:
@@ -121,30 +123,32 @@ class Planning:
         """
         folders.writable_outputs()
         with Macs(self.base, self.card) as macs:
-            fit, limit, self.full = self._fit(macs)
-            found = race.run(self.space.combinations, fit, self._losses, self.pace, self._masked(macs.of, limit))
+            fit, limit = self._fit(macs)
+            found = race.run(self.space.combinations, fit, self._losses, self.pace, self._masked(limit))
             if not found.rungs or not found.rungs[-1].losses:
-                raise self._beyond(macs, limit)
+                raise self._beyond(limit)
             last = {each.name: self._outcomes[each.name] for each in found.last}
             counted = {name: outcome.macs for name, outcome in last.items()} | {"full": macs.full()}
         values = {name: outcome.values for name, outcome in last.items()}
         return Answer(self.budget, self.full, self.base, found, self.options.objective, values, counted)
 
-    def _fit(self, macs: Macs) -> tuple[Callable[[Setting], Contender | None], float, float]:
-        """What gives a combination its steps, the limit, and what the full run costs."""
+    def _fit(self, macs: Macs) -> tuple[Callable[[Setting], Contender | None], float]:
+        """What gives a combination its steps, and the limit of costs."""
+        self._cost = macs.of
         if self.budget.kind == "seconds":
-            raise UsageError(f"budget '{self.budget.text}' is a time, and only MACs are planned yet; write 0.4x")
-        full = float(macs.full())
-        limit, steps = self.budget.limit(full), list(self.space.steps)
+            folders.writable_outputs()
+            self._cost = Times(self.base, macs, self._report).of
+        self.full = float(self._cost(Setting(int(self.base["steps"]), {}, {}, [])) or macs.full())
+        limit, steps = self.budget.limit(self.full), list(self.space.steps)
         self._limit = limit
 
         def fit(combination: Setting) -> Contender | None:
-            found = most_steps(combination, steps, limit, macs.of)
+            found = most_steps(combination, steps, limit, self._cost)
             return None if found is None else Contender(*found)
 
-        return fit, limit, full
+        return fit, limit
 
-    def _masked(self, cost: Callable[[Setting], float | None], limit: float) -> list[Contender]:
+    def _masked(self, limit: float) -> list[Contender]:
         """The full run's steps with the best mask of as many computed ones as the limit allows, for each fill."""
         steps, masks = int(self.space.full["steps"]), self.space.masks
 
@@ -152,13 +156,13 @@ class Planning:
             return Setting(steps, {"mask": "first"}, {}, [{"step_mask": {"computed": list(range(count))}}])
 
         # Which steps are computed changes nothing in what a mask costs, so the first ones tell it for all.
-        fitting = [count for count in range(1, steps) if (cost(computed(count)) or math.inf) <= limit]
+        fitting = [count for count in range(1, steps) if (self._cost(computed(count)) or math.inf) <= limit]
         if not masks.fills or not fitting:
             return []
         effort = Effort(annealing=masks.tried * 3 // 5, masks=masks.tried)
         found = mask_trials.searched(self.base, list(masks.fills), fitting[-1], effort, self._report)
         settings = [Setting(steps, {"mask": name}, {}, methods) for name, methods in found.items()]
-        return [Contender(each, own) for each in settings if (own := cost(each)) is not None]
+        return [Contender(each, own) for each in settings if (own := self._cost(each)) is not None]
 
     def _losses(self, contenders: Sequence[Contender], count: int) -> dict[str, NDArray[np.float64]]:
         outcomes = self.trials.measure([each.setting for each in contenders], count)
@@ -170,15 +174,21 @@ class Planning:
         self._outcomes |= outcomes
         return {name: self._sign * outcome.values[self.options.objective] for name, outcome in outcomes.items()}
 
-    def _beyond(self, macs: Macs, limit: float) -> Beyond:
+    def _beyond(self, limit: float) -> Beyond:
         fewest = self.space.steps[0]
-        costs = [(cost, each.at(fewest)) for each in self.space.combinations if (cost := macs.of(each.at(fewest)))]
+        costs = [(cost, each.at(fewest)) for each in self.space.combinations if (cost := self._cost(each.at(fewest)))]
         cost, setting = min(costs, key=lambda found: (found[0], found[1].name))
-        share = cost / macs.full()
+        share = f"{np.ceil(1000 * cost / self.full) / 1000:.3f}x"
+        nearest = self.budget.written(1.01 * cost) if self.budget.kind == "seconds" else share
         return Beyond(
             f"no setting is within {self.budget.text} ({self.budget.written(limit)}); the nearest is {setting.label} "
-            f"with {self.budget.written(cost)}, so give a budget of {np.ceil(1000 * share) / 1000:.3f}x or more"
+            f"with {self.budget.written(cost)}, so give {nearest} or more"
         )
+
+
+def _unknown(setting: Setting) -> float | None:
+    """What a setting costs before anything is counted."""
+    return None
 
 
 def _space(options: PlanOptions, card: cards.ModelCard) -> Space:
