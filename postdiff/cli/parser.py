@@ -106,7 +106,7 @@ LIST: Options = {
     "kind": {
         "nargs": "?",
         "metavar": "KIND",
-        "help": "models, methods, experiments, data, metrics, schedulers, conditions, loggers or families",
+        "help": "models, methods, experiments, plans, data, metrics, schedulers, conditions, loggers or families",
     },
     "--format": {"default": "text", "choices": ("text", "json"), "help": "default: text"},
 }

@@ -98,6 +98,7 @@ KINDS: dict[str, tuple[Callable[[], Iterable[str]], Callable[[str], str]]] = {
     "models": (lambda: catalog.names("models"), lambda name: _of_card("models", name)),
     "methods": (lambda: [*methods.names(), *methods.twice(), *catalog.names("methods")], _of_method),
     "experiments": (lambda: catalog.names("experiments"), lambda name: _of_card("experiments", name)),
+    "plans": (lambda: catalog.names("plans"), lambda name: _of_card("plans", name)),
     "data": (lambda: [*catalog.names("data"), *data_cards.prepared_names()], _of_data),
     "metrics": (metrics.names, lambda name: metrics.facts(name).summary),
     "schedulers": (lambda: [*SCHEDULERS, *plugins.own("schedulers")], _of_scheduler),

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from postdiff.engine.errors import UsageError
-from postdiff.lab.files import folders
-from postdiff.lab.planner import certainty, race, space, trials
+from postdiff.lab.planner import certainty, race, trials
 from postdiff.lab.planner.budget import Budget
 from postdiff.lab.planner.cost import most_steps
 from postdiff.lab.planner.race import Contender, Pace
@@ -161,46 +160,6 @@ def test_an_order_carries_the_better_the_more_prompts():
     assert found[0].alike < found[2].alike <= 1
     apart = {str(level): level + np.arange(8) / 100 for level in range(5)}
     assert [(each.alike, each.correlation.value) for each in certainty.carry(apart, [4])] == [(1.0, pytest.approx(1))]
-
-
-RECORDED = folders.committed_records() / "plans" / "emoji.json"
-
-
-def recorded():
-    """Settings of the coarse grid on the shipped model: (setting, MACs, loss of each prompt)."""
-    by_name = {name: (count, outcome) for name, count, outcome in trials.read(RECORDED).values()}
-    grid = space.read("unet_small")
-    found = []
-    for setting in (each.at(steps) for each in grid.combinations for steps in grid.steps):
-        _, outcome = by_name[setting.name]
-        found.append((setting, outcome.macs, outcome.first(32).values["paired_lpips"]))
-    return found
-
-
-@pytest.mark.skipif(not RECORDED.is_file(), reason="outside a checkout there are no records")
-def test_regret_on_recorded_settings(record_property):
-    """For 60 random budgets, the choice against the best recorded setting within each, on all recorded prompts."""
-    table = recorded()
-    losses = {setting.name: own for setting, _, own in table}
-    macs = {setting.name: own for setting, own, _ in table}
-    grid = space.read("unet_small")
-    full = macs[f"steps_{grid.steps[-1]}"]
-    regrets = []
-    for budget in random.Random(0).choices(range(150, 1000), k=60):
-        limit = budget / 1000 * full
-
-        def fit(combination, limit=limit):
-            found = most_steps(combination, list(grid.steps), limit, lambda setting: macs[setting.name])
-            return None if found is None else Contender(*found)
-
-        def measure(contenders, count):
-            return {each.name: losses[each.name][:count] for each in contenders}
-
-        found = race.run(grid.combinations, fit, measure, Pace((8, 16, 32)))
-        best = min(float(own.mean()) for name, own in losses.items() if macs[name] <= limit)
-        regrets.append(float(losses[found.last[0].name].mean()) / best - 1)
-    record_property("regret", f"mean {np.mean(regrets):.4f}, worst {max(regrets):.4f}")
-    assert max(regrets) <= 0.02, sorted(regrets)[-5:]
 
 
 def test_a_damaged_calibration_is_one_line(tmp_path):

@@ -210,7 +210,18 @@ def test_nothing_but_json_on_stdout(tiny, outputs, command):
     assert rows[0]["speedup"] == 1 and rows[1]["macs_saving"] > 1
     entries = json.loads(command("list", "--format", "json")[1])
     assert {"kind", "name", "summary"} == set(entries[0])
-    kinds = {"models", "methods", "experiments", "data", "metrics", "schedulers", "conditions", "loggers", "families"}
+    kinds = {
+        "models",
+        "methods",
+        "experiments",
+        "plans",
+        "data",
+        "metrics",
+        "schedulers",
+        "conditions",
+        "loggers",
+        "families",
+    }
     assert {entry["kind"] for entry in entries} == kinds
 
 
