@@ -152,6 +152,11 @@ def _code_words(file):
 BY_CLASS = {"family.py", "unfit.py"}
 
 
+def _read_only(file):
+    """Formulas, which nothing that runs imports: a reference had better not find things as the method does."""
+    return file.name == "reference.py" or file.parent.name == "formulas"
+
+
 def test_nothing_goes_by_a_class_of_diffusers_but_the_table_of_rows():
     classes = _names_of_diffusers()
     assert {"StableDiffusionPipeline", "FluxTransformerBlock", "UNet2DConditionModel"} <= classes
@@ -160,6 +165,6 @@ def test_nothing_goes_by_a_class_of_diffusers_but_the_table_of_rows():
         for layer in ("engine", "methods")
         for file in (PACKAGE / layer).rglob("*.py")
         for word in _code_words(file)
-        if word in classes and file.name not in BY_CLASS
+        if word in classes and file.name not in BY_CLASS and not _read_only(file)
     }
     assert not found
