@@ -49,8 +49,8 @@ def test_every_pipeline_and_every_preset_has_its_place(page):
 
 def test_every_number_has_its_reason(page):
     rows, _, reasons = page
-    used = {int(number) for row in rows.values() for cell in row for number in cell.strip("+= ?").split(",") if number}
-    assert used - {0} == set(reasons) and list(reasons) == list(range(1, len(reasons) + 1))
+    used = {int(number) for row in rows.values() for cell in row for number in cell.strip("+=-? ").split(",") if number}
+    assert used == set(reasons) and list(reasons) == list(range(1, len(reasons) + 1))
 
 
 def test_pipelines_out_of_reach_are_told_with_what_serves_instead(pipelines):
