@@ -20,8 +20,10 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
 from postdiff.engine.ownership import owned, put_together, taken_apart
+from postdiff.engine.replay import Watch
 from postdiff.methods import CFGCutoff, EncoderPropagation, MixedResolution
 from postdiff.methods.base import Method
+from postdiff.methods.cache import Cache
 from postdiff.methods.formulas import Setting
 from postdiff.presets import build_methods
 from tests.support.cases import Case
@@ -283,8 +285,12 @@ def _in_two_places(case: Case, part: str, change: Callable[[nn.Module], nn.Modul
 
 
 def check_claims(subject: Subject, family: str) -> str | None:
-    """A method stands around no module that it does not claim."""
+    """A method stands around no module that it does not claim, and says so if it decides by features."""
     case, setting, _ = case_of(family)
+    for method in subject.stack():
+        rules = [replay.rule for replay in method.replays(setting.network)] if isinstance(method, Cache) else []
+        looks = any(isinstance(rule, Watch) for rule in rules)
+        assert method.adaptive or not looks, "decides by the features of an image, and `adaptive` says otherwise"
     claimed = {claim for method in subject.stack() for claim in method.claims(setting.network)}
     found: set[str] = set()
 

@@ -61,12 +61,6 @@ class RowsApart(Piece):
         images = self._verdict[1] | {rows[i][1] for i in unknown}
         return [i for i, (_, image) in enumerate(rows) if image in images]
 
-    def count(self, computed: int) -> None:
-        """Note how many rows of a call were computed."""
-        state = self.state
-        state.counts[f"{self.name} rows replayed"] += (len(state.rows) - computed) * state.span
-        state.counts[f"{self.name} rows computed"] += computed * state.span
-
     def _watched(self, watch: Watch, at: At, places: Iterable[int], seen: Tensor, unknown: set[int]) -> set[int]:
         state, rows = self.state, self.state.rows
         asked, numbers, computed = [], [], set()
@@ -94,7 +88,7 @@ class RowsApart(Piece):
     def noted(
         self, at: At, computed: list[int], seen: Tensor, x: list[Tensor], y: list[Tensor], whole: bool = True
     ) -> list[Tensor]:
-        """As `finish`; and what a watch has to note is noted.
+        """As `finish`; rows are counted, and what a watch has to note is noted.
 
         Args:
             at: the size of the latents, and which of the piece's calls.
@@ -104,9 +98,13 @@ class RowsApart(Piece):
             y: what it gave out.
             whole: whether the piece ends here, and not a section of it, which has a place of its own.
         """
-        rows = self.state.rows
+        rows, counts, watch = self.state.rows, self.state.counts, self.watch
         found = self.finish(self._places[at], rows, computed, x, y)
-        if (watch := self.watch) is None or not whole:
+        if not whole:
+            return found
+        counts[f"{self.name} rows replayed"] += (len(rows) - len(computed)) * self.state.span
+        counts[f"{self.name} rows computed"] += len(computed) * self.state.span
+        if watch is None:
             return found
         [output] = own(y[:1])
         for i in computed:

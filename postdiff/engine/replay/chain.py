@@ -182,7 +182,6 @@ class ChainPiece(RowsApart):
             self.forget()  # a text is filled up to the longest of those that are sent along
             self._lengths = dict.fromkeys(((state.size, row) for row in state.rows), tokens)
         self._computed = self.decide((state.size, self._nth), self._seen)
-        self.count(len(self._computed))
 
     def _some(
         self, place: int, names: tuple[str, ...], forward: Callable[..., Any], given: dict[str, Any]

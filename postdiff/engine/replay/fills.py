@@ -99,22 +99,16 @@ class Taylor(Fill):
 
 
 @dataclass(frozen=True)
-class TaylorResidual(Fill):
-    """x_t + the series of y_k - x_k; channels that the output has beyond the input's follow a series of their own.
+class TaylorResidual(Taylor):
+    """x_t + the series of y_k - x_k; channels that the output has beyond the input's follow a series of their own."""
 
-    Args:
-        order: highest j, as of `Taylor`.
-    """
-
-    order: int
     of_input: ClassVar[bool] = True
-    recalls: ClassVar[bool] = True
 
     def keep(self, past: Any, x: Tensors, y: Tensors, step: int) -> Any:
-        return Taylor(self.order).keep(past, [], Residual().keep(None, x, y, step), step)
+        return super().keep(past, [], Residual().keep(None, x, y, step), step)
 
     def give(self, kept: Any, x: Tensors, step: int) -> Tensors:
-        return Residual().give(Taylor(self.order).give(kept, [], step), x, step)
+        return Residual().give(super().give(kept, [], step), x, step)
 
 
 @dataclass(frozen=True)
