@@ -19,6 +19,7 @@ SPACE = {
     "network": "unet",
     "full": {"steps": 4},
     "steps": [1, 2, 3, 4],
+    "masks": {"fills": ["output"], "tried": 4},
     "choices": {
         "resolution": {"large": [], "small": [{"mixed_resolution": {"beta": 0.5, "switch": 0.5}}]},
         "cache": {"none": [], "deep": [{"deepcache": {"interval": 2, "branch": 0}}]},
@@ -37,6 +38,7 @@ def words(tmp_path, outputs):
 def test_a_plan_from_nothing_and_again(words, outputs, command):
     """The second time nothing is generated; the file is an experiment, and its rows are what was chosen."""
     code, out, _ = command(*words)
+    assert "searched_output" in out
     assert code == 0 and "Within 0.6x take" in out and "fewer steps" in out and "accelerate(pipe, [" in out
     images = {file: file.stat().st_mtime_ns for file in outputs.rglob("*.png")}
     assert images
@@ -83,6 +85,7 @@ BAD = {
     "--prompts=2": "use 8 or more",
     "--data=EMPTY": "holds no prompts",
     "--out=plan.txt": "must end in .yaml",
+    "model=sd15_512": "write --model sd15_512",
     "methods=[]": "is what a plan decides",
     "steps=0": "no number of steps",
     "stepz=3": "unknown key 'stepz'",

@@ -30,7 +30,11 @@ __all__ = ["Beyond", "PlanOptions", "Planning"]
 
 OBJECTIVE, SCORE = "paired_lpips", "emoji_text_score"
 # What a plan decides itself, and so nobody sets for all settings.
-SEARCHED = ("methods", "count", "batch_size", "bench", "metrics", "stages", "scheduler", "weights", "store")
+SEARCHED = (
+    *("methods", "count", "batch_size", "bench", "metrics", "stages", "scheduler", "weights", "store", "trainer"),
+    *("reference_steps", "reference_scheduler", "bootstrap", "step_scores"),
+)
+OPTIONS = ("model", "data", "device")
 
 
 class Beyond(Exception):
@@ -78,6 +82,8 @@ class Planning:
         self.card = cards.card(options.model)
         kinds.refuse(options.model, self.card)
         for key in overrides:
+            if key in OPTIONS:
+                raise UsageError(f"'{key}' has an option of its own; write --{key} {shown(overrides[key])}")
             if key in SEARCHED:
                 raise UsageError(f"'{key}' is what a plan decides; leave it out, or write a space of your own")
         self.space = _space(options, self.card).up_to(_steps(options, self.card, overrides))
