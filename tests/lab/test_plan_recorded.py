@@ -58,7 +58,7 @@ def test_regret_on_recorded_settings(grid, record_property):
 
 
 def test_an_order_on_few_prompts_carries(grid):
-    """Ranks of all 96 settings by 8, 16 and 32 prompts against those by 32."""
+    """Ranks of all 54 settings by 8, 16 and 32 prompts against those by 32."""
     _, table = grid
     found = certainty.carry({name: losses for name, (_, losses) in table.items()}, [8, 16, PROMPTS])
     assert found[0].correlation.value > 0.9 and found[-1].correlation.low > 0.97
