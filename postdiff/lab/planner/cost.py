@@ -61,7 +61,9 @@ class Macs:
         self._base, self._card = base, card
         self._twins: dict[str, MetaPipeline] = {}
         self._shapes = digest(catalog.read(catalog.path("structures", str(card.structure))))
-        self._solver = dict(own.config) if (own := models.solver(card)) is not None else None
+        own = models.solver(card)
+        # What begins with "_" tells of the library and not of the solver.
+        self._solver = own and {key: value for key, value in own.config.items() if not key.startswith("_")}
         name = f"{card.structure}-{self._shapes}.json"
         self._file = folders.outputs() / "plans" / "macs" / name
         self._counts = _read(folders.committed_records() / "plans" / "macs" / name) | _read(self._file)
