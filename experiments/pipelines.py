@@ -248,7 +248,7 @@ def _summary(rows: dict[str, dict[str, Cell]]) -> list[str]:
     often, seldom = (
         [f"`{name}` ({share[name]} of {len(rows)})" for name in some] for some in (others[:6], others[-3:])
     )
-    return [*lines, f"Most often run {', '.join(often)}, and least often {', '.join(seldom)}."]
+    return [*lines, f"Most often run {', '.join(often)}.", f"Least often run {', '.join(seldom)}."]
 
 
 def unfit() -> list[str]:
