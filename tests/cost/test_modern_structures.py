@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from postdiff.cost import structure_file
+from postdiff.cost.paper_values import one_branch
 from postdiff.cost.structures import TextEncodersAndVAE, real_size
 from postdiff.lab.config import schedulers
 from postdiff.lab.config.schedulers import SchedulerConfig
@@ -96,6 +97,15 @@ def test_operations_are_those_that_papers_print(name):
     steps, flops, within, call = PUBLISHED[name]
     one = denoiser(twin(name), num_inference_steps=1, **call)
     assert 2 * steps * sum(one) == pytest.approx(flops, rel=within)
+
+
+def test_branches_that_come_one_by_one_are_counted_as_two():
+    call = {"num_inference_steps": 2, "height": 256, "width": 256}
+    of = twin("qwen_image")
+    both, seen = of.tally(true_cfg_scale=4.0, **call)
+    alone, unguided = of.tally(true_cfg_scale=1.0, **call)
+    assert seen.branches == {0: 2, 1: 2} and unguided.branches == {0: 1, 1: 1}
+    assert one_branch(both, seen).macs("denoiser") == alone.macs("denoiser")
 
 
 # Every structure at a size whose half it can have too, and the methods that leave out work there.

@@ -13,9 +13,13 @@ from tests.lab import modern_twins, test_tasks
 
 CARDS = [*modern_twins.TWINS, "sdxl_refined"]
 DATA = ["--rows", "steps_20", "steps=2", "--format", "json"]
+QUICK = ("z_image_turbo", "sdxl_refined", "wan22_t2v_a14b")  # the others say the same, and take half a minute together
+small_references = test_tasks.small_references
 
 
-@pytest.mark.parametrize("name", CARDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CARDS]
+)
 def test_work_is_counted_without_weights(command, name):
     code, out, err = command("macs", "demo", f"model={name}", *DATA)
     assert code == 0, err
@@ -98,9 +102,6 @@ def test_random_weights_are_timed(tiny_structure, small_references, outputs, com
     record = Record.read(outputs / "records" / "tiny" / "plain.speed.json")
     assert record.checkpoint == "random:small" and record.latency["median_s"] > 0
     assert record.macs["denoiser"]["all"] > 0 and record.macs["vae"]["all"] > 0
-
-
-small_references = test_tasks.small_references
 
 
 def test_a_lora_is_not_timed_at_random(refused):
