@@ -131,7 +131,7 @@ class Sampler:
     def _inputs(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """What the pipeline starts from: text or classes, and images."""
         if self.signature.classes:
-            return {"class_labels": [sample.label for sample in samples]}
+            return {"class_labels": [sample.label for sample in samples], **self.plan.card.arguments}
         found: dict[str, Any] = {"prompt": [sample.prompt for sample in samples], **self.plan.card.arguments}
         if isinstance(negative := found.get("negative_prompt"), str):
             found["negative_prompt"] = [negative for _ in samples]  # some pipelines take one for the first alone
