@@ -98,6 +98,7 @@ _UNET = Family(network="unet")
 _SDXL = replace(_UNET, pixels=("time_ids",))
 _TRANSFORMER = Family(network="transformer")
 _PIXART = replace(_TRANSFORMER, pixels=("resolution",))
+_HUNYUAN = replace(_TRANSFORMER, unbatched=("image_rotary_emb",), resize=("image_rotary_emb",))
 _TWO_CALLS = replace(_TRANSFORMER, cfg=("cond", "uncond"), calls="separate")
 _TRUE_CFG = replace(_TWO_CALLS, scale="true_cfg_scale")
 _FLUX = replace(_TRUE_CFG, layout="tokens", side=2, unbatched=("img_ids", "txt_ids"))
@@ -137,6 +138,9 @@ FAMILIES: dict[str, Family] = {
     **_with_control(
         replace(_SDXL, **_PERTURBED), "StableDiffusionXLControlNetPAG StableDiffusionXLControlNetPAGImg2Img"
     ),
+    **_alike(replace(_TRANSFORMER, **_PERTURBED), "StableDiffusion3PAG StableDiffusion3PAGImg2Img SanaPAG"),
+    **_alike(replace(_PIXART, **_PERTURBED), "PixArtSigmaPAG"),
+    **_alike(replace(_HUNYUAN, **_PERTURBED), "HunyuanDiTPAG"),
     **_alike(replace(_UNET, cfg=()), "LatentConsistencyModel"),
     **_alike(replace(_UNET, multiples=("encoder_hidden_states",)), "AnimateDiff"),
     **_alike(replace(_UNET, step_rows="frames"), "TextToVideoSD"),
@@ -147,7 +151,7 @@ FAMILIES: dict[str, Family] = {
     **_alike(
         replace(_TRANSFORMER, rows_at=(("encoder_hidden_states_llama3", 1),), prediction="negated"), "HiDreamImage"
     ),
-    **_alike(replace(_TRANSFORMER, unbatched=("image_rotary_emb",), resize=("image_rotary_emb",)), "HunyuanDiT"),
+    **_alike(_HUNYUAN, "HunyuanDiT"),
     **_alike(_TWO_CALLS, "CogView4 WanVideoToVideo HunyuanImage HunyuanVideo15"),
     **_alike(replace(_TWO_CALLS, second="transformer_2"), "Wan WanImageToVideo WanVACE"),
     **_alike(replace(_TWO_CALLS, prediction="negated"), "Lumina2"),

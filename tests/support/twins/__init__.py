@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tests.support.twins import controls, flux, images, qwen, siblings, unets, video, z_image
+from tests.support.twins import controls, flux, images, perturbed, qwen, siblings, unets, video, z_image
 from tests.support.twins.parts import Twin
 
 __all__ = ["TWINS", "Twin"]
@@ -26,7 +26,7 @@ def _builds(member: Any, module: Any) -> bool:
 
 TWINS: dict[str, Callable[[], Twin]] = {
     name: member
-    for module in (unets, controls, flux, qwen, z_image, video, images, siblings)
+    for module in (unets, controls, flux, qwen, z_image, video, images, siblings, perturbed)
     for name, member in vars(module).items()
     if _builds(member, module)
 }
