@@ -12,6 +12,7 @@ import torch
 from postdiff import accelerate
 from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
+from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, CFGCutoff, DBCache, FirstBlockCache, MagCache
 from tests.support.twins import TWINS
 
@@ -85,15 +86,12 @@ def overwritten(twin, pieces):
 
         return hook
 
-    original = pipe.scheduler.step
-
-    def step(*args, **kwargs):
+    def step(forward, *args, **kwargs):
         run.step, run.call = run.step + 1, 0
-        return original(*args, **kwargs)
+        return forward(*args, **kwargs)
 
     with ExitStack() as stack:
-        pipe.scheduler.step = step
-        stack.callback(lambda: delattr(pipe.scheduler, "step"))
+        stack.enter_context(intercept(pipe.scheduler, "step", step))
         stack.callback(network.register_forward_pre_hook(count, with_kwargs=True).remove)
         for first, last, names in pieces:
             piece = SimpleNamespace(x=[])

@@ -39,7 +39,10 @@ def pixart_sigma_pag() -> Twin:
 
 
 def sana_pag() -> Twin:
-    return _of(transformers.sana(), d.SanaPAGPipeline, "transformer_blocks.1")
+    case = transformers.sana()
+    whole = case.arguments
+    case.arguments = lambda ids: {**whole(ids), "height": 64, "width": 64}
+    return _of(case, d.SanaPAGPipeline, "transformer_blocks.1")
 
 
 def hunyuan_dit_pag() -> Twin:
