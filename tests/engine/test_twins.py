@@ -29,7 +29,7 @@ UNGUIDED = {
     **{name: {"guidance_scale": 0.0} for name in GUIDED_FROM_0},
     "ltx2": {"guidance_scale": 1.0, "audio_guidance_scale": 1.0},
 }
-# They take the size of an image, or one of their own, or a table of places is averaged; the last two have no step for it.
+# They take the size of an image, or one of their own, or average a table of places; the last two have no step for it.
 OF_NO_OTHER_SIZE = (
     *("sdxl_img2img_refiner", "sd_instruct_pix2pix", "sd_pag_img2img", "sdxl_pag_img2img", "hidream", "kandinsky5_t2i"),
     *("flux_kontext_inpaint", "flux2_klein_inpaint", "qwen_edit_inpaint", "hunyuan_dit_pag"),
