@@ -92,9 +92,10 @@ class State:
     def rows(self) -> tuple[tuple[str, int], ...]:
         """The rows of a step in the present network call, in order: (guidance branch, place of the image)."""
         key = self.branches, self.images
-        if key not in self._rows:
-            self._rows[key] = tuple((branch, image) for branch in self.branches for image in self.images)
-        return self._rows[key]
+        found = self._rows.get(key)
+        if found is None:
+            found = self._rows[key] = tuple((branch, image) for branch in self.branches for image in self.images)
+        return found
 
     @property
     def samples(self) -> int:

@@ -68,14 +68,14 @@ class Place:
 
     def find(self, rows: Rows) -> list[Kept] | None:
         """What is kept of these rows, cut where they were computed apart; None unless it is of all of them."""
-        if len(self.groups) == 1 and self.groups[0].rows == rows:
-            return self.groups
-        if rows not in self.views:
-            found = [group for group, _ in self.pieces(rows) if group is not None]
-            if sum(len(group.rows) for group in found) < len(rows):
+        found = self.views.get(rows)
+        if found is None:
+            pieces = [group for group, _ in self.pieces(rows)]
+            found = [group for group in pieces if group is not None]
+            if len(found) < len(pieces):
                 return None
             self.views[rows] = found
-        return self.views[rows]
+        return found
 
     def ready(self, rows: Rows, due: Due, now: int) -> list[Kept] | None:
         """The same, but None also where a row is to be computed again."""
@@ -87,6 +87,9 @@ class Place:
 
     def pieces(self, rows: Rows) -> list[tuple[Kept | None, list[int]]]:
         """What is kept of these rows, None for some of which nothing is; beside each, which of the rows it is of."""
+
+        if not self.groups or rows == self.groups[-1].rows:
+            return [(self.groups[-1] if self.groups else None, [*range(len(rows))])]
 
         def stands(i: int) -> tuple[int, int]:  # alike for neighbours that were computed as neighbours
             number = next((n for n in reversed(range(len(self.groups))) if rows[i] in self.groups[n].rows), -1)
@@ -106,8 +109,10 @@ class Place:
 
     def write(self, rows: Rows, x: Tensors, y: Tensors, step: int, form: Form = 0) -> None:
         """Keep what a piece gave out, y for the input x, which is read by some fills alone."""
-        pieces = self.pieces(rows) if self.fill.recalls else [(None, [*range(len(rows))])]
-        for past, of in pieces:
+        if not self.fill.recalls:
+            self._add(Kept(self.fill.keep(None, x, y, step), step, rows, form))
+            return
+        for past, of in self.pieces(rows):
             xs, ys = ([take(tensor, of, len(rows)) for tensor in tensors] for tensors in (x, y))
             value = self.fill.keep(None if past is None else past.value, xs, ys, step)
             self._add(Kept(value, step, tuple(rows[i] for i in of), form))
@@ -115,7 +120,7 @@ class Place:
     def _add(self, fresh: Kept) -> None:
         new = set(fresh.rows)
         self.groups = [group for group in self.groups if not new.issuperset(group.rows)] + [fresh]
-        self.views = {}
+        self.views = {fresh.rows: [fresh]}
 
     def replay(self, rows: Rows, x: Tensors, state: State) -> Tensors:
         """What stands in for these rows, of all of which something is kept."""

@@ -54,7 +54,7 @@ class ModulePiece(Piece):
         self._nth = self._nth + 1 if state.network_call == self._network_call else 0
         self._network_call = state.network_call
         place = self._places[state.size, self._nth]
-        kept = place.ready(self._rows(), self.due, state.index)
+        kept = place.ready(self._part() if self._in_parts else state.rows, self.due, state.index)
         if kept is not None:
             state.counts[self._hits] += 1
             return put_together(place.give(kept, [], state), kept[0].form)
@@ -63,19 +63,17 @@ class ModulePiece(Piece):
         tensors, form = taken_apart(output)
         if tensors and not self._in_parts and _of_a_part(tensors[0], self._nth, state):
             self._regard_as_parts()
-        rows = self._rows()
+        rows = self._part() if self._in_parts else state.rows
         found = self.finish(place, rows, self.rows_due(place, rows), [], tensors, form)
         return output if found is tensors else put_together(found, form)
 
     def holds(self) -> bool:
         """Whether the module would be replayed now."""
-        return self._places[self.state.size, 0].ready(self._rows(), self.due, self.state.index) is not None
+        return self._places[self.state.size, 0].ready(self.state.rows, self.due, self.state.index) is not None
 
-    def _rows(self) -> Rows:
-        """What the rows of a call are known by."""
+    def _part(self) -> Rows:
+        """What the rows of a part of the batch are known by."""
         state = self.state
-        if not self._in_parts:
-            return state.rows
         if state.span > 1 or (self.merge is not None and len(state.branches) > 1):
             parts = "steps" if state.span > 1 else "guidance branches"
             remedy = "use decoding='sequential'" if state.span > 1 else "leave this method out"
@@ -88,7 +86,7 @@ class ModulePiece(Piece):
     def _regard_as_parts(self) -> None:
         """What was kept in this call of the network, and taken for whole branches, is of all of them together."""
         self._in_parts = True
-        rows = self._rows()  # raises where that will not do
+        rows = self._part()  # raises where that will not do
         for nth in range(self._nth):
             place = self._places[self.state.size, nth]
             place.groups, place.views = [group._replace(rows=rows) for group in place.groups], {}

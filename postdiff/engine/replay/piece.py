@@ -53,22 +53,23 @@ class Piece:
         Args:
             place: where.
             rows: of the call.
-            computed: which of them are.
+            computed: which of them are; some alone only where the call serves one step.
             x: what the piece was given, all rows, in tensors that nobody else writes to; empty if no fill reads it.
             y: what it gave out. All rows; what those that are not computed hold says nothing.
             form: how its output is made of these tensors.
         """
-        state, of, found = self.state, len(rows), y
-        rest = [i for i in range(of) if i not in computed]
-        if rest:
+        state, of, found, fresh, wanted = self.state, len(rows), y, own(y), rows
+        if len(computed) < of:
+            rest = [i for i in range(of) if i not in computed]
             given = place.replay(tuple(rows[i] for i in rest), [take(tensor, rest, of) for tensor in x], state)
             if not computed:
                 return given
             found = [laid_over(tensor, rest, of, part) for tensor, part in zip(y, given, strict=True)]
-        fresh, wanted, steps = own(y), tuple(rows[i] for i in computed), self._steps()
+            wanted = tuple(rows[i] for i in computed)
+            x, fresh = ([take(tensor, computed, of) for tensor in tensors] for tensors in (x, fresh))
+        steps = self._steps()
         for step in range(steps) if self.fill.recalls else (steps - 1,):
             xs, ys = (rows_of_step(tensors, len(state.branches), state.span, step) for tensors in (x, fresh))
-            xs, ys = ([take(tensor, computed, of) for tensor in tensors] for tensors in (xs, ys))
             place.write(wanted, xs, ys, state.index + step, form)
         return found if steps == state.span else place.replay(rows, x, state)
 
