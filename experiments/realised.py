@@ -23,7 +23,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -59,17 +58,21 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--committed", action="store_true", help="write into experiments/records")
     options = parser.parse_args(words)
+    threads = torch.get_num_threads()
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)  # numbers of random networks may vanish
-    runs = measured(options.size, options.steps, options.rounds)
-    found = table(runs)
+    try:
+        found = table(measured(options.size, options.steps, options.rounds))
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_flush_denormal(False)
     show(found)
     content = {
         "structure": STRUCTURE, "device": "cpu", "dtype": "float32", "images": 1, "size": options.size,
         "steps": options.steps, "rounds": options.rounds, "threads": options.threads, "clock": "process",
         "time": now(), "versions": versions(), "rows": found,
     }  # fmt: skip
-    root = Path(__file__).parent / "records" if options.committed else folders.outputs() / "records"
+    root = folders.committed_records() if options.committed else folders.outputs() / "records"
     path = root / "realised" / f"{STRUCTURE}_{options.size}px_{options.steps}_steps.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2) + "\n")

@@ -100,9 +100,7 @@ class Replay:
             self.piece = piece = ModulePiece(self.name, name, self.fill, self.merge, state)
             yield intercept(module, "forward", for_first_step(piece, state) if self.once else piece)
         else:
-            self.piece = chain = ChainPiece(
-                self.name, self.fill, state, list(self.where.values()), self.front, self.look
-            )
+            self.piece = chain = ChainPiece(self.name, self.fill, state, [*self.where.values()], self.front, self.look)
             yield from chain.attach()
 
     def start(self, rule: Due | Watch) -> None:
