@@ -3,7 +3,7 @@
     python experiments/calibrate_plan.py
 
 Everything is an ordinary record in outputs/, so that what was interrupted goes on. What the settings are worth, prompt
-by prompt, is gathered in experiments/records/plans/emoji.json, and counts of MACs beside it.
+by prompt, is gathered in experiments/records/plans/emoji.json, with counts of MACs and losses of masks beside it.
 """
 
 from __future__ import annotations
@@ -37,9 +37,10 @@ def main() -> None:
             found[setting.name] = setting, max(found.get(setting.name, (setting, 0))[1], PROMPTS)
     folder = folders.committed_records() / "plans"
     trials.gather(plans[0].trials, found, folder / "emoji.json")
-    (folder / "macs").mkdir(exist_ok=True)
-    for file in (folders.outputs() / "plans" / "macs").glob("emoji-*.json"):
-        shutil.copy(file, folder / "macs" / file.name)
+    for kind in ("macs", "masks"):
+        (folder / kind).mkdir(exist_ok=True)
+        for file in (folders.outputs() / "plans" / kind).iterdir():
+            shutil.copy(file, folder / kind / file.name)
 
 
 def _say(line: str) -> None:

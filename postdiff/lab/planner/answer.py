@@ -100,6 +100,9 @@ class Answer:
             + ", ".join(f"{rung.count} ({len(rung.losses)} settings)" for rung in self.race.rungs)
             + " prompts",
         ]
+        for metric in metrics[1:]:
+            first = max(rows, key=lambda row: row[metric] * (1 if facts(metric).higher_is_better else -1))
+            notes.append(f"by {facts(metric).title} the first would be {first['label'].rstrip('*')}")
         if tied:
             notes.append("* a tie: these prompts do not tell it from the first")
         return draw(rows, columns, notes, style)
