@@ -14,6 +14,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.engine.family import family_of
 from postdiff.engine.intercept import intercept
 from postdiff.methods import FORA, CFGCutoff, DBCache, FirstBlockCache, MagCache
+from tests.support.cases import encoded_text
+from tests.support.tiny import build
 from tests.support.twins import TWINS
 
 # {twin: lists of blocks that are a section each, with the arguments that these give out, in order}.
@@ -44,6 +46,8 @@ SECTIONS = {
 }
 FEED_FORWARDS = ("feed_forward", "ff", "ff_i", "ff_t", "ff_context")
 COMPUTED = (0, 2)  # steps
+# Its ratios tell of an error at the third step alone, which is computed for that.
+REPLAYED = MagCache(ratios=[1.0, 1.0, 0.5, 1.0], threshold=0.1, retention=0.0, most=9)
 
 
 def given_to(block, args, kwargs):
@@ -111,9 +115,7 @@ def test_sections_of_a_chain_are_replayed_one_by_one(name):
     stacks = [(getattr(network_of(twin), stack), names) for stack, names in SECTIONS[name].items()]
     expected = overwritten(twin, [(blocks[0], blocks[-1], names) for blocks, names in stacks])
     bare = twin.call(twin.pipe)
-    # Ratios that tell of no error but at the second step, which is computed for that.
-    method = MagCache(ratios=[1.0, 1.0, 0.5, 1.0], threshold=0.1, retention=0.0, most=9)
-    fast = accelerate(twin.pipe, [method])
+    fast = accelerate(twin.pipe, [REPLAYED])
     found = twin.call(fast)
     assert fast.counts["mag_cache rows replayed"] == fast.counts["mag_cache rows computed"]
     assert not torch.allclose(found, bare, rtol=1e-3)
@@ -161,3 +163,27 @@ def test_texts_that_are_filled_up_to_the_longest_beside_them():
     assert torch.isfinite(twin.call(fast, [0], **long)).all()
     assert fast.counts["first_block_cache rows computed"] == 2 + 1  # at the first step, and at the first unguided one
     assert fast.counts["first_block_cache rows replayed"] == 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("cogview4", ("hidden_states", "encoder_hidden_states")),
+        ("qwen_image", ("encoder_hidden_states", "hidden_states")),
+    ],
+)
+def test_streams_of_one_length_are_told_by_what_the_next_block_is_given(name, names):
+    """Text as long as the image, which blocks of the one network give out last, and those of the other first."""
+    case = build(name)
+    tokens, whole = 8 * 6, case.arguments
+
+    def arguments(ids):
+        masks = {key: torch.ones(len(ids), tokens, dtype=torch.int64) for key in whole(ids) if key.endswith("_mask")}
+        return {**whole(ids), **encoded_text(ids, tokens), **masks, "num_inference_steps": 4}
+
+    case.arguments = arguments
+    blocks = case.pipe.transformer.transformer_blocks
+    expected = overwritten(case, [(blocks[0], blocks[-1], names)])
+    found = case.call(accelerate(case.pipe, [REPLAYED]))
+    assert not torch.allclose(found, case.call(case.pipe), rtol=1e-3)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
