@@ -155,14 +155,18 @@ def test_a_front_over_which_streams_are_joined_is_refused():
         twin.call(accelerate(twin.pipe, [DBCache(front=3, threshold=0.5, warmup=0)]))
 
 
-def test_texts_that_are_filled_up_to_the_longest_beside_them():
+@pytest.mark.parametrize("method", [FirstBlockCache(threshold=9e9), FORA(interval=9)])
+def test_texts_that_are_filled_up_to_the_longest_beside_them(method):
     """A short prompt is filled up to a long negative one, and no longer once guidance has ended: nothing kept fits."""
     twin = TWINS["z_image"]()
     long = {"negative_prompt_embeds": [torch.randn(40, 32, generator=torch.Generator().manual_seed(3))]}
-    fast = accelerate(twin.pipe, [CFGCutoff(gate=2), FirstBlockCache(threshold=9e9)])
+    fast = accelerate(twin.pipe, [CFGCutoff(gate=2), method])
     assert torch.isfinite(twin.call(fast, [0], **long)).all()
-    assert fast.counts["first_block_cache rows computed"] == 2 + 1  # at the first step, and at the first unguided one
-    assert fast.counts["first_block_cache rows replayed"] == 2 + 1
+    if isinstance(method, FORA):
+        # Only refining the noise is of one length; at the third step all else is computed again.
+        assert fast.counts["fora misses"] == 10 + 8 and fast.counts["fora hits"] == 10 + 2 + 10
+    else:
+        assert fast.counts["first_block_cache rows computed"] == fast.counts["first_block_cache rows replayed"] == 2 + 1
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ class ModulePiece(Piece):
         if merge is not None:
             self._places = defaultdict(lambda: MergedPlace(fill, merge, state))
         self._hits, self._misses = f"{name} hits", f"{name} misses"
+        self._shapes: dict[Any, Any] = {}  # {(size, call, row): what the module was given, without the rows}
         self._network_call, self._nth = -1, 0
         self._in_parts = False  # the module is given parts of the batch
 
@@ -53,6 +54,7 @@ class ModulePiece(Piece):
         state = self.state
         self._nth = self._nth + 1 if state.network_call == self._network_call else 0
         self._network_call = state.network_call
+        self._forget_what_does_not_fit((*args, *kwargs.values()))
         place = self._places[state.size, self._nth]
         kept = place.ready(self._part() if self._in_parts else state.rows, self.due, state.index)
         if kept is not None:
@@ -66,6 +68,14 @@ class ModulePiece(Piece):
         rows = self._part() if self._in_parts else state.rows
         found = self.finish(place, rows, self.rows_due(place, rows), [], tensors, form)
         return output if found is tensors else put_together(found, form)
+
+    def _forget_what_does_not_fit(self, given: tuple[Any, ...]) -> None:
+        """A text is filled up to the longest of those that are sent along: what is kept may be of another length."""
+        at, rows = (self.state.size, self._nth), self.state.rows
+        shape = next((each.shape[1:] for each in given if isinstance(each, Tensor)), None)
+        if any(self._shapes.setdefault((at, row), shape) != shape for row in rows):
+            self._places.pop(at, None)
+            self._shapes.update(((at, row), shape) for row in rows)
 
     def holds(self) -> bool:
         """Whether the module would be replayed now."""
