@@ -36,7 +36,10 @@ def grid():
 
 
 def test_regret_on_recorded_settings(grid, record_property):
-    """For 60 random budgets, the choice against the best recorded setting within each, on all recorded prompts."""
+    """For 60 random budgets, the choice against the best recorded setting within each, on all recorded prompts.
+
+    Of 18 combinations the race measures 15 at most; fewer waves than three were seen to miss the best.
+    """
     found, table = grid
     full = table["steps_20"][0]
     regrets = []
@@ -50,7 +53,7 @@ def test_regret_on_recorded_settings(grid, record_property):
         def measure(contenders, count):
             return {each.name: table[each.name][1][:count] for each in contenders}
 
-        ended = race.run(found.combinations, fit, measure, Pace((8, 16, PROMPTS)))
+        ended = race.run(found.combinations, fit, measure, Pace((8, 16, PROMPTS), wave=3))
         best = min(float(losses.mean()) for macs, losses in table.values() if macs <= limit)
         regrets.append(float(table[ended.last[0].name][1].mean()) / best - 1 if best else 0.0)
     record_property("regret", f"mean {np.mean(regrets):.4f}, worst {max(regrets):.4f}")

@@ -137,19 +137,24 @@ class Answer:
         return found
 
     def carry(self) -> str:
-        """How far an order on the prompts of the rungs before holds on all."""
-        losses, count = self.race.rungs[-1].losses, self.race.rungs[-1].count
-        if len(losses) < 2:
+        """How far an order on the prompts of the rungs before holds on all, a line for each metric."""
+        count, names = self.race.rungs[-1].count, list(self.values)
+        if len(names) < 2:
             return "Only one setting is left, so there is no order to be sure of."
-        first = min(LEADERS, len(losses))
-        said = []
-        for found in certainty.carry(losses, [rung.count for rung in self.race.rungs], LEADERS):
-            rank = found.correlation
-            said.append(
-                f"{found.count} prompts: {100 * found.alike:.0f} % (rank correlation {rank.value:.2f} "
-                f"[{rank.low:.2f}, {rank.high:.2f}])"
+        first, lines = min(LEADERS, len(names)), []
+        for metric in self.values[names[0]]:
+            sign = -1.0 if facts(metric).higher_is_better else 1.0
+            losses = {name: sign * self.values[name][metric] for name in names}
+            said = [
+                f"with {found.count} prompts {found.alike:.0%} (rank correlation {found.correlation.value:.2f} "
+                f"[{found.correlation.low:.2f}, {found.correlation.high:.2f}])"
+                for found in certainty.carry(losses, [rung.count for rung in self.race.rungs], LEADERS)
+            ]
+            lines.append(
+                f"Order by {facts(metric).title}, pairs of the first {first} that stand as with {count} prompts: "
+                + ", ".join(said)
             )
-        return f"Pairs of the first {first} settings in the order that {count} prompts give, with " + ", ".join(said)
+        return "\n".join(lines)
 
     def yaml(self) -> str:
         """The experiment: the full run, the chosen setting, and plain fewer steps."""
