@@ -15,7 +15,8 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab import quiet
 from postdiff.lab.files import folders
 from postdiff.lab.planner import space, trials
-from postdiff.lab.planner.planning import Planning, PlanOptions
+from postdiff.lab.planner.asked import PlanOptions
+from postdiff.lab.planner.planning import Planning
 
 GRID, PROMPTS = "unet_small", 32
 BUDGETS = ("0.4x",)

@@ -128,12 +128,12 @@ def plan(given: argparse.Namespace) -> int:
     """Find the best setting within a budget; print it, and write it as an experiment. 1 if nothing is within."""
     from postdiff.lab import quiet
     from postdiff.lab.config.layers import from_words
-    from postdiff.lab.planner import bench_check, listed, planning
+    from postdiff.lab.planner import asked, bench_check, listed, planning
 
     quiet.quiet()
     names = ("model", "budget", "data", "objective", "space", "prompts", "device")
-    options = planning.PlanOptions(**{name: getattr(given, name) for name in names})
-    file = planning.out_file(options, given.out)
+    options = asked.PlanOptions(**{name: getattr(given, name) for name in names})
+    file = asked.out_file(options, given.out)
     ours = planning.Planning(options, from_words(given.overrides), _say)
     try:
         if given.dry_run:

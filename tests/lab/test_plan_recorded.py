@@ -14,8 +14,9 @@ from postdiff.lab import run
 from postdiff.lab.config.experiment import load
 from postdiff.lab.files import folders
 from postdiff.lab.planner import certainty, race, space, trials
+from postdiff.lab.planner.asked import PlanOptions
 from postdiff.lab.planner.cost import most_steps
-from postdiff.lab.planner.planning import Planning, PlanOptions
+from postdiff.lab.planner.planning import Planning
 from postdiff.lab.planner.race import Contender, Pace
 from postdiff.zoo import EMOJI
 

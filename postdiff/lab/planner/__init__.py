@@ -2,6 +2,7 @@
 
 A setting is an ordinary row of an experiment, and what is found out about it is an ordinary record.
 
+asked     what is asked for, each part checked
 budget    what may be spent: a share of the full run, MACs, or seconds
 space     which settings there are, as a file of `configs/plans` has them
 cost      what a setting costs, before anything is generated

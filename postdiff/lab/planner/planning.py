@@ -4,64 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from postdiff import metrics
-from postdiff.engine.errors import UsageError, shown, unknown
-from postdiff.engine.values import expanded
+from postdiff.engine.errors import UsageError
 from postdiff.lab.files import folders
 from postdiff.lab.pipelines import cards
-from postdiff.lab.planner import kinds, mask_trials, race, space
+from postdiff.lab.planner import kinds, mask_trials, race
 from postdiff.lab.planner.answer import Answer
+from postdiff.lab.planner.asked import PlanOptions, full_steps, metrics_of, refuse_searched, space_of
 from postdiff.lab.planner.budget import Budget
 from postdiff.lab.planner.cost import Macs, most_steps
 from postdiff.lab.planner.masks import Effort
 from postdiff.lab.planner.race import Contender, Pace
-from postdiff.lab.planner.space import Setting, Space
+from postdiff.lab.planner.space import Setting
 from postdiff.lab.planner.times import Times
 from postdiff.lab.planner.trials import BATCH, Outcome, Trials
 
-__all__ = ["Beyond", "PlanOptions", "Planning"]
-
-OBJECTIVE, SCORE = "paired_lpips", "emoji_text_score"
-# What a plan decides itself, and so nobody sets for all settings.
-SEARCHED = (
-    *("methods", "count", "batch_size", "bench", "metrics", "stages", "scheduler", "weights", "store", "trainer"),
-    *("reference_steps", "reference_scheduler", "bootstrap", "step_scores"),
-)
-OPTIONS = ("model", "data", "device")
+__all__ = ["Beyond", "Planning"]
 
 
 class Beyond(Exception):
     """Nothing is within the budget; the message names the nearest that can be had."""
-
-
-@dataclass(frozen=True)
-class PlanOptions:
-    """What is asked for.
-
-    Attributes:
-        model: name of a model card, or a pipeline folder.
-        budget: as `Budget.parse` reads it.
-        data: data card or file of prompts, to calibrate on.
-        objective: metric that decides.
-        space: name of a file of `configs/plans`, or any file; None means the one for the model.
-        prompts: the most that are calibrated on.
-        device: as in a row.
-    """
-
-    model: str
-    budget: str
-    data: str = "emoji"
-    objective: str = OBJECTIVE
-    space: str | None = None
-    prompts: int = 48
-    device: str = "auto"
 
 
 class Planning:
@@ -81,15 +48,12 @@ class Planning:
         self.budget = Budget.parse(options.budget)
         self.card = cards.card(options.model)
         kinds.refuse(options.model, self.card)
-        for key in overrides:
-            if key in OPTIONS:
-                raise UsageError(f"'{key}' has an option of its own; write --{key} {shown(overrides[key])}")
-            if key in SEARCHED:
-                raise UsageError(f"'{key}' is what a plan decides; leave it out, or write a space of your own")
-        self.space = _space(options, self.card).up_to(_steps(options, self.card, overrides))
+        refuse_searched(overrides)
+        found = space_of(options, self.card)
+        self.space = found.up_to(full_steps(found, overrides))
         if options.prompts < BATCH:
             raise UsageError(f"--prompts {options.prompts} tells nothing of settings apart; use {BATCH} or more")
-        self.metrics = _metrics(options.objective, self.card.dual_encoder is not None)
+        self.metrics = metrics_of(options.objective, self.card.dual_encoder is not None)
         steps = self.space.full["steps"]
         self.base: dict[str, Any] = {"model": options.model, "data": options.data, "seeds": [0]}
         if options.device != "auto":
@@ -99,11 +63,11 @@ class Planning:
         self.trials = Trials(self.base, self.metrics, report)
         self.pace = Pace((8, 16, options.prompts)).of(min(options.prompts, self.trials.prompts))
         self.full = 0.0  # what the full run costs, once it is counted
-        self._cost: Callable[[Setting], float | None]
         self._sign = -1.0 if metrics.facts(options.objective).higher_is_better else 1.0
         self._report = report
         self._outcomes: dict[str, Outcome] = {}
-        self._limit, self._cost = math.inf, _unknown
+        self._limit = math.inf
+        self._cost: Callable[[Setting], float | None] = _unknown
 
     def costs(self) -> list[Contender]:
         """Plain fewer steps and each choice alone, as the budget allows them: what a race begins with.
@@ -195,59 +159,3 @@ class Planning:
 def _unknown(setting: Setting) -> float | None:
     """What a setting costs before anything is counted."""
     return None
-
-
-def _space(options: PlanOptions, card: cards.ModelCard) -> Space:
-    found = space.read(options.space or space.usual(card))
-    own = kinds.kind_of(card)
-    if found.network not in ("any", own):
-        raise UsageError(
-            f"space '{found.name}' is for a {found.network}, and model '{shown(options.model)}' has a {own}; use "
-            f"--space {space.usual(card)}"
-        )
-    return found
-
-
-def _steps(options: PlanOptions, card: cards.ModelCard, overrides: Mapping[str, Any]) -> int:
-    """Steps of the full run."""
-    steps = overrides.get("steps", _space(options, card).full.get("steps", 20))
-    if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 1000:
-        raise UsageError(f"steps={shown(steps)} is no number of steps of the full run; give 1 to 1000")
-    return steps
-
-
-def _metrics(objective: str, encoder: bool) -> list[str]:
-    """The objective, and what stands beside it: a score without reference, or a distance."""
-    from postdiff.metrics.base import PerImageMetric
-
-    known = metrics.names()
-    if objective not in known:
-        raise unknown("objective", objective, known)
-    if not issubclass(metrics.load(objective), PerImageMetric):
-        raise UsageError(
-            f"objective '{objective}' is of whole sets of images, and a plan compares prompt by prompt; use {OBJECTIVE}"
-        )
-    beside = [SCORE] if encoder else []
-    if "references" not in metrics.facts(objective).needs:
-        beside = [OBJECTIVE]
-    return list(dict.fromkeys([objective, *beside]))
-
-
-def default_file(options: PlanOptions) -> Path:
-    """Where a plan is written if nothing else is said: outputs/plans/<model>-<budget>.yaml."""
-    model = Path(options.model).name or "model"
-    budget = "".join(sign for sign in options.budget if sign.isalnum() or sign == ".")
-    return folders.outputs() / "plans" / f"{model}-{budget}.yaml"
-
-
-def out_file(options: PlanOptions, out: str | None) -> Path:
-    """The file to write.
-
-    Raises:
-        UsageError: its name does not end in .yaml, which `postdiff run` knows a file by.
-    """
-    if out is None:
-        return default_file(options)
-    if not out.endswith(".yaml"):
-        raise UsageError(f"--out {shown(out)} must end in .yaml, which 'postdiff run' knows an experiment file by")
-    return expanded(out)
