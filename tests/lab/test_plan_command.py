@@ -50,6 +50,9 @@ def test_a_plan_from_nothing_and_again(words, outputs, command):
     assert experiment.rows[1].label in out
     for record in outputs.glob("records/plan-*/*.json"):
         assert json.loads(record.read_text())["macs"]["denoiser"]["dense"] > 0
+    [rung] = outputs.glob("plans/plan-*.yaml")  # what a shard or a job would run: all done already
+    code, _, err = command("run", str(rung), "--no-bench")
+    assert code == 0 and err.count("done already") == len(load(str(rung)).rows)
     assert command("run", str(file), "--rows", "planned", "count=2", "bench.repeats=0")[0] == 0
     assert (outputs / "records" / "emoji-0.6x" / "planned.json").is_file()
 
