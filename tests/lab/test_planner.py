@@ -56,6 +56,13 @@ def test_a_budget_beyond_the_full_run_is_refused():
         budget.limit(15e9)
 
 
+def test_a_share_of_the_steps_leaves_that_many():
+    for steps in range(1, 51):
+        for whole in (869040128, 1000000007):
+            share = Budget.parse(f"{round(steps / 50, 2)}x")
+            assert steps * whole <= share.limit(50.0 * whole) < (steps + 0.001) * whole
+
+
 def test_the_most_steps_within_a_limit_are_found():
     """Against trying all, for costs that rise in any manner; few of them are looked at."""
     chance = random.Random(0)
