@@ -2,8 +2,8 @@
 
     python experiments/whole_network.py
 
-Reads the values of single images that `postdiff run whole_network` has left in outputs/, and generates once more what
-decides by the image, for its number of network calls. Each difference of PSNR is a mean over images, with a 95 %
+Reads the values of single images that `postdiff run whole_network` has left in outputs/, and generates once more, for
+the number of network calls; a record of the same rows that is there already tells it. Each difference of PSNR is a mean over images, with a 95 %
 interval of 10,000 resamples. Fewer steps and even masks, with which the others are compared, are interpolated between
 the numbers of calls that have been run. The record goes to outputs/records/whole_network/.
 """
@@ -30,6 +30,7 @@ from postdiff.lab.records.stored import now
 
 EXPERIMENT, NAME = "whole_network", "differences"
 METRIC, RESAMPLES = "paired_psnr", 10_000
+NEAR = 0.1  # calls that are as good as none
 EVEN, HELD = "even", "output"  # the rule and the fill that others are compared with
 Values = np.ndarray  # of all images, in their order
 
@@ -65,12 +66,15 @@ def named(row: str) -> tuple[str, str, str]:
     return rule, fill, budget
 
 
-def at_calls(known: Mapping[float, Values], wanted: float) -> Values:
-    """Every image's value, interpolated between the neighbours among {calls: values}, or that of the nearest."""
-    below = max((number for number in known if number <= wanted), default=None)
-    above = min((number for number in known if number >= wanted), default=None)
-    if below is None or above is None or below == above:
-        return known[min(known, key=lambda n: abs(n - wanted))]
+def at_calls(known: Mapping[float, Values], wanted: float) -> Values | None:
+    """Every image's value, interpolated between the neighbours among {calls: values}; None beyond them all."""
+    nearest = min(known, key=lambda number: abs(number - wanted), default=np.inf)
+    if abs(nearest - wanted) < NEAR:
+        return known[nearest]
+    below = max((number for number in known if number < wanted), default=None)
+    above = min((number for number in known if number > wanted), default=None)
+    if below is None or above is None:
+        return None
     share = (wanted - below) / (above - below)
     return (1 - share) * known[below] + share * known[above]
 
@@ -95,39 +99,41 @@ def differences(known: Mapping[str, Values], cost: Mapping[str, float]) -> dict[
         rule, fill, budget = named(row)
         if rule == "steps":
             continue
-        found["steps"][row] = {"against": "steps", **compared(known[row], at_calls(steps, cost[row]))}
+        if (fewer := at_calls(steps, cost[row])) is not None:
+            found["steps"][row] = {"against": "steps", **compared(known[row], fewer)}
         if fill != HELD and (other := f"{rule}_{HELD}_{budget}") in known:
             found["fill"][row] = {"against": other, **compared(known[row], known[other])}
         even = {cost[other]: known[other] for other in known if named(other)[:2] == (EVEN, fill)}
-        if rule != EVEN and even:
-            found["rule"][row] = {"against": f"{EVEN}_{fill}", **compared(known[row], at_calls(even, cost[row]))}
+        if rule != EVEN and (mask := at_calls(even, cost[row])) is not None:
+            found["rule"][row] = {"against": f"{EVEN}_{fill}", **compared(known[row], mask)}
     return found
 
 
-def measured(plans: Sequence[Plan]) -> dict[str, Any]:
-    """What the record holds.
+def measured(plans: Sequence[Plan], cost: Mapping[str, float]) -> dict[str, Any]:
+    """What the record holds; numbers of calls that are known are taken over.
 
     Raises:
         UsageError: a row has not been run here.
     """
     known = {plan.name: values(plan.name) for plan in plans[1:]}  # the first is what all are compared with
     pipelines = Pipelines()
-    cost = {plan.name: calls(plan, pipelines) for plan in plans[1:]}
+    cost = cost or {plan.name: calls(plan, pipelines) for plan in plans[1:]}
     return {"calls": cost, "differences": differences(known, cost)}
 
 
 def main() -> int:
     """Compare, write the record and print it; gives the exit code."""
     quiet.quiet()
-    started = now()
+    started, file = now(), findings.fresh_path(EXPERIMENT, NAME)
     try:
         plans = plan_rows(load(EXPERIMENT))
-        found = measured(plans)
+        run_id = digest([plan.run_id for plan in plans])
+        there = findings.Findings.read(file) if file.is_file() else None
+        found = measured(plans, there.found["calls"] if there and there.run_id == run_id else {})
     except UsageError as error:
         print(f"postdiff: error: {error}", file=sys.stderr)
         return 2
-    run_id, settings = digest([plan.run_id for plan in plans]), {"metric": METRIC, "resamples": RESAMPLES}
-    file = findings.fresh_path(EXPERIMENT, NAME)
+    settings = {"metric": METRIC, "resamples": RESAMPLES}
     findings.found_by(plans[0], NAME, run_id, started, settings, found).write(file)
     print(f"wrote {file}", file=sys.stderr)
     for kind, rows in found["differences"].items():

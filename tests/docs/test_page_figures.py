@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from postdiff.lab.analysis.findings import Findings
 from postdiff.lab.config import experiment
 from postdiff.lab.tables.rows import flat_rows
 from postdiff.lab.tables.table import render
@@ -22,6 +23,7 @@ PAGES = {
     DOCS / "results" / "comparison.md": [
         ("comparison", {"times less work": SAVING, "Frechet distance": FRECHET, "text score": TEXT})
     ],
+    DOCS / "results" / "whole_network.md": [("whole_network", {"PSNR": "PSNR ↑", "LPIPS": "LPIPS ↓"})],
     DOCS / "results" / "faster_diffusion.md": [
         ("faster_diffusion_table_5", {"Frechet distance": FRECHET, "text score": TEXT})
     ],
@@ -65,6 +67,21 @@ def test_figures_are_those_of_the_records(page):
 @pytest.mark.parametrize(("printed", "same"), [("8.5", True), ("8.51", True), ("8.51 ± 0.02", True), ("8.6", False)])
 def test_what_is_alike(printed, same):
     assert alike(printed, "8.51 ± 0.02") == same
+
+
+def test_differences_between_rules_are_those_of_the_record():
+    shown = rows((DOCS / "results" / "whole_network.md").read_text())
+    found = Findings.read(ROOT / "experiments" / "records" / "whole_network" / "differences.json").found
+    kinds, compared = {"ahead of fewer steps": "steps", "ahead of the even mask": "rule"}, 0
+    for row in experiment.load("whole_network").rows[1:]:
+        printed = shown[row.label]
+        assert printed["calls"] == f"{found['calls'][row.name]:.1f}", row.label
+        for heading, kind in kinds.items():
+            known = found["differences"][kind].get(row.name)
+            expected = "{mean:+.1f} [{low:+.1f}, {high:+.1f}]".format(**known) if known else ""
+            assert printed[heading] == expected, f"{row.label}, {heading}"
+            compared += bool(known)
+    assert compared >= 40
 
 
 def test_the_demos_table_is_the_one_of_its_records(monkeypatch, tmp_path):
