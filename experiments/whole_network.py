@@ -3,9 +3,9 @@
     python experiments/whole_network.py
 
 Reads the values of single images that `postdiff run whole_network` has left in outputs/, and generates once more, for
-the number of network calls; a record of the same rows that is there already tells it. Each difference of PSNR is a mean over images, with a 95 %
-interval of 10,000 resamples. Fewer steps and even masks, with which the others are compared, are interpolated between
-the numbers of calls that have been run. The record goes to outputs/records/whole_network/.
+the number of network calls; a record of the same rows that is there already tells it. Each difference of PSNR is a mean
+over images, with a 95 % interval of 10,000 resamples. Fewer steps and even masks, with which the others are compared,
+are interpolated between the numbers of calls that have been run. The record goes to outputs/records/whole_network/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from postdiff.lab.records.stored import now
 
 EXPERIMENT, NAME = "whole_network", "differences"
 METRIC, RESAMPLES = "paired_psnr", 10_000
-NEAR = 0.1  # calls that are as good as none
+NEAR = 0.1  # so few calls more or less than those of the last mask are none
 EVEN, HELD = "even", "output"  # the rule and the fill that others are compared with
 Values = np.ndarray  # of all images, in their order
 
@@ -68,13 +68,13 @@ def named(row: str) -> tuple[str, str, str]:
 
 def at_calls(known: Mapping[float, Values], wanted: float) -> Values | None:
     """Every image's value, interpolated between the neighbours among {calls: values}; None beyond them all."""
-    nearest = min(known, key=lambda number: abs(number - wanted), default=np.inf)
-    if abs(nearest - wanted) < NEAR:
-        return known[nearest]
-    below = max((number for number in known if number < wanted), default=None)
-    above = min((number for number in known if number > wanted), default=None)
+    below = max((number for number in known if number <= wanted), default=None)
+    above = min((number for number in known if number >= wanted), default=None)
     if below is None or above is None:
-        return None
+        edge = above if below is None else below
+        return known[edge] if edge is not None and abs(edge - wanted) < NEAR else None
+    if below == above:
+        return known[below]
     share = (wanted - below) / (above - below)
     return (1 - share) * known[below] + share * known[above]
 
