@@ -33,9 +33,9 @@ from postdiff import accelerate, catalog  # noqa: E402
 from postdiff.engine.errors import UsageError  # noqa: E402
 from postdiff.engine.family import FAMILIES, UNFIT, Family  # noqa: E402
 from postdiff.lab import quiet  # noqa: E402
-from postdiff.presets import build_methods, preset  # noqa: E402
 from tests.support import tiny  # noqa: E402
 from tests.support.cases import Case  # noqa: E402
+from tests.support.tiny_presets import build_methods, preset  # noqa: E402
 from tests.support.twins import TWINS  # noqa: E402
 
 PAGE = ROOT / "docs" / "pipelines.md"
