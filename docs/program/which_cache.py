@@ -20,15 +20,15 @@ sys.path.insert(0, str(ROOT))  # tiny networks stand among the tests
 import diffusers  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 
-from postdiff import accelerate, catalog  # noqa: E402
+from postdiff import accelerate, catalog, presets  # noqa: E402
 from postdiff.cost.structures import MetaPipeline, real_size  # noqa: E402
 from postdiff.engine.errors import UsageError  # noqa: E402
 from postdiff.engine.family import family_of  # noqa: E402
 from postdiff.engine.replay import NETWORK, Due, Replay, Watch, at  # noqa: E402
 from postdiff.methods.cache import Cache  # noqa: E402
 from postdiff.methods.solver_cache import SolverCache  # noqa: E402
-from postdiff.presets import build_methods, preset  # noqa: E402
-from tests.support import tiny  # noqa: E402
+from postdiff.presets import preset  # noqa: E402
+from tests.support import tiny, tiny_presets  # noqa: E402
 
 __all__ = ["SEES", "caches", "costs", "main", "triples"]
 
@@ -74,10 +74,16 @@ def caches() -> dict[str, str]:
     for name in catalog.names("methods"):
         specs = preset(name).methods
         if len(specs) == 1 and not isinstance(specs[0], str):
-            [method] = build_methods([name])
+            [method] = built(name)
             if isinstance(method, Cache | SolverCache):
                 found[name] = next(iter(specs[0]))
     return found
+
+
+def built(name: str) -> list[Any]:
+    """A preset; one that looks in a setting for tiny networks, which may have fewer blocks than it lets run first."""
+    methods = presets.build_methods([name])
+    return tiny_presets.build_methods([name]) if any(method.adaptive for method in methods) else methods
 
 
 @dataclass
@@ -97,7 +103,7 @@ class _Noted:
     """A fill that says how much it keeps."""
 
     def __init__(self, fill: Any, kept: list[int]) -> None:
-        self.of_input, self.recalls, self.steady, self.give = fill.of_input, fill.recalls, fill.steady, fill.give
+        self.of_input, self.recalls, self.give = fill.of_input, fill.recalls, fill.give
         self._fill, self._kept, self._own = fill, kept, len(kept)
         kept.append(0)
 
@@ -109,7 +115,7 @@ class _Noted:
 
 def noting(name: str) -> tuple[Any, Notes]:
     """A preset's cache and what its pieces will have told after a run; one that looks computes every step."""
-    [method], notes = build_methods([name]), Notes()
+    [method], notes = built(name), Notes()
     own: Any = type(method)
 
     class Noting(own):
@@ -145,7 +151,7 @@ def triples() -> list[str]:
     lines = [f"| preset | where | rule | fill | decides | {' | '.join(cases)} |"]
     lines.append(f"| {'--- | ' * 5}{':-: | ' * len(cases)}".rstrip())
     for name, of in caches().items():
-        [method] = build_methods([name])
+        [method] = built(name)
         fits = {title: case for title, case in cases.items() if _runs(name, case)}
         where, fill = "solver's step: whole calls left out", "x0 is guessed, and the solver given what leads to it"
         if isinstance(method, Cache):
@@ -177,7 +183,7 @@ def costs() -> list[str]:
 
 
 def _cost(name: str, twin: MetaPipeline, whole: int) -> tuple[str, str]:
-    [method] = build_methods([name])
+    [method] = built(name)
     if not _fits(method, _network(twin.pipe)):
         return "", ""
     if isinstance(method, SolverCache):
@@ -200,7 +206,7 @@ def _network(pipe: Any) -> nn.Module:
 
 def _runs(name: str, case: Any) -> bool:
     try:
-        case.call(accelerate(case.pipe, build_methods([name])), [0])
+        case.call(accelerate(case.pipe, built(name)), [0])
     except UsageError:
         return False
     return True
