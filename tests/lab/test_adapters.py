@@ -146,6 +146,14 @@ def test_all_adapters_at_once(card):
     assert tuple(image(loaded(everything)).flatten().tolist()) not in seen
 
 
+def test_a_fused_lora_is_the_same_change_and_leaves_nothing_beside_the_weights(card):
+    beside, fused = (loaded(card(lora={"folder": ".", "scale": 0.8, **more})) for more in ({}, {"fuse": True}))
+    torch.testing.assert_close(image(fused), image(beside), atol=1e-4, rtol=0)
+    assert not [name for name, _ in fused.unet.named_modules() if "lora" in name]
+    assert [name for name, _ in beside.unet.named_modules() if "lora" in name]
+    assert models.checkpoint(card(lora={"folder": ".", "scale": 0.8, "fuse": True})).endswith("*0.8 fused")
+
+
 def test_dreambooth_is_a_folder_or_a_network(card, folder):
     by_network = image(loaded(card(network={"folder": "dreambooth/unet"})))
     by_folder = image(loaded(cards.card(str(folder / "dreambooth"))))

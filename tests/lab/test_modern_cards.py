@@ -44,9 +44,9 @@ def widths(pipe):
     return {"prompt_embeds": text, "pooled_prompt_embeds": 24}
 
 
-def shrunk(name, pipe):
-    """The structure of a card with the parts of its tiny twin in the place of the published ones."""
-    content = structure_file.read(cards.card(name).structure).content
+def shrunk(structure, pipe):
+    """A structure with the parts of a tiny twin in the place of the published ones."""
+    content = structure_file.read(structure).content
 
     def part(module):
         config = {key: value for key, value in json.loads(module.to_json_string()).items() if not key.startswith("_")}
@@ -74,12 +74,12 @@ def tiny_structure(tiny, tmp_path, monkeypatch):
         card = yaml.safe_load(catalog.path("models", name).read_text())
         kept = {
             key: card[key]
-            for key in ("pipeline", "scheduler", "guidance_scale", "strength", "arguments")
+            for key in ("pipeline", "scheduler", "guidance_scale", "strength", "arguments", "lora")
             if key in card
         }
         files = {
             "models": {**kept, "structure": "small", "height": 32, "width": 32, "dtype": "float32"},
-            "structures": shrunk(name, modern_twins.TWINS[name][0]()),
+            "structures": shrunk(cards.card(name).structure, modern_twins.TWINS[name][0]()),
         }
         for kind, values in files.items():
             file = tmp_path / "mine" / "configs" / kind / "small.yaml"
@@ -91,7 +91,7 @@ def tiny_structure(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in modern_twins.TWINS if name != "sdxl_lightning"])
+@pytest.mark.parametrize("name", modern_twins.TWINS)
 def test_random_weights_are_timed(tiny_structure, small_references, outputs, command, name):
     tiny_structure(name)
     frames = [f"frames={test_tasks.FRAMES[name]}"] if name in test_tasks.FRAMES else []
@@ -104,9 +104,29 @@ def test_random_weights_are_timed(tiny_structure, small_references, outputs, com
     assert record.macs["denoiser"]["all"] > 0 and record.macs["vae"]["all"] > 0
 
 
-def test_a_lora_is_not_timed_at_random(refused):
-    line = refused("bench", "demo", "model=sdxl_lightning", "weights=random", "--rows", "steps_20")
-    assert "weights=random knows no adapters, and model 'sdxl_lightning' has 'lora'" in line
+@pytest.mark.slow
+def test_a_cascade_of_random_weights_is_timed(tiny, tmp_path, monkeypatch, outputs, command):
+    card = yaml.safe_load(catalog.path("models", "sdxl_refined").read_text())
+    sizes = {"base": {"height": 32, "width": 32}, "refiner": {"steps": 4, "arguments": {"denoising_start": 0.5}}}
+    folder = tmp_path / "mine" / "configs"
+    for kind in ("models", "structures"):
+        (folder / kind).mkdir(parents=True)
+    for name, twin in (("base", modern_twins.TWINS["sdxl_turbo"][0]()), ("refiner", modern_twins.sdxl_refiner())):
+        stage = card["stages"][name]
+        (folder / "structures" / f"{name}.yaml").write_text(yaml.safe_dump(shrunk(stage["structure"], twin)))
+        kept = {key: stage[key] for key in ("pipeline", "scheduler", "guidance_scale")}
+        card["stages"][name] = kept | sizes[name] | {"structure": name}
+    card["stages"]["base"]["arguments"] = {"denoising_end": 0.5}
+    (folder / "models" / "small.yaml").write_text(yaml.safe_dump(card | {"dtype": "float32"}, sort_keys=False))
+    monkeypatch.setenv("POSTDIFF_PATH", f"{tiny}:{tmp_path / 'mine'}")
+    words = ["model=small", "data=emoji", "weights=random", "steps=4", "bench.repeats=1", "bench.warmup=0", "count=1"]
+    code, _, err = command("bench", "tiny", "--rows", "plain", *words)
+    assert code == 0, err
+    record = Record.read(outputs / "records" / "tiny" / "plain.speed.json")
+    assert record.checkpoint == "random:base+random:refiner" and record.latency["median_s"] > 0
+    for part in ("denoiser", "denoiser:base", "denoiser:refiner", "vae:refiner"):
+        assert record.macs[part]["all"] > 0, part
+    assert record.counts["network calls"] == 4, "two of each stage's four steps"
 
 
 @pytest.mark.parametrize(

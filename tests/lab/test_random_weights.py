@@ -186,7 +186,7 @@ def test_macs_are_the_same(command):
     ("card", "message"),
     [
         (cards.ModelCard(folder="x"), "names none; give its card one, or use weights=trained"),
-        (cards.card("deepfloyd_if"), "is a cascade, which weights=random cannot build"),
+        (cards.ModelCard(stages={"one": cards.StageCard(folder="x")}), "stage 'one' of model 'mine' names none"),
         (cards.ModelCard(structure="emoji", lora=adapters.Lora(folder="x")), "knows no adapters.*'lora'"),
         (cards.ModelCard(structure="emoji", pipeline="DiTPipeline"), "'emoji' describes a StableDiffusionPipeline"),
         (cards.ModelCard(structure="emojy"), "unknown structure 'emojy'; did you mean 'emoji'"),

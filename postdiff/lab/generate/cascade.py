@@ -15,7 +15,7 @@ from postdiff.lab.config import schedulers
 from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.generate import errors
 from postdiff.lab.generate.sampler import FiniteLatents, Sampler, own_noise
-from postdiff.lab.pipelines import sizes
+from postdiff.lab.pipelines import random_weights, sizes
 from postdiff.lab.pipelines.network_options import NetworkOptions
 from postdiff.lab.pipelines.signature import in_pixels
 from postdiff.lab.pipelines.stages import StageRun
@@ -57,12 +57,15 @@ class Cascade:
                 found[name] = max(found[name], number) if name.endswith("at once") else found[name] + number
         return found
 
-    def __call__(self, prompt: list[str], *, generator: Any) -> Any:
+    def __call__(
+        self, prompt: list[str], *, generator: Any, encoded: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Any:
         """Run all stages.
 
         Args:
             prompt: one a sample.
             generator: one a sample, or one for the batch.
+            encoded: {stage: arguments in the place of its prompts}, for stages without any text encoder.
 
         Returns:
             The last pipeline's own result; its images are tensors (N, 3, H, W), as they are between stages.
@@ -73,7 +76,7 @@ class Cascade:
         self.by_stage = {}
         first = self.stages[0].name
         wordless = {name for name, pipe in self.pipes.items() if not _encodes_text(pipe)}
-        embeddings = self._encoded(prompt) if wordless else {}
+        embeddings = self._encoded(prompt) if wordless and encoded is None else {}
         before: Any = None
         result: Any = None
         halfway = False
@@ -83,15 +86,17 @@ class Cascade:
             call: dict[str, Any] = {"prompt": prompt}
             if embeddings and stage.name in {first, *wordless}:
                 call = {name: value.to(dtype) for name, value in embeddings.items()}
+            if encoded is not None:
+                call = dict(encoded[stage.name])
             if before is not None:
                 call["image"] = (result.images if halfway else _handed_on(result.images, before, pipe)).to(dtype)
             call |= {"num_inference_steps": stage.steps, "generator": generator, **stage.arguments}
             # What is noisy still is handed on as it is: latents of SDXL base for its refiner.
             halfway = "denoising_end" in stage.arguments and stage is not self.stages[-1]
-            call["output_type"] = "latent" if halfway else "pt"
+            call["output_type"] = "latent" if halfway else call.get("output_type", "pt")
             with _named(stage.name, pipe, call):
                 result = driver(**call)
-                if not halfway:
+                if call["output_type"] == "pt":
                     sizes.check_generated(pipe, result, call.get("height"), call.get("width"))
             self.by_stage[stage.name], before = driver.counts, pipe
         return result
@@ -155,9 +160,17 @@ class CascadeSampler(Sampler):
                     pipe.scheduler = self.schedulers[name]
                     stack.enter_context(own_noise(pipe, generators))
                     stack.enter_context(self.stage_options[name].around(getattr(chain, "drivers", {}).get(name, chain)))
-                return chain([sample.prompt for sample in samples], generator=generators)
+                return chain([sample.prompt for sample in samples], generator=generators, **self._in_place(samples))
         except UsageError as error:
             raise UsageError(f"row '{self.plan.name}': {error}") from error
+
+    def _in_place(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """With random weights, what stands for encoded prompts in each stage."""
+        if self.plan.config.weights != "random":
+            return {}
+        pipes = self.pipe.pipes
+        of = {one.name: random_weights.inputs(one.card, pipes[one.name], samples) for one in self.plan.stages}
+        return {"encoded": of}
 
 
 def _encodes_text(pipe: Any) -> bool:

@@ -31,10 +31,12 @@ class Lora(Source):
     Attributes:
         weight_name: the file.
         scale: how much of the change is added.
+        fuse: add it to the weights once, so that it costs no time; else it runs beside them.
     """
 
     weight_name: str = "pytorch_lora_weights.safetensors"
     scale: Finite = 1.0
+    fuse: bool = False
 
     def load(self, pipe: Any, file: Path) -> None:
         """Lay the file over a pipeline.
@@ -52,6 +54,9 @@ class Lora(Source):
         if not any(NAME in names for names in pipe.get_list_adapters().values()):
             raise ValueError("none of its weights belongs to this network")
         pipe.set_adapters([NAME], [self.scale])
+        if self.fuse:
+            pipe.fuse_lora(adapter_names=[NAME])
+            pipe.unload_lora_weights()
 
 
 @dataclass
@@ -156,7 +161,7 @@ def described(key: str, source: Any) -> str:
     name = source.weight_name
     weights.refuse_pickle(Path(name), key)
     file = identity(source, lambda folder, _: [weights.checked_file(folder, name, key)], name)
-    scale = f"*{source.scale:g}" if isinstance(source, Lora) else ""
+    scale = f"*{source.scale:g}{' fused' if source.fuse else ''}" if isinstance(source, Lora) else ""
     token = f"={source.token}" if isinstance(source, Embedding) and source.token is not None else ""
     return f"+{key}={file}{scale}{token}"
 

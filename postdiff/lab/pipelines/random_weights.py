@@ -56,30 +56,37 @@ def identity(card: ModelCard, name: str) -> dict[str, str]:
         UsageError: a card that does not say all that is needed.
     """
     if card.stages:
-        raise UsageError(
-            f"model '{name}' is a cascade, which weights=random cannot build; use a model of one pipeline, or "
-            "weights=trained"
-        )
+        found = [
+            _identity(stage, f"stage '{stage_name}' of model '{name}'") for stage_name, stage in card.stages.items()
+        ]
+        return {
+            key: "+".join(one[key] for one in found if key in one) for key in dict.fromkeys(k for f in found for k in f)
+        }
+    return _identity(card, f"model '{name}'")
+
+
+def _identity(card: PipelineCard, who: str) -> dict[str, str]:
     if card.structure is None:
         raise UsageError(
-            f"weights=random builds a model from its structure, and model '{name}' names none; give its card one, or "
-            "use weights=trained"
+            f"weights=random builds a model from its structure, and {who} names none; give its card one, or use "
+            "weights=trained"
         )
-    if (extra := next(adapters.given(card), None)) is not None:
+    # What is fused into the weights is as random as they are.
+    extras = (key for key, source in adapters.given(card) if not getattr(source, "fuse", False))
+    if (extra := next(extras, None)) is not None:
         raise UsageError(
-            f"weights=random knows no adapters, and model '{name}' has '{extra[0]}'; use a model without, or "
+            f"weights=random knows no adapters, and {who} has '{extra}'; fuse a LoRA, use a model without, or "
             "weights=trained"
         )
     if card.quantization.given:
         raise UsageError(
-            f"weights=random knows no quantisation, and model '{name}' has some; use a model without, or "
-            "weights=trained"
+            f"weights=random knows no quantisation, and {who} has some; use a model without, or weights=trained"
         )
     own = pipeline_class(card).__name__
     if card.pipeline not in (None, own):
         raise UsageError(
-            f"model '{name}' is a {card.pipeline}, and its structure '{card.structure}' describes a {own}; give its "
-            "card a structure of that, or use weights=trained"
+            f"{who} is a {card.pipeline}, and its structure '{card.structure}' describes a {own}; give its card a "
+            "structure of that, or use weights=trained"
         )
     file = catalog.path("structures", card.structure)
     own_structure = {} if catalog.shipped(file) else {"structure": model_files.sha256(file)}

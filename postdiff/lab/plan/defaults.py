@@ -38,13 +38,14 @@ def fill(
     if count > len(available):
         raise UsageError(f"count={count}, but data '{config.data}' has {len(available)} prompts; use at most that")
     asked = dataclasses.replace(config, **card.usual(config))
-    cls = random_weights.pipeline_class(card) if random else models.pipeline_class(chain[0].card if chain else card)
+    first = chain[0].card if chain else card
+    cls = random_weights.pipeline_class(first) if random else models.pipeline_class(first)
     wanted = cls and signature.signature_of(cls)
     if wanted is not None:
         signature.check(wanted, asked, data_card)
         signature.check_arguments(wanted, card.arguments)
     device = placement.device(config)
-    native = (lambda: sizes.of_structure(str(card.structure))) if random else (lambda: sizes.of_card(card))
+    native = (lambda: sizes.of_structure(str(first.structure))) if random else (lambda: sizes.of_card(card))
     height, width = sizes.whole(asked.height, asked.width, native)
     # The row's own word holds ("none": no offloading), or else the model card's, which speaks of GPUs alone.
     offload = config.network.offload or (card.offload if device.startswith("cuda") else None)
