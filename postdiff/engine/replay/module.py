@@ -42,6 +42,7 @@ class ModulePiece(Piece):
             self._places = defaultdict(lambda: MergedPlace(fill, merge, state))
         self._hits, self._misses = f"{name} hits", f"{name} misses"
         self._shapes: dict[Any, Any] = {}  # {(size, call, row): what the module was given, without the rows}
+        self._rows: dict[Any, Rows] = {}  # {(size, call): the rows of the last one}
         self._network_call, self._nth = -1, 0
         self._in_parts = False  # the module is given parts of the batch
 
@@ -54,9 +55,12 @@ class ModulePiece(Piece):
         state = self.state
         self._nth = self._nth + 1 if state.network_call == self._network_call else 0
         self._network_call = state.network_call
-        self._forget_what_does_not_fit((*args, *kwargs.values()))
-        place = self._places[state.size, self._nth]
-        kept = place.ready(self._part() if self._in_parts else state.rows, self.due, state.index)
+        at, rows = (state.size, self._nth), state.rows
+        if self._rows.get(at) is not rows:  # else it is of the length that it was of
+            self._rows[at] = rows
+            self._forget_what_does_not_fit(at, rows, (*args, *kwargs.values()))
+        place = self._places[at]
+        kept = place.ready(self._part() if self._in_parts else rows, self.due, state.index)
         if kept is not None:
             state.counts[self._hits] += 1
             return put_together(place.give(kept, [], state), kept[0].form)
@@ -65,17 +69,17 @@ class ModulePiece(Piece):
         tensors, form = taken_apart(output)
         if tensors and not self._in_parts and _of_a_part(tensors[0], self._nth, state):
             self._regard_as_parts()
-        rows = self._part() if self._in_parts else state.rows
+        rows = self._part() if self._in_parts else rows
         found = self.finish(place, rows, self.rows_due(place, rows), [], tensors, form)
         return output if found is tensors else put_together(found, form)
 
-    def _forget_what_does_not_fit(self, given: tuple[Any, ...]) -> None:
+    def _forget_what_does_not_fit(self, at: tuple[Any, int], rows: Rows, given: tuple[Any, ...]) -> None:
         """A text is filled up to the longest of those that are sent along: what is kept may be of another length."""
-        at, rows = (self.state.size, self._nth), self.state.rows
         shape = next((each.shape[1:] for each in given if isinstance(each, Tensor)), None)
-        if any(self._shapes.setdefault((at, row), shape) != shape for row in rows):
-            self._places.pop(at, None)
-            self._shapes.update(((at, row), shape) for row in rows)
+        for row in rows:
+            if self._shapes.setdefault((at, row), shape) != shape:
+                self._shapes[at, row] = shape
+                self._places.pop(at, None)
 
     def holds(self) -> bool:
         """Whether the module would be replayed now."""

@@ -69,8 +69,9 @@ class Piece:
             x, fresh = ([take(tensor, computed, of) for tensor in tensors] for tensors in (x, fresh))
         steps = self._steps()
         for step in range(steps) if self.fill.recalls else (steps - 1,):
-            xs, ys = (rows_of_step(tensors, len(state.branches), state.span, step) for tensors in (x, fresh))
-            place.write(wanted, xs, ys, state.index + step, form)
+            part = len(state.branches), state.span, step
+            xs = rows_of_step(x, *part) if x else x
+            place.write(wanted, xs, rows_of_step(fresh, *part), state.index + step, form)
         return found if steps == state.span else place.replay(rows, x, state)
 
     def _steps(self) -> int:
