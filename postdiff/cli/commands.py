@@ -87,7 +87,7 @@ def report(given: argparse.Namespace) -> None:
     from postdiff.lab.report import page, recorded
 
     experiment = _experiment(given)
-    experiment = experiment if given.overrides else recorded.as_recorded(experiment)
+    experiment = experiment if given.overrides else recorded.as_recorded(experiment, given.experiment or "demo")
     print(f"report: {page.write(experiment, Path(given.out) if given.out else None)}")
 
 

@@ -38,7 +38,7 @@ def ran(tiny_root, tmp_path_factory):
 def reported(tiny, outputs, ran):
     """A copy of that run, and the experiment as its records have it."""
     shutil.copytree(ran, outputs)
-    return as_recorded(experiment.load("tiny"))
+    return as_recorded(experiment.load("tiny"), "tiny")
 
 
 class Elements(HTMLParser):
@@ -149,7 +149,9 @@ def test_a_row_that_looks_at_features_is_counted_on_an_image(tiny, extended, com
     looking = "\n  looking:\n    methods: [{easy_cache: {threshold: 0.5, warmup: 2}}]\n"
     (folder / "looking.yaml").write_text(text.rstrip() + looking)
     assert command("run", "looking", *QUICK, "--rows", "plain,looking")[0] == 0
-    told = contents.contents(as_recorded(experiment.load("looking").select(["plain", "looking"])))["timelines"][1]
+    told = contents.contents(as_recorded(experiment.load("looking").select(["plain", "looking"]), "looking"))[
+        "timelines"
+    ][1]
     assert told["image"] == "a heart" and told["shares"][0][0] == 1.0, "the first step is always computed"
 
 
@@ -174,7 +176,17 @@ def test_the_words_of_the_run_need_not_be_given_again(tiny, reported):
     assert [row.config.steps for row in reported.rows] == [3, 3]
     other = record(row="cached", changed={"steps": 2})
     other.write(fresh_path("tiny", "cached"))
-    assert as_recorded(experiment.load("tiny")).rows[0].config.steps != 3, "rows were run with different words"
+    assert as_recorded(experiment.load("tiny"), "tiny").rows[0].config.steps != 3, "rows were run with different words"
+
+
+def test_an_experiment_may_be_any_file(tiny, outputs, command, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text((tiny / "configs" / "experiments" / "tiny.yaml").read_text())
+    assert command("run", str(file), *QUICK)[0] == 0
+    code, out, err = command("report", str(file))
+    assert code == 0 and out == f"report: {outputs / 'reports' / 'mine.html'}\n", err
+    told = json.loads(Elements((outputs / "reports" / "mine.html").read_text()).scripts[0])
+    assert [len(one["shares"][0]) for one in told["timelines"]] == [3, 3], "as many steps as were run"
 
 
 def test_without_images_the_page_says_so(reported, outputs, command):

@@ -13,10 +13,14 @@ __all__ = ["ASIDE", "as_recorded"]
 ASIDE = ("bench", "device", "wandb", "tensorboard", "logger", "trainer")
 
 
-def as_recorded(experiment: Experiment) -> Experiment:
+def as_recorded(experiment: Experiment, source: str) -> Experiment:
     """The experiment with the settings that its records were made with, where all of them changed the same.
 
     So a report tells of what was run without being given the words of that run once more.
+
+    Args:
+        experiment: as its file has it.
+        source: the name or file that it was loaded by.
     """
     changed = []
     for row in experiment.rows:
@@ -29,4 +33,4 @@ def as_recorded(experiment: Experiment) -> Experiment:
     if not changed or not changed[0] or any(each != changed[0] for each in changed):
         return experiment
     rows = [row.name for row in experiment.rows]
-    return experiments.load(experiment.name, changed[0]).select(rows)
+    return experiments.load(source, changed[0]).select(rows)
