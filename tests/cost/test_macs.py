@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch import nn
 
-from postdiff import accelerate
+from postdiff import accelerate, catalog
 from postdiff.cost.macs import count_macs
+from postdiff.cost.structures import real_size
 from postdiff.engine.errors import UsageError
-from postdiff.methods import CFGCutoff, DeepCache
-from tests.support.tiny import STEPS
+from postdiff.methods import CFGCutoff, DeepCache, EasyCache
+from postdiff.presets import build_methods
+from tests.support.tiny import STEPS, build
 
 
 class Attention(nn.Module):
@@ -83,3 +86,22 @@ def test_cheap_steps_are_linear_in_their_number(case):
 
     # Full steps of 8: 8, 4, 2, 1.
     assert macs(1) - macs(2) == 2 * (macs(2) - macs(4)) == 4 * (macs(4) - macs(8))
+
+
+ADAPTIVE = [name for name in catalog.names("methods") if any(each.adaptive for each in build_methods([name]))]
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_methods_that_look_at_features_are_not_counted_without_weights(name):
+    methods = build_methods([name])
+    with pytest.raises(UsageError, match=f"{type(methods[0]).__name__} decides by the features of each image"):
+        real_size("sd15", DDIMScheduler()).tally(methods, num_inference_steps=6)
+
+
+def test_such_methods_are_counted_with_weights():
+    case = build("sd", smallest=True)
+    plain, skipping = (
+        count_macs(case.pipe, lambda stack=stack: case.call(accelerate(case.pipe, stack), [0]))["denoiser"]["all"]
+        for stack in ([], [EasyCache(threshold=2.0, warmup=2)])
+    )
+    assert 0 < skipping < plain

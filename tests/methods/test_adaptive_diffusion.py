@@ -93,11 +93,3 @@ def test_mistakes_are_told(options, message):
     with pytest.raises(UsageError, match=message) as error:
         AdaptiveDiffusion(**options)
     assert "\n" not in str(error.value)
-
-
-def test_work_of_images_that_decide_cannot_be_counted_without_weights():
-    case = build("sd", smallest=True)
-    driver = accelerate(case.pipe, [AdaptiveDiffusion(threshold=0.5, warmup=3)])
-    case.pipe.to("meta")
-    with pytest.raises(UsageError, match="adaptive_diffusion decides by the features of each image"):
-        case.call(driver, [0], generator=None)

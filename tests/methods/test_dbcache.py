@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from postdiff import accelerate
-from postdiff.cost.on_meta import OnMeta, pin_to_cpu
 from postdiff.engine.errors import UsageError
 from postdiff.methods import DBCache, FirstBlockCache
 from tests.support.tiny import STEPS, build
@@ -109,11 +108,3 @@ def test_options_out_of_range(options, message):
 def test_blocks_beyond_the_chain(options):
     with pytest.raises(UsageError, match="leave none of the 4 blocks of Flux.* give fewer, 3 together at most"):
         accelerate(build("flux").pipe, [DBCache(**options)])
-
-
-def test_work_cannot_be_counted_without_weights():
-    case = build("flux")
-    case.pipe.transformer.to("meta")
-    pin_to_cpu(case.pipe)
-    with pytest.raises(UsageError, match="dbcache decides by the features of each image"):
-        case.call(accelerate(case.pipe, [DBCache(front=1, warmup=0), OnMeta()]))

@@ -9,7 +9,6 @@ from diffusers.hooks.sea_cache import _apply_sea_filter
 from diffusers.models.cache_utils import CacheMixin
 
 from postdiff import accelerate
-from postdiff.cost.on_meta import OnMeta, pin_to_cpu
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.methods import SeaCache
@@ -140,12 +139,3 @@ def test_options_out_of_range(options, message):
     with pytest.raises(UsageError, match=message) as error:
         SeaCache(**options)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("replay", ["blocks", "prediction", "residual"])
-def test_work_cannot_be_counted_without_weights(replay):
-    case = build("flux")
-    case.pipe.transformer.to("meta")
-    pin_to_cpu(case.pipe)
-    with pytest.raises(UsageError, match="sea_cache decides by the features of each image"):
-        case.call(accelerate(case.pipe, [SeaCache(replay=replay), OnMeta()]))
