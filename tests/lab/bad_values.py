@@ -95,9 +95,6 @@ VALUES = {
     "weights: no structure": Bad(
         ("bench", "tiny", "weights=random"), ("row 'plain'", "model 'tiny' names none", "give its card one")
     ),
-    "weights: a cascade": Bad(
-        ("bench", "tiny", "weights=random", "model=deepfloyd_if"), ("'deepfloyd_if' is a cascade", "one pipeline")
-    ),
     # parts and stages
     "shard 0/2": Bad(run("--shard", "0/2"), ("--shard 0/2", "no part", "1 <= i <= n")),
     "shard 3/2": Bad(run("--shard", "3/2"), ("--shard 3/2", "no part", "1 <= i <= n")),
