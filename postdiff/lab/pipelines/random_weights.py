@@ -56,12 +56,9 @@ def identity(card: ModelCard, name: str) -> dict[str, str]:
         UsageError: a card that does not say all that is needed.
     """
     if card.stages:
-        found = [
-            _identity(stage, f"stage '{stage_name}' of model '{name}'") for stage_name, stage in card.stages.items()
-        ]
-        return {
-            key: "+".join(one[key] for one in found if key in one) for key in dict.fromkeys(k for f in found for k in f)
-        }
+        found = [_identity(stage, f"stage '{own}' of model '{name}'") for own, stage in card.stages.items()]
+        keys = sorted({key for one in found for key in one})
+        return {key: "+".join(one[key] for one in found if key in one) for key in keys}
     return _identity(card, f"model '{name}'")
 
 

@@ -31,10 +31,6 @@ class Interval:
         """Whether a value lies within."""
         return self.low <= value <= self.high
 
-    def written(self, digits: int) -> str:
-        """`0.0123 [0.0110, 0.0140]`."""
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
 
 def _draws(size: int, of: int, seed: int = 0) -> NDArray[np.intp]:
     """Places of the prompts of each resample, (RESAMPLES, size)."""

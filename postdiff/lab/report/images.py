@@ -48,15 +48,12 @@ def encoded(records: Mapping[str, Record | None], experiment: str) -> dict[str, 
     prompts = next(iter(found.values()))
     seeds = sorted({seed for seed, _ in common})[:SEEDS]
     keys = [key for seed in seeds for key in sorted(key for key in common if key[0] == seed)[:COLUMNS]]
-    files = [prompts[key][1] for key in keys]
-    if files:  # as many as fit
-        each = max(len(_uri(file)) for file in files) * len(found)
-        fit = max(1, BYTES // max(1, each))
-        if fit < len(keys):
-            keys = keys[:fit]
+    images = {row: [_uri(files[key][1]) for key in keys] for row, files in found.items()}
+    largest = max((len(uri) for own in images.values() for uri in own), default=1)
+    keys = keys[: max(1, BYTES // (largest * len(images)))]
     return {
         "samples": [{"seed": seed, "index": index, "prompt": prompts[seed, index][0]} for seed, index in keys],
-        "rows": {row: [_uri(files[key][1]) for key in keys] for row, files in found.items()},
+        "rows": {row: own[: len(keys)] for row, own in images.items()},
         "values": {row: _values(experiment, row, keys) for row in found},
     }
 

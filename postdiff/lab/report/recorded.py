@@ -6,11 +6,12 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.config import experiment as experiments
 from postdiff.lab.config.experiment import Experiment
 from postdiff.lab.records.record import find
+from postdiff.lab.tables import rows
 
 __all__ = ["ASIDE", "as_recorded"]
 
 # Keys that change where and how a row is run, not what comes out.
-ASIDE = ("bench", "device", "wandb", "tensorboard", "logger", "trainer")
+ASIDE = (*rows.ASIDE, "trainer")
 
 
 def as_recorded(experiment: Experiment, source: str) -> Experiment:
@@ -32,5 +33,4 @@ def as_recorded(experiment: Experiment, source: str) -> Experiment:
             changed.append({key: value for key, value in record.changed.items() if key not in ASIDE})
     if not changed or not changed[0] or any(each != changed[0] for each in changed):
         return experiment
-    rows = [row.name for row in experiment.rows]
-    return experiments.load(source, changed[0]).select(rows)
+    return experiments.load(source, changed[0]).select([row.name for row in experiment.rows])

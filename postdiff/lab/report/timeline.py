@@ -11,7 +11,7 @@ from postdiff.cost.tally import Tally
 from postdiff.engine.errors import UsageError
 from postdiff.lab.config.experiment import Experiment, Row
 from postdiff.lab.generate.pipelines import Pipelines
-from postdiff.lab.macs.row_macs import counted
+from postdiff.lab.macs.row_macs import Counted, counted
 from postdiff.lab.pipelines import cards
 from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
@@ -44,14 +44,18 @@ class _Counter:
         self._experiment = experiment
         self._twins: dict[str, MetaPipeline] = {}
         self._pipelines = Pipelines()
-        self._plain: dict[str, Tally] = {}  # by the identity of the images
+        self._counted: dict[str, Counted] = {}  # plain rows without weights, by what they are made with
+        self._plain: dict[str, Tally] = {}  # those with weights, by the identity of the images
 
     def timeline(self, row: Row) -> dict[str, Any]:
         card = cards.card(row.config.model)
         stages = {name: replace(stage, methods=[]) for name, stage in row.config.stages.items()}
         plain = replace(row, config=replace(row.config, methods=[], stages=stages))
+        key = repr(plain.config)  # mostly the same in many rows
         try:
-            before, own = (counted(one, card, self._twins) for one in (plain, row))
+            if key not in self._counted:
+                self._counted[key] = counted(plain, card, self._twins)
+            before, own = self._counted[key], counted(row, card, self._twins)
         except UsageError:
             # A method that decides by features, or a model without a structure.
             if not fresh_path(self._experiment.name, row.name).is_file():
