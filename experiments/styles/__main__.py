@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.drawings import Drawings
-from experiments.styles.export import export, export_vae, start_from, take_weights
+from experiments.styles.export import export, export_vae, start_from, steps_before, take_weights
 from experiments.styles.judge import Judge
 from experiments.styles.judge_images import Bank, Batches, seen_bank
 from experiments.styles.latents import Captions, LatentBatches, encode_ahead
@@ -45,8 +45,13 @@ def main() -> None:
     parser.add_argument("--parts", default="unet", help=f"which of {','.join(PARTS)}, in this order")
     parser.add_argument("--minutes", default="120", help="time of this sitting, one number for each part")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument(
+        "--shares", type=int, default=1, help="parts of the U-Net's batches, each in a thread of its own"
+    )
     parser.add_argument("--size", type=int, help="images in a step of the U-Net; never changed within a run")
-    parser.add_argument("--precision", default="bf16-mixed", help="bf16-mixed or 32-true")
+    parser.add_argument(
+        "--precision", help="bf16-mixed, on a GPU and on CPUs that are made for it, or 32-true; default: by the device"
+    )
     parser.add_argument("--start", type=Path, default=WEIGHTS, help="what a new run of the U-Net starts from")
     options = parser.parse_args()
     parts, minutes = options.parts.split(","), [float(one) for one in options.minutes.split(",")]
@@ -55,6 +60,8 @@ def main() -> None:
     if len(parts) != len(minutes):
         parser.error(f"--minutes: {len(minutes)} numbers for {len(parts)} parts; give one for each")
     torch.set_num_threads(options.threads)
+    # A CPU that is not made for bfloat16 is a hundred times slower with it.
+    precision = options.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true")
     split = read_split()
     drawings = Drawings(options.out / "data", list(split.concepts))
     bank = None
@@ -62,12 +69,13 @@ def main() -> None:
         until = started + budget * 60 - RESERVE
         if part == "unet":
             size = options.size or SIZES["cuda" if torch.cuda.is_available() else "cpu"]
-            train_unet(options.out, drawings, split, until, size, options.precision, start=options.start)
+            words = (size, precision)
+            train_unet(options.out, drawings, split, until, *words, start=options.start, shares=options.shares)
         elif part == "vae":
-            train_vae(options.out, drawings, split, until, options.precision)
+            train_vae(options.out, drawings, split, until, precision)
         else:
             bank = bank or judge_bank(options.out, drawings, split)
-            train_judge(part, options.out, bank, split, until, options.precision)
+            train_judge(part, options.out, bank, split, until, precision)
         started = time.monotonic()
 
 
@@ -117,6 +125,7 @@ def train_unet(
     times: int = 5,
     channels: tuple[int, ...] = (64, 128, 192),
     peak: float = PEAK["unet"],
+    shares: int = 1,
     **more: Any,
 ) -> None:
     """Go on with the U-Net and its text tower, and export the pipeline."""
@@ -126,14 +135,15 @@ def train_unet(
         subjects = [Subject(one, two, three) for one in split.concepts for two in STYLES for three in COLOURS]
         train_tokenizer([subject.caption() for subject in subjects]).save_pretrained(out / "tokenizer")
     torch.manual_seed(0)
-    module = StylesUNet(str(out / "tokenizer"), channels)
+    module = StylesUNet(str(out / "tokenizer"), channels, shares=shares)
     checkpoint = out / "checkpoints" / "unet.ckpt"
-    if start is not None and (start / "unet").is_dir() and not checkpoint.is_file():
+    before = steps_before(out, start)
+    if before and start is not None and not checkpoint.is_file():
         take_weights(module, start)
     latents = encode_ahead(out / "vae", drawings, split, out / "latents.pt", times)
-    batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size)
+    batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), size, before)
     fit(module, batches, checkpoint, until, peak, precision, max_steps, **more)
-    export(checkpoint, out / "tokenizer", out / "vae", out / "model")
+    export(checkpoint, out / "tokenizer", out / "vae", out / "model", before)
 
 
 if __name__ == "__main__":

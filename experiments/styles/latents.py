@@ -16,7 +16,9 @@ from experiments.styles.drawings import Drawings
 from experiments.styles.split import Split
 from experiments.styles.vae import encode
 
-HALF_SHARE = 0.25
+# The share of steps at half size, up to a step and after: they cost a quarter, and teach shapes and words as well.
+HALF_SHARES, LEARNT = (0.7, 0.25), 3000
+TIMESTEPS = 1000
 
 
 def encode_ahead(vae: Path, drawings: Drawings, split: Split, file: Path, times: int = 5) -> dict[str, Tensor]:
@@ -72,12 +74,18 @@ class Captions:
 class LatentBatches:
     """The batch of a step: latents, token ids, noise and timesteps, all of them a function of the step alone.
 
-    A quarter of the steps are at half size, with twice as many images. Timesteps are stratified: one in each of equal
-    parts of the schedule, which steadies the gradient.
+    Many steps at first, then a quarter, are at half size, with twice as many images. Timesteps are stratified: one in
+    each of equal parts of the schedule, which steadies the gradient.
+
+    Args:
+        latents: what `encode_ahead` gives.
+        captions: token ids of their captions.
+        size: images of a step at full size.
+        before: steps that an earlier run made, of which weights alone were kept: this one goes on after them.
     """
 
-    def __init__(self, latents: dict[str, Tensor], captions: Captions, size: int, timesteps: int = 1000) -> None:
-        self.latents, self.captions, self.size, self.timesteps = latents, captions, size, timesteps
+    def __init__(self, latents: dict[str, Tensor], captions: Captions, size: int, before: int = 0) -> None:
+        self.latents, self.captions, self.size, self.before = latents, captions, size, before
 
     def subjects(self, chosen: list[int]) -> list[Subject]:
         """What the chosen latents show."""
@@ -86,8 +94,9 @@ class LatentBatches:
         return [Subject(self.captions.concepts[one], STYLES[two], colours[three]) for one, two, three in rows]
 
     def __call__(self, step: int) -> dict[str, Any]:
+        step += self.before
         randomness = random.Random(f"unet {step}")
-        half = randomness.random() < HALF_SHARE
+        half = randomness.random() < HALF_SHARES[step >= LEARNT]
         size = self.size * 2 if half else self.size
         chosen = [randomness.randrange(len(self.latents["subjects"])) for _ in range(size)]
         subjects = [thin(subject, randomness) for subject in self.subjects(chosen)]
@@ -99,5 +108,5 @@ class LatentBatches:
             "latents": latents,
             "tokens": self.captions.tokens(subjects),
             "noise": torch.randn(latents.shape, generator=generator),
-            "t": (parts * self.timesteps).long().clamp(max=self.timesteps - 1),
+            "t": (parts * TIMESTEPS).long().clamp(max=TIMESTEPS - 1),
         }

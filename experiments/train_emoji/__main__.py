@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--package", type=Path, help="unpacked npm package; fetched when not given")
     parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument("--processes", type=int, default=1, help="data-parallel processes, which share each batch")
-    parser.add_argument("--precision", default="bf16-mixed", help="bf16-mixed or 32-true")
+    parser.add_argument(
+        "--precision", help="bf16-mixed, on a GPU and on CPUs that are made for it, or 32-true; default: by the device"
+    )
     options = parser.parse_args()
     parts, minutes = options.parts.split(","), [float(part) for part in options.minutes.split(",")]
     if unknown := set(parts) - set(PARTS):
@@ -44,11 +46,13 @@ def main() -> None:
         raise ValueError(f"minutes: one number for each of {parts}, not {minutes}")
     if options.threads:
         torch.set_num_threads(options.threads)
+    # A CPU that is not made for bfloat16 is a hundred times slower with it.
+    precision = options.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true")
     emoji = read_emoji(fetch(options.out / "data", options.package))
     if not (options.out / "tokenizer").is_dir():
         train_tokenizer([name for one in emoji for name in one.captions]).save_pretrained(options.out / "tokenizer")
     for part, budget in zip(parts, minutes, strict=True):
-        train(part, emoji, options.out, budget, options.precision, options.processes)
+        train(part, emoji, options.out, budget, precision, options.processes)
 
 
 def train(

@@ -15,10 +15,11 @@ from experiments.styles import sittings
 from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
 from experiments.styles.differences import named_right
 from experiments.styles.drawings import Drawings
+from experiments.styles.export import steps_before
 from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
-from experiments.styles.latents import Captions, LatentBatches, encode_ahead
+from experiments.styles.latents import LEARNT, Captions, LatentBatches, encode_ahead
 from experiments.styles.measure import by_style, measure_copies, retrieved
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
@@ -118,8 +119,10 @@ def test_a_batch_is_that_of_its_latents(drawings, split, state, tmp_path):
     assert len(latents["subjects"]) == len(list(split.seen())) and latents["full"].shape[1:] == (8, 16, 16)
     module = training.StylesUNet(str(tmp_path / "tokenizer"), (16, 16, 16))
     batches = LatentBatches(latents, Captions(module.tokenizer, split.concepts), 4)
-    sides = {batches(step)["latents"].shape for step in range(30)}
-    assert sides == {(4, 8, 16, 16), (8, 8, 8, 8)}
+    sides = [batches(step)["latents"].shape for step in (*range(40), *range(LEARNT, LEARNT + 40))]
+    assert {*sides} == {(4, 8, 16, 16), (8, 8, 8, 8)}
+    # Half size comes most often while shapes are learnt.
+    assert sides[:40].count((8, 8, 8, 8)) > 20 > sides[40:].count((8, 8, 8, 8))
     captions = [module.tokenizer.decode(ids, skip_special_tokens=True) for ids in batches(0)["tokens"]]
     assert all(words.split()[0] in (*CONCEPTS, *STYLES, "on") for words in captions if words)
     assert torch.equal(batches(7)["noise"], batches(7)["noise"])
@@ -158,6 +161,15 @@ def test_a_resumed_run_is_the_same_run(drawings, split, state, tmp_path, precisi
     # The average is not the weights themselves, or the comparison above would say less.
     name = "unet.conv_in.weight"
     assert not torch.equal(whole["state_dict"][name], whole["current_model_state"][name])
+
+
+def test_shares_of_a_batch_add_up_to_it(drawings, split, state, tmp_path):
+    whole = train(tmp_path / "whole", state / "vae", drawings, split, 3)
+    shared = [train(tmp_path / name, state / "vae", drawings, split, 3, shares=2) for name in ("one", "two")]
+    for name, value in whole["current_model_state"].items():
+        # Threads end in any order, and the sum of two gradients does not depend on it.
+        assert torch.equal(shared[0]["current_model_state"][name], shared[1]["current_model_state"][name])
+        torch.testing.assert_close(shared[0]["current_model_state"][name], value, rtol=0, atol=2e-5)
 
 
 def test_a_sitting_stops_in_time_and_keeps_its_state(drawings, split, state, tmp_path, monkeypatch):
@@ -206,6 +218,18 @@ def test_the_exported_pipeline_starts_at_pure_noise_and_can_start_a_run(drawings
     again = train(tmp_path / "two", state / "vae", drawings, split, 1, start=tmp_path / "one" / "model", peak=0.0)
     name = "unet.conv_in.weight"
     assert torch.equal(again["current_model_state"][name], first["state_dict"][name].half().float())
+    # The new run goes on after the steps of the old one, also when it is taken up again.
+    batches = LatentBatches(
+        torch.load(tmp_path / "two" / "latents.pt", weights_only=True),
+        Captions(training.StylesUNet(str(tmp_path / "two" / "tokenizer"), (16, 16, 16)).tokenizer, split.concepts),
+        2,
+        steps_before(tmp_path / "two", None),
+    )
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "LatentBatches", lambda *words: seen.append(words[-1]) or batches)
+        train(tmp_path / "two", state / "vae", drawings, split, 2, start=tmp_path / "one" / "model")
+    assert seen == [1] and (tmp_path / "two" / "model" / "training.json").read_text() == '{"steps": 3}\n'
 
 
 def test_a_run_starts_from_the_kept_autoencoder(drawings, split, tmp_path):
