@@ -25,14 +25,14 @@ FEATURES = EMOJI / "efficientnet_features.safetensors"
 AT_ONCE = 50
 
 
-def written(images: Tensor) -> bytes:
-    """The file's content for images (N, 3, 64, 64), uint8."""
+def written(images: Tensor, data: str = "emoji", source: str = f"{PACKAGE} on npm, composited on white") -> bytes:
+    """The file's content for images (N, 3, 64, 64), uint8, of a data set that was made from `source`."""
     network = efficientnet.load()
     features = torch.cat([network(batch) for batch in images.split(AT_ONCE)])
     about = {
-        "data": "emoji",
+        "data": data,
         **network.identity(),
-        "source": f"{PACKAGE} on npm, composited on white",
+        "source": source,
         "crop": None,
         "count": len(images),
         "images": hashlib.sha256(images.numpy().tobytes()).hexdigest()[:16],

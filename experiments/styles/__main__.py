@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.drawings import Drawings
+from experiments.styles.dual_encoder import PairBatches, StylesDualEncoder, export_dual_encoder
 from experiments.styles.export import export, export_vae, start_from, steps_before, take_weights
 from experiments.styles.judge import Judge
 from experiments.styles.judge_images import Bank, Batches, seen_bank
@@ -28,8 +29,8 @@ from experiments.styles.unet import StylesUNet
 from experiments.styles.vae import Crops, StylesVAE
 from experiments.train_emoji.tokenizer import train_tokenizer
 
-PARTS = ("vae", "style", "style-tried", "concept", "unet")
-PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "unet": 8e-4}
+PARTS = ("vae", "style", "style-tried", "concept", "dual", "unet")
+PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "dual": 1e-3, "unet": 8e-4}
 # Images of a step of the U-Net at full size; a GPU wants more at once.
 SIZES = {"cpu": 32, "cuda": 256}
 # Seconds of a sitting that are kept for saving and exporting after the last step.
@@ -75,7 +76,10 @@ def main() -> None:
             train_vae(options.out, drawings, split, until, precision)
         else:
             bank = bank or judge_bank(options.out, drawings, split)
-            train_judge(part, options.out, bank, split, until, precision)
+            if part == "dual":
+                train_dual(options.out, bank, split, until, precision, start=options.start)
+            else:
+                train_judge(part, options.out, bank, split, until, precision)
         started = time.monotonic()
 
 
@@ -105,12 +109,34 @@ def train_judge(
     fit(judge, batches, out / "checkpoints" / f"{part}.ckpt", until, PEAK[part], precision, max_steps, warmup=100)
 
 
+def train_dual(
+    out: Path, bank: Bank, split: Split, until: float, precision: str, max_steps: int = -1, start: Path | None = None
+) -> None:
+    """Go on with the dual encoder, and write its folder."""
+    make_tokenizer(out, split, start)
+    torch.manual_seed(0)
+    module = StylesDualEncoder(str(out / "tokenizer"))
+    checkpoint = out / "checkpoints" / "dual.ckpt"
+    batches = PairBatches(bank, Captions(module.tokenizer, split.concepts))
+    fit(module, batches, checkpoint, until, PEAK["dual"], precision, max_steps, warmup=100)
+    export_dual_encoder(checkpoint, out / "tokenizer", out / "dual_encoder")
+
+
 def judge_bank(out: Path, drawings: Drawings, split: Split) -> Bank:
     """Seen images, real and, if there is an autoencoder, through it."""
     bank = seen_bank(drawings, split)
     if (out / "vae").is_dir():
         bank = bank + bank.through(AutoencoderKL.from_pretrained(out / "vae"))
     return bank
+
+
+def make_tokenizer(out: Path, split: Split, start: Path | None) -> None:
+    """That of the weights that a run starts from, or one of all captions."""
+    if start is not None:
+        start_from(start, out)
+    if not (out / "tokenizer").is_dir():
+        subjects = [Subject(one, two, three) for one in split.concepts for two in STYLES for three in COLOURS]
+        train_tokenizer([subject.caption() for subject in subjects]).save_pretrained(out / "tokenizer")
 
 
 def train_unet(
@@ -129,11 +155,7 @@ def train_unet(
     **more: Any,
 ) -> None:
     """Go on with the U-Net and its text tower, and export the pipeline."""
-    if start is not None:
-        start_from(start, out)
-    if not (out / "tokenizer").is_dir():
-        subjects = [Subject(one, two, three) for one in split.concepts for two in STYLES for three in COLOURS]
-        train_tokenizer([subject.caption() for subject in subjects]).save_pretrained(out / "tokenizer")
+    make_tokenizer(out, split, start)
     torch.manual_seed(0)
     module = StylesUNet(str(out / "tokenizer"), channels, shares=shares)
     checkpoint = out / "checkpoints" / "unet.ckpt"

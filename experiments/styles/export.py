@@ -12,6 +12,7 @@ from experiments.styles.drawings import Drawings
 from experiments.styles.split import Split
 from experiments.styles.unet import NOISE, StylesUNet
 from experiments.styles.vae import StylesVAE, standardise
+from experiments.train_emoji.export import clean
 
 STEPS = "training.json"
 
@@ -58,15 +59,6 @@ def export(checkpoint: Path, tokenizer: Path, vae: Path, to: Path, before: int =
     for file in to.rglob("*.safetensors"):
         file.chmod(0o644)  # they are written readable by their owner only
     return pipeline
-
-
-def clean(config: Path) -> None:
-    """Remove the path that a part was loaded from, and let transformers load half precision as single by default."""
-    values = json.loads(config.read_text())
-    values.pop("_name_or_path", None)
-    if "dtype" in values:
-        values["dtype"] = "float32"
-    config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def start_from(folder: Path, out: Path) -> None:

@@ -14,12 +14,15 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
+from transformers import CLIPTokenizer
 
+from experiments.styles import dual_encoder
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.differences import measure_differences
 from experiments.styles.drawings import Drawings
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import Bank, held_bank, seen_bank
+from experiments.styles.latents import Captions
 from experiments.styles.sheets import generate, sheet
 from experiments.styles.split import Split, read_split
 from experiments.styles.vae import decode, encode, psnr
@@ -93,6 +96,18 @@ def measure_judge(out: Path, vae: AutoencoderKL, drawings: Drawings, split: Spli
     return table
 
 
+def measure_dual(out: Path, drawings: Drawings, split: Split) -> Table:
+    """How often held-out images, real and through the autoencoder, find their caption and each part of it."""
+    folder, vae = out / "dual_encoder", AutoencoderKL.from_pretrained(out / "vae")
+    captions = Captions(CLIPTokenizer.from_pretrained(folder), split.concepts)
+    bank = held_bank(drawings, split, 1)
+    table: Table = {}
+    for kind, other in {"real": bank, "through the autoencoder": bank.through(vae)}.items():
+        for what, right in dual_encoder.retrieved(folder, other, captions).items():
+            table[f"dual encoder, {what}, held pairs, {kind}"] = by_style(right, other.subjects[:, 1])
+    return table
+
+
 def measure_copies(drawings: Drawings, split: Split) -> Table:
     """How near the nearest training image of the same concept is to a held-out one, in RMS of [0, 1], on white.
 
@@ -147,7 +162,9 @@ def numbers(subjects: list[Subject], split: Split) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/styles"), help="folder that the training wrote")
-    parser.add_argument("--what", default="vae,judge,copies", help="which of vae,judge,copies,model,differences,sheet")
+    parser.add_argument(
+        "--what", default="vae,judge,copies", help="which of vae,judge,dual,copies,model,differences,sheet"
+    )
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="images of a held-out pair")
@@ -164,6 +181,8 @@ def main() -> None:
             table |= measure_vae(vae, drawings, split)
         elif what == "judge":
             table |= measure_judge(options.out, vae, drawings, split)
+        elif what == "dual":
+            table |= measure_dual(options.out, drawings, split)
         elif what == "copies":
             table |= measure_copies(drawings, split)
         elif what == "model":
@@ -176,7 +195,7 @@ def main() -> None:
             picture = sheet(options.out / "model", drawings, split, options.steps, options.guidance, options.side)
             picture.save(options.out / f"sheet_{options.side}.png")
         else:
-            parser.error(f"--what: {what!r} is not among vae, judge, copies, model, differences, sheet")
+            parser.error(f"--what: {what!r} is not among vae, judge, dual, copies, model, differences, sheet")
     for name, row in table.items():
         print(f"{name}: " + ", ".join(f"{key} {round(value, 3):g}" for key, value in row.items()))
     file = options.out / "measurements.json"

@@ -1,6 +1,7 @@
 """The training of the model that combines: what it may see, and that a run in several sittings is one run."""
 
 import itertools
+import json
 import random
 import time
 from pathlib import Path
@@ -9,21 +10,27 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
+from transformers import CLIPTokenizer
 
 from experiments.styles import __main__ as training
-from experiments.styles import sittings
+from experiments.styles import dual_encoder, sittings
 from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
 from experiments.styles.differences import named_right
 from experiments.styles.drawings import Drawings
+from experiments.styles.dual_encoder import PairBatches
 from experiments.styles.export import steps_before
 from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
 from experiments.styles.latents import LEARNT, Captions, LatentBatches, encode_ahead
 from experiments.styles.measure import by_style, measure_copies, retrieved
+from experiments.styles.ship import ship
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
 from experiments.styles.vae import Crops, StylesVAE
+from postdiff.lab.pipelines import cards
+from postdiff.metrics import clip
 
 CONCEPTS = ("apple", "bone", "cat", "key", "star")
 
@@ -266,6 +273,32 @@ def test_the_judge_names_every_colour_and_learns_its_step(drawings, split, state
     checkpoint = state / "checkpoints" / "style-tried.ckpt"
     judge = Judge.load_from_checkpoint(checkpoint, weights_only=False)
     assert judge(bank.floats()[:3]).shape == (3, len(STYLES))
+
+
+def test_the_dual_encoder_learns_and_ships_with_the_pipeline(drawings, split, state, tmp_path):
+    bank = seen_bank(drawings, split)
+    training.train_dual(state, bank, split, float("inf"), "32-true", max_steps=60)
+    captions = Captions(CLIPTokenizer.from_pretrained(state / "dual_encoder"), split.concepts)
+    batch = PairBatches(bank, captions)(3)
+    assert batch["image"].shape == (len(batch["tokens"]), 3, 64, 64) and len(batch["tokens"]) > len(CONCEPTS)
+    assert len({tuple(ids) for ids in batch["tokens"].tolist()}) == len(batch["tokens"])
+    assert torch.equal(batch["image"], PairBatches(bank, captions)(3)["image"])
+    right = dual_encoder.retrieved(state / "dual_encoder", bank, captions)
+    assert right["colour"].mean() > 0.5 > 3 / len(COLOURS) and right["style"].mean() > 0.4
+    # Together with a pipeline it is a model that the laboratory reads.
+    out, to = tmp_path / "out", tmp_path / "styles"
+    train(out, state / "vae", drawings, split, 1)
+    (out / "dual_encoder").symlink_to(state / "dual_encoder")
+    ship(out, to, drawings, split)
+    ship(out, to, drawings, split)  # over what is there
+    assert cards.card(str(to)).dual_encoder == str(to / "dual_encoder")
+    assert clip.dual_encoder(to / "dual_encoder").features(bank.images[:2]).shape == (2, 96)
+    lines = [json.loads(line) for line in (to / "prompts.jsonl").read_text().splitlines()]
+    combinations = [(line["concept"], line["style"], line["colour"]) for line in lines]
+    assert len({*combinations}) == len(lines) == len(CONCEPTS) * len(STYLES) * len(COLOURS) - len(list(split.seen()))
+    assert all(split.held(*one) for one in combinations) and all(parse(line["prompt"]) for line in lines)
+    with safe_open(to / "efficientnet_features.safetensors", "pt") as file:
+        assert file.get_tensor("features").shape == (len(lines), 1280)
 
 
 def test_scores_tell_right_from_wrong(drawings, split):
