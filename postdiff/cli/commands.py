@@ -135,6 +135,8 @@ def plan(given: argparse.Namespace) -> int:
     options = asked.PlanOptions(**{name: getattr(given, name) for name in names})
     file = asked.out_file(options, given.out)
     ours = planning.Planning(options, from_words(given.overrides), _say)
+    if given.resume:
+        ours.trials.must_be_begun()
     try:
         if given.dry_run:
             print(listed.costs(ours, given.format))

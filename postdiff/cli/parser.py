@@ -120,6 +120,10 @@ PLAN: Options = {
     "--device": {"default": "auto", "help": "auto, cpu, cuda or cuda:N; default: auto"},
     "--out": {"metavar": "FILE", "help": "default: outputs/plans/MODEL-BUDGET.yaml"},
     "--dry-run": {"action": "store_true", "help": "print what settings would cost and generate nothing"},
+    "--resume": {
+        "action": "store_true",
+        "help": "refuse to begin anew; without it a plan goes on too, if model, data and settings are the same",
+    },
 }
 EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}
 REPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/reports/EXPERIMENT.html"}}

@@ -40,6 +40,7 @@ def test_a_plan_from_nothing_and_again(words, outputs, command):
     code, out, _ = command(*words)
     assert "searched_output" in out
     assert code == 0 and "Within 0.6x take" in out and "fewer steps" in out and "accelerate(pipe, [" in out
+    assert command(*words, "--resume", "--dry-run")[0] == 0  # for it was begun
     images = {file: file.stat().st_mtime_ns for file in outputs.rglob("*.png")}
     assert images
     assert command(*words)[:2] == (0, out)
@@ -55,6 +56,12 @@ def test_a_plan_from_nothing_and_again(words, outputs, command):
     assert code == 0 and err.count("done already") == len(load(str(rung)).rows)
     assert command("run", str(file), "--rows", "planned", "count=2", "bench.repeats=0")[0] == 0
     assert (outputs / "records" / "emoji-0.6x" / "planned.json").is_file()
+
+
+def test_resume_begins_nothing(words, outputs, refused):
+    line = refused(*words, "--resume")
+    assert "no plan of these settings was begun" in line and "leave out --resume" in line
+    assert not list(outputs.rglob("*.png")) and not list(outputs.glob("plans/plan-*"))
 
 
 def test_a_dry_run_generates_nothing(words, outputs, command):
@@ -145,5 +152,5 @@ def test_killed_and_taken_up(words, outputs, command, tmp_path):
     expected = yaml.safe_load((whole / "plans" / "emoji-0.6x.yaml").read_text())
     for at in random.Random(1).sample(range(1, len(points) // 4), 3):  # each begins where the last one ended
         kills.killed(words, outputs, tmp_path, at)
-    assert command(*words)[0] == 0
+    assert command(*words, "--resume")[0] == 0
     assert yaml.safe_load((outputs / "plans" / "emoji-0.6x.yaml").read_text()) == expected

@@ -85,6 +85,18 @@ class Trials:
         """The experiment of a rung."""
         return folders.outputs() / "plans" / f"{self.name}-{count}.yaml"
 
+    def must_be_begun(self) -> None:
+        """Refuse to begin anew.
+
+        Raises:
+            UsageError: none of its experiments was ever written.
+        """
+        if not any(self.file(0).parent.glob(f"{self.name}-*.yaml")):
+            raise UsageError(
+                f"no plan of these settings was begun in {shown(folders.outputs())}: model, data, objective, device "
+                "and key=value words must be the same, the budget may differ; leave out --resume to begin one"
+            )
+
     def measure(self, settings: Sequence[Setting], count: int) -> dict[str, Outcome]:
         """What settings are worth on the first prompts; what is not known yet is run, and leaves its record.
 
