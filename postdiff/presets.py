@@ -19,7 +19,7 @@ from postdiff.engine.errors import UsageError, shown, unknown
 if TYPE_CHECKING:
     from postdiff.methods.base import Method
 
-__all__ = ["Preset", "build_methods", "describe", "preset"]
+__all__ = ["Preset", "as_python", "build_methods", "changed", "describe", "preset"]
 
 Spec = str | Mapping[str, Any]
 
@@ -126,6 +126,23 @@ def describe(stack: Sequence[Method]) -> list[dict[str, Any]]:
     Options that a method has got later are left out at their default: what is described is part of identities.
     """
     return [{methods.name_of(type(method)): _options(method)} for method in stack]
+
+
+def changed(method: Method) -> dict[str, Any]:
+    """Options of a method that differ from their defaults, {option: value}; tuples as lists, as YAML has them."""
+    found = {}
+    for each in fields(method):
+        value = getattr(method, each.name)
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        value, default = ([*one] if isinstance(one, tuple) else one for one in (value, default))
+        if each.init and value != default:
+            found[each.name] = value
+    return found
+
+
+def as_python(method: Method) -> str:
+    """A method as it is written in Python, `DeepCache(interval=3)`: what differs from the defaults."""
+    return f"{type(method).__name__}({', '.join(f'{name}={value!r}' for name, value in changed(method).items())})"
 
 
 def _options(method: Method) -> dict[str, Any]:

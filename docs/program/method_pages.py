@@ -13,11 +13,10 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
 
-import docstrings
-import option_rules
 import yaml
 
 from postdiff import catalog, methods, presets
+from postdiff.lab.documented import docstrings, option_rules
 
 __all__ = ["main", "page", "pages", "titles"]
 

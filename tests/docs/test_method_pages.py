@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from postdiff import methods
+from postdiff.lab.documented import docstrings, option_rules
 from postdiff.methods.base import Method
 from postdiff.methods.options import require, require_moment
 from tests.docs.pages import ROOT, blocks
@@ -34,16 +35,14 @@ def test_no_page_is_of_a_method_that_is_gone():
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_the_docstring_has_all_sections_and_reports_every_option(program, name):
-    docstrings = program("docstrings")
+def test_the_docstring_has_all_sections_and_reports_every_option(name):
     cls = methods.find(name)
     message = docstrings.sections(cls.__doc__)
     assert all(message.get(section) for section in SECTIONS)
     assert list(docstrings.about_options(message["Args"])) == [option.name for option in fields(cls)]
 
 
-def test_what_a_docstring_is_made_of(program):
-    docstrings = program("docstrings")
+def test_what_a_docstring_is_made_of():
     message = docstrings.sections(
         "One line.\n\n    More:\n    and more.\n\n    Works on:\n        U-Nets.\n\n        All.\n    "
     )
@@ -70,14 +69,13 @@ class Many(Method):
 
 
 def test_ranges_are_read_off_the_checks(program):
-    rules = program("option_rules")
-    found = rules.rules(Many)
-    assert found["when"] == [rules.MOMENT]
+    found = option_rules.rules(Many)
+    assert found["when"] == [option_rules.MOMENT]
     assert found["first"] == ["1 or more"]
     assert found["second"] == ["1 or more", "more than `first`, up to `most`"]
     assert set(found) == {"when", "first", "second"}
     lines = program("method_pages")._options(Many, {"kind": "which | of two"})
-    assert lines[2] == f"| `when` | `0.5` | {rules.MOMENT} |  |"
+    assert lines[2] == f"| `when` | `0.5` | {option_rules.MOMENT} |  |"
     assert lines[5] == "| `kind` | `a` | `a` or `b` | which \\| of two |"
     assert lines[6] == "| `free` | `True` | true or false |  |"
 

@@ -69,6 +69,33 @@ class Sampler:
         Raises:
             UsageError: settings that the pipeline refuses, or an image to begin with that cannot be read.
         """
+        config, arguments = self.plan.config, self.arguments(samples)
+        self.pipe.scheduler = self.scheduler
+        try:
+            driver = driver or self.fast
+            with own_noise(self.pipe, arguments["generator"]), self.options.around(driver):
+                made = driver(**arguments)
+            if arguments["output_type"] == "pt":
+                frames = None if self.signature.default_frames is None else config.frames
+                sizes.check_generated(self.pipe, made, config.height, config.width, frames)
+            return made
+        except UsageError as error:
+            raise UsageError(f"row '{self.plan.name}': {error}") from error
+        except Exception as error:
+            message = errors.explained(error, self.pipe, arguments, f"model '{config.model}'")
+            if message is None:
+                raise
+            raise UsageError(f"row '{self.plan.name}': {message}") from error
+
+    def arguments(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """What a call of the pipeline gets.
+
+        Args:
+            samples: as for `call`.
+
+        Raises:
+            UsageError: an image to begin with cannot be read.
+        """
         config, accepted = self.plan.config, self.signature.accepted
         arguments: dict[str, Any] = {
             "generator": [generator(sample) for sample in samples],
@@ -86,22 +113,7 @@ class Sampler:
         if "use_resolution_binning" in accepted:
             # PixArt would generate at the nearest of its own sizes and shrink the image afterwards.
             arguments["use_resolution_binning"] = False
-        self.pipe.scheduler = self.scheduler
-        try:
-            driver = driver or self.fast
-            with own_noise(self.pipe, arguments["generator"]), self.options.around(driver):
-                made = driver(**arguments)
-            if arguments["output_type"] == "pt":
-                frames = None if self.signature.default_frames is None else config.frames
-                sizes.check_generated(self.pipe, made, config.height, config.width, frames)
-            return made
-        except UsageError as error:
-            raise UsageError(f"row '{self.plan.name}': {error}") from error
-        except Exception as error:
-            message = errors.explained(error, self.pipe, arguments, f"model '{config.model}'")
-            if message is None:
-                raise
-            raise UsageError(f"row '{self.plan.name}': {message}") from error
+        return arguments
 
     def __call__(self, samples: Sequence[Sample]) -> Tensor:
         """Images (B, 3, H, W), uint8; of a video, those of its frames that are among the samples.

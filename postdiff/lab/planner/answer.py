@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +180,7 @@ class Answer:
         if isinstance(solver, str):
             cls = SCHEDULERS.get(solver, solver)
             lines.append(f"pipe.scheduler = {cls}.from_config(pipe.scheduler.config)")
-        lines.append(f"fast = accelerate(pipe, [{', '.join(map(_call, stack))}])")
+        lines.append(f"fast = accelerate(pipe, [{', '.join(map(presets.as_python, stack))}])")
         lines.append(f"image = fast(prompt, num_inference_steps={self.chosen.steps}).images[0]")
         return "\n".join(lines)
 
@@ -195,14 +194,3 @@ class Answer:
 
 def _digits(metric: str) -> int:
     return max(facts(metric).digits, 4 if metric == "paired_lpips" else 2)
-
-
-def _call(method: Any) -> str:
-    """`DeepCache(interval=3)`: what differs from the defaults."""
-    given = []
-    for each in dataclasses.fields(method):
-        value = getattr(method, each.name)
-        default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-        if each.init and value != default:
-            given.append(f"{each.name}={value!r}")
-    return f"{type(method).__name__}({', '.join(given)})"

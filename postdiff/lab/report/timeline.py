@@ -17,7 +17,7 @@ from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.progress import bar
 from postdiff.lab.records.record import fresh_path
 
-__all__ = ["timelines"]
+__all__ = ["shares", "sizes", "timelines"]
 
 
 def timelines(experiment: Experiment) -> list[dict[str, Any]]:
@@ -61,22 +61,32 @@ class _Counter:
             if not fresh_path(self._experiment.name, row.name).is_file():
                 raise
             return self._with_weights(row, plain)
-        sizes = [own.seen.sizes.get(step) for step in range(before.steps)]
-        named = ["-" if size is None else f"{size[0]}x{size[1]}" for size in sizes]
-        return _shares(own.tally, before.tally) | {"sizes": named}
+        return shares(own.tally, before.tally) | {"sizes": sizes(own, before.steps)}
 
     def _with_weights(self, row: Row, plain: Row) -> dict[str, Any]:
         own, before = plan_rows(replace(self._experiment, rows=(row, plain)))
         if before.images_id not in self._plain:
             self._plain[before.images_id] = self._tally(before)
-        return _shares(self._tally(own), self._plain[before.images_id]) | {"sizes": [], "image": own.samples[0].prompt}
+        return shares(self._tally(own), self._plain[before.images_id]) | {"sizes": [], "image": own.samples[0].prompt}
 
     def _tally(self, plan: Plan) -> Tally:
         sampler = self._pipelines.sampler(plan)
         return tally(sampler.pipe, lambda: sampler.call([plan.samples[0]]))
 
 
-def _shares(own: Tally, plain: Tally) -> dict[str, Any]:
+def sizes(own: Counted, steps: int) -> list[str]:
+    """The latent's height and width at each step, "-" where the network does not run."""
+    found = [own.seen.sizes.get(step) for step in range(steps)]
+    return ["-" if size is None else f"{size[0]}x{size[1]}" for size in found]
+
+
+def shares(own: Tally, plain: Tally) -> dict[str, Any]:
+    """Work of every step by group of modules, as a share of the same step of the plain run.
+
+    Returns:
+        "groups" with "shares", as of `timelines`.
+    """
+
     def share(step: int, group: str | None) -> float:
         whole = plain.work("denoiser", step, group).all
         return round(own.work("denoiser", step, group).all / whole, 3) if whole else 0.0

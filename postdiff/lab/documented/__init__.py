@@ -1,0 +1,1 @@
+"""What docstrings and checks of methods tell of their options, for pages and forms."""
