@@ -6,11 +6,23 @@ import argparse
 import sys
 from typing import Any
 
-from postdiff.cli.mistakes import line
+from postdiff.cli.mistakes import foreseen, line
 from postdiff.engine.errors import UsageError
 
 __all__ = [
-    *("bench", "data_prepare", "data_statistics", "export", "launch", "list_", "macs", "plan", "profile", "report"),
+    *(
+        "app",
+        "bench",
+        "data_prepare",
+        "data_statistics",
+        "export",
+        "launch",
+        "list_",
+        "macs",
+        "plan",
+        "profile",
+        "report",
+    ),
     *("run", "score", "table"),
 ]
 
@@ -151,6 +163,15 @@ def plan(given: argparse.Namespace) -> int:
     if answer.budget.kind == "seconds":
         print(bench_check.check(file, answer.budget, answer.predicted()))
     return 0
+
+
+def app(given: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    from postdiff.lab import quiet
+    from postdiff.lab.app import server
+
+    quiet.quiet()
+    server.serve(server.AppOptions(given.model, given.host, given.port), foreseen, _say)
 
 
 def list_(given: argparse.Namespace) -> None:

@@ -127,6 +127,11 @@ PLAN: Options = {
 }
 EXPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/exports/EXPERIMENT/ROW.npz"}}
 REPORT: Options = {"--out": {"metavar": "FILE", "help": "default: outputs/reports/EXPERIMENT.html"}}
+APP: Options = {
+    "--model": {"default": "emoji", "metavar": "MODEL", "help": "a model card or a pipeline folder; default: emoji"},
+    "--host": {"default": "127.0.0.1", "metavar": "HOST", "help": "address to listen on; default: 127.0.0.1"},
+    "--port": {"type": int, "metavar": "P", "help": "default: the first free one from 7860 on"},
+}
 PICKLES = "job files, in outputs/jobs, are pickles that the jobs run: whoever may write there runs code as you"
 GROUPS = {"data": "prepare data sets"}  # commands of two words
 
@@ -149,6 +154,14 @@ COMMANDS = {
         "find the setting that is nearest to a model's full run within a budget; the same command goes on",
         PLAN | TABLE,
         on_experiment=False,
+    ),
+    "app": Command(
+        commands.app,
+        "open a page in the browser to try methods on a pipeline",
+        APP,
+        on_experiment=False,
+        overrides=False,
+        warning="with --host another than this machine's own, whoever reaches that address may use the page",
     ),
     "data prepare": Command(
         commands.data_prepare,

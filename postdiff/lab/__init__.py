@@ -2,6 +2,7 @@
 
 From low to high; each imports only what stands before it:
 
+documented   what docstrings and checks of methods tell of their options
 config       what a run is made of, and how YAML and the command line become it
 files        folders that are written to, and locks on them; weights in folders or on the hub
 data         prompts and classes, images that go in, real ones to compare with; samples in batches
@@ -22,4 +23,5 @@ analysis     a denoiser looked at from inside
 report       an experiment as one page of HTML
 run          an experiment from start to end; `launch` has its rows run as jobs of their own
 planner      the best setting of a model within a budget
+app          a page in the browser to try methods; needs the extra `app`
 """

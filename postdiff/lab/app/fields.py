@@ -116,7 +116,7 @@ def form(name: str) -> Form:
         default = _as_text(default) if kind == "text" else default
         said = [about.get(option.name, ""), *rules.get(option.name, [])]
         found.append(OptionField(option.name, kind, default, choices, "; ".join(filter(None, said)).replace("`", "")))
-    return Form(name, cls.__name__, methods.summary(name), tuple(found))
+    return Form(name, cls.__name__, methods.summary(name).replace("`", ""), tuple(found))
 
 
 def spec(panel: Form, shows: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

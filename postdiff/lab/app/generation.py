@@ -164,12 +164,12 @@ class _Making:
         plain = self._engine.sampler(found[FULL], self._tell, self._stop)
         notes = _long_prompt(self._asked, plain.pipe)
         # First, since methods that do not fit are told by it.
-        accelerated = self._run(found[ACCELERATED], "accelerated run", None)
-        full = self._run(found[FULL], "full run", None)
+        accelerated = self._run(found[ACCELERATED], "accelerated run", 1)
+        full = self._run(found[FULL], "full run", 2)
         fewer, steps = None, self._fewer(found, full, accelerated)
         if steps is not None:
             plan = plans(self._asked, steps)[FEWER]
-            fewer = self._run(plan, f"{steps} plain steps", full)
+            fewer = self._run(plan, f"{steps} plain steps", 3)
         elif not self._asked.plain:
             notes.append("No number of plain steps below the full run's takes as little work as the accelerated run.")
         self._at("comparing the images")
@@ -181,7 +181,8 @@ class _Making:
             raise Stopped
         self._tell(Progress(doing))
 
-    def _run(self, plan: Plan, name: str, like: Run | None) -> Run:
+    def _run(self, plan: Plan, name: str, place: int) -> Run:
+        name = f"Run {place} of {2 if self._asked.plain else 3}, {name}"
         self._at(name)
         sampler = self._engine.sampler(plan, self._tell, self._stop)
         with _steps(sampler, name, self._tell, self._stop):

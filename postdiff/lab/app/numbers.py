@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,7 @@ def table(comparison: Comparison) -> str:
         ("share of the ideal", lambda run: _ideal(run, full)),
     ]
     for name in comparison.accelerated.values:
-        info = facts(name)
-        digits = info.digits
-        rows.append((f"{info.title} to the full run", lambda run, name=name, digits=digits: _of(run, name, digits)))
+        rows.append((f"{facts(name).title} to the full run", partial(_of, name)))
     head = "".join(f"<th>{LABELS[key]}</th>" for key in runs)
     body = "".join(
         f"<tr><th>{title}</th>{''.join(f'<td>{html.escape(cell(run))}</td>' for run in runs.values())}</tr>"
@@ -109,9 +108,9 @@ def _ideal(run: Run, full: Run) -> str:
     return "-" if run is full else f"{100 * full.seconds / run.seconds / _saving(run, full):.0f} %"
 
 
-def _of(run: Run, name: str, digits: int) -> str:
+def _of(name: str, run: Run) -> str:
     value = run.values.get(name)
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:.{facts(name).digits}f}"
 
 
 def _cell(group: str, step: int, share: float, sizes: list[str]) -> str:

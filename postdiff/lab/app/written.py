@@ -21,7 +21,7 @@ def as_yaml(comparison: Comparison) -> str:
     """The experiment: `postdiff run FILE` makes the same images and measures the same distances."""
     own = comparison.accelerated
     metrics = [name for name in METRICS if name in own.values]
-    fewer = comparison.fewer and comparison.fewer.plan.config.steps
+    fewer = comparison.fewer.plan.config.steps if comparison.fewer else None
     written = content(comparison.asked, fewer, metrics)
     text = yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100)
     return f"# postdiff run FILE.yaml; the prompt stands in the file under 'data'\n{text}"
@@ -59,5 +59,3 @@ def _solver(config: SchedulerConfig) -> str:
 def _value(value: Any) -> Any:
     """Of what is given for each prompt, that of the one there is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
-
-
