@@ -42,7 +42,20 @@ ALLOWED = {
 }
 # The lab's own parts, from low to high, as its docstring tells them.
 LAB = (
-    *("quiet", "code_hash", "documented", "config", "files", "data", "pipelines", "devices", "progress", "metrics", "plan", "images"),
+    *(
+        "quiet",
+        "code_hash",
+        "documented",
+        "config",
+        "files",
+        "data",
+        "pipelines",
+        "devices",
+        "progress",
+        "metrics",
+        "plan",
+        "images",
+    ),
     *("generate", "records", "tables", "loggers", "macs", "step_scores", "evaluation", "row", "export", "bench"),
     *("analysis", "listing", "report", "run", "launch", "planner", "app"),
 )

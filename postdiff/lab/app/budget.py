@@ -16,6 +16,7 @@ from postdiff import catalog
 from postdiff.engine.errors import UsageError
 from postdiff.lab.app.generation import Stopped
 from postdiff.lab.planner.asked import PlanOptions, out_file
+from postdiff.lab.planner.budget import Budget
 
 __all__ = ["Chosen", "Line", "chosen", "plan", "words"]
 
@@ -56,10 +57,11 @@ def words(options: PlanOptions, settings: dict[str, Any]) -> tuple[list[str], Pa
         settings: keys of the rows that are not None.
 
     Raises:
-        UsageError: no budget.
+        UsageError: no budget, or one that cannot be read.
     """
     if not options.budget.strip():
         raise UsageError('the budget is empty; write for instance 0.4x, "12 TMACs" or "1.5 s"')
+    Budget.parse(options.budget)
     file = out_file(options, None)
     given = [f"--model={options.model}", f"--budget={options.budget}", f"--data={options.data}"]
     given += [f"--prompts={options.prompts}", f"--out={file}", "--format=markdown"]

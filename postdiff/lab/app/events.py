@@ -252,9 +252,9 @@ def _wrong(line: str, toast: bool = True) -> str:
     """A line that stays in the status, and is seen wherever the page is scrolled to."""
     safe = html.escape(line, quote=False)
     if toast:
-        gr.Warning(safe, title="Not done")
+        gr.Warning(safe, title="Not done", duration=6)
     return f'<div class="state wrong">{safe}</div>'
 
 
 def _cancelled(running: bool) -> str:
-    return _wrong("Cancelled." if running else "Nothing is running here.", toast=False)
+    return _wrong("Cancelled." if running else "Nothing runs here any more.", toast=False)

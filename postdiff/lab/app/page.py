@@ -113,7 +113,9 @@ def _methods(page: Page) -> None:
     parts = page.parts
     labels = [(f"{name}: {presets.preset(name).label}", name) for name in catalog.names("methods")]
     with gr.Group():
-        parts["preset"] = gr.Dropdown(labels, value=None, label="Preset", info="Fills in what is below")
+        parts["preset"] = gr.Dropdown(
+            labels, value=None, label="Preset", info="Fills in what is below", elem_id="preset"
+        )
         parts["methods"] = gr.Dropdown(
             [(form.title, form.name) for form in page.forms],
             value=[name for name in FIRST if name in {form.name for form in page.forms}],

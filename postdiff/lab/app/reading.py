@@ -12,6 +12,8 @@ from postdiff.lab.app.fields import Form
 
 __all__ = ["asked", "number", "panels", "whole"]
 
+LARGEST_SEED = 2**53  # beyond it a browser's numbers have gaps
+
 
 def asked(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], forms: Sequence[Form]) -> Asked:
     """What somebody asks for.
@@ -29,7 +31,7 @@ def asked(values: Mapping[str, Any], options: Mapping[str, Mapping[str, Any]], f
     return Asked(
         model=str(values["model"] or "").strip(),
         prompt=str(values["prompt"] or ""),
-        seed=_needed("seed", values["seed"]),
+        seed=_seed(values["seed"]),
         steps=_needed("steps", values["steps"]),
         methods=stack,
         accelerated_steps=whole("steps with methods", values["own_steps"]),
@@ -87,6 +89,13 @@ def whole(name: str, value: Any) -> int | None:
     if not found.is_integer():
         raise UsageError(f"{name}={shown(value)} must be a whole number")
     return int(value) if isinstance(value, int) else int(found)
+
+
+def _seed(value: Any) -> int:
+    found = _needed("seed", value)
+    if not 0 <= found < LARGEST_SEED:
+        raise UsageError(f"seed={shown(found)} must be a whole number from 0 and below 2**53, which a browser knows")
+    return found
 
 
 def _needed(name: str, value: Any) -> int:
