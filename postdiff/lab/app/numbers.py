@@ -88,8 +88,8 @@ def steps(comparison: Comparison) -> str:
     distinct = list(dict.fromkeys(size for size in sizes if size != "-"))
     said = f" Latent size: {', then '.join(distinct)}." if len(distinct) > 1 else ""
     hint = (
-        "Work of each step of the accelerated run as a share of the same step without methods: dark is all of it, "
-        f"white is none, red is more.{said}"
+        "Work of each step of the accelerated run as a share of the same step without methods: strong is all of it, "
+        f"faint is little or none, red is more.{said}"
     )
     return (
         f'<div class="wide"><table class="steps">{"".join(lines)}<tr class="count"><th>step</th>{numbers}</tr></table>'
