@@ -175,6 +175,23 @@ def test_a_budget_that_cannot_be_read_starts_nothing(outputs):
         budget.chosen(file)
 
 
+@pytest.mark.slow
+def test_a_plan_is_run_and_read(outputs, monkeypatch):
+    monkeypatch.setenv("POSTDIFF_OUTPUTS", str(outputs))
+    words, file = budget.words(PlanOptions("emoji", "0.4x"), {"steps": 20})
+    answer = [line.text for line in budget.plan(words, threading.Event()) if line is not None and line.answer]
+    sentence, table, *notes = budget.told(answer).split("\n\n")
+    assert sentence.startswith("Within 0.4x take ") and table.startswith("| Setting | LPIPS") and len(notes) == 1
+    chosen = budget.chosen(file)
+    assert chosen.full == 20 and chosen.steps < 20 and fields.stack_of(chosen.methods)
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        list(budget.plan(words, stop))
+    with pytest.raises(UsageError, match="nothing"):
+        list(budget.plan([*words, "nothing=1"], threading.Event()))
+
+
 @pytest.fixture(scope="module")
 def engine():
     return Engine()
@@ -218,7 +235,7 @@ def test_images_are_those_of_the_lines_of_python_and_of_the_stock_pipeline(engin
     call = {"num_inference_steps": 6, "guidance_scale": 4.0, "generator": generator(Sample(0, "red apple", 3))}
     assert np.array_equal(np.asarray(pipe("red apple", **call).images[0]), numbers.picture(made.full.image))
     counted = [(one.step, one.steps) for one in told if "full run" in one.doing and one.steps]
-    assert counted == [(step, 6) for step in range(1, 7)]
+    assert counted == 2 * [(step, 6) for step in range(1, 7)], "a quick run is timed twice"
     assert made.fewer.macs <= made.accelerated.macs < made.full.macs
     _check_numbers(made)
 

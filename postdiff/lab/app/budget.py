@@ -7,7 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,7 +18,7 @@ from postdiff.lab.app.generation import Stopped
 from postdiff.lab.planner.asked import PlanOptions, out_file
 from postdiff.lab.planner.budget import Budget
 
-__all__ = ["Chosen", "Line", "chosen", "plan", "words"]
+__all__ = ["Chosen", "Line", "chosen", "plan", "told", "words"]
 
 PATIENCE = 30.0  # seconds that a process has to end by itself
 LOOK = 0.2  # seconds between two looks
@@ -111,6 +111,12 @@ def plan(given: list[str], stop: threading.Event) -> Iterator[Line | None]:
             raise UsageError(last.removeprefix("postdiff: ").removeprefix("error: ") or "the plan has ended early")
     finally:
         _end(process)
+
+
+def told(answer: Sequence[str]) -> str:
+    """Sentence, table and notes as Markdown, of the lines of an answer; the rest is for who reads the file."""
+    table, *notes, said = "\n".join(answer).partition("\n\nfrom postdiff")[0].split("\n\n")
+    return "\n\n".join([said.partition("\n")[0], table, *notes])
 
 
 def chosen(file: Path) -> Chosen:

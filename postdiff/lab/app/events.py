@@ -151,9 +151,8 @@ class _Events:
                         answer.append(line.text)
                     elif line.text.strip():
                         yield [numbers.said(Progress(line.text.removeprefix("postdiff: "))), *same]
-                text = "\n".join(answer).partition("\n\nfrom postdiff")[0]
                 chosen = budget.chosen(file)
-                yield ["", gr.Markdown(text, visible=True), gr.Button(visible=True), chosen]
+                yield ["", gr.Markdown(budget.told(answer), visible=True), gr.Button(visible=True), chosen]
             except Stopped:
                 yield [_wrong("Stopped.", toast=False), *same]
             except Exception as error:

@@ -55,7 +55,7 @@ def table(comparison: Comparison) -> str:
         ("steps", lambda run: str(run.plan.config.steps)),
         ("work", lambda run: WORK.written(run.macs)),
         ("times less work", lambda run: f"{_saving(run, full):.2f}x"),
-        ("time of this call", lambda run: f"{run.seconds:.3g} s"),
+        ("time of a call", lambda run: f"{run.seconds:.3g} s"),
         ("times faster", lambda run: f"{full.seconds / run.seconds:.2f}x"),
         ("share of the ideal", lambda run: _ideal(run, full)),
     ]
@@ -68,7 +68,7 @@ def table(comparison: Comparison) -> str:
     )
     hint = (
         "Work: multiply-accumulates of the denoiser, dense convention. Share of the ideal: times faster over times "
-        "less work. One call is timed, so times scatter; postdiff bench measures them in turns."
+        "less work. Time is of one call, or of two the shorter, so it scatters; postdiff bench measures in turns."
     )
     return f'<table class="numbers"><tr><th></th>{head}</tr>{body}</table><p class="hint">{hint}</p>'
 

@@ -183,15 +183,19 @@ def _results(parts: dict[str, Any]) -> None:
                     label="Full run, left, and accelerated, right", max_height=460, elem_id="slider", **shown
                 )
             with gr.Tab("Beside one another"), gr.Row(elem_classes="pictures"):
-                parts["full"] = gr.Image(label="Full run", elem_id="image-full", min_width=150, **shown)
+                parts["full"] = gr.Image(label="Full run", elem_id="image-full", min_width=150, height=280, **shown)
                 parts["accelerated"] = gr.Image(
-                    label="Accelerated", elem_id="image-accelerated", min_width=150, **shown
+                    label="Accelerated", elem_id="image-accelerated", min_width=150, height=280, **shown
                 )
-                parts["fewer"] = gr.Image(label="Plain, fewer steps", elem_id="image-fewer", min_width=150, **shown)
+                parts["fewer"] = gr.Image(
+                    label="Plain, fewer steps", elem_id="image-fewer", min_width=150, height=280, **shown
+                )
             with gr.Tab("Difference"), gr.Row(elem_classes="pictures"):
-                parts["difference"] = gr.Image(label="Difference", elem_id="image-difference", min_width=150, **shown)
+                parts["difference"] = gr.Image(
+                    label="Difference", elem_id="image-difference", min_width=150, height=280, **shown
+                )
                 parts["fewer_difference"] = gr.Image(
-                    label="Difference", elem_id="image-fewer-difference", min_width=150, **shown
+                    label="Difference", elem_id="image-fewer-difference", min_width=150, height=280, **shown
                 )
         parts["numbers"] = gr.HTML(elem_id="numbers")
         parts["timeline"] = gr.HTML(elem_id="timeline")
