@@ -5,12 +5,14 @@ import io
 import json
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import postdiff
 from postdiff import accelerate, catalog, methods, presets
 from postdiff.engine.errors import UsageError
 from postdiff.lab.app import asked as asking
@@ -22,6 +24,7 @@ from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.pipelines import cards, models
 from postdiff.lab.planner.asked import PlanOptions
 
+ZOO = Path(postdiff.__file__).parent / "zoo" / "emoji"
 FORMS = {form.name: form for form in fields.forms()}
 VALUES = {
     **{"model": "emoji", "prompt": "red apple", "seed": 0, "steps": 20, "guidance": "", "height": "", "width": ""},
@@ -254,6 +257,17 @@ def test_a_method_that_decides_by_the_image_is_counted_on_it(engine, outputs):
     again = accelerate(models.load(cards.card("emoji"), "float32", "cpu"), made.accelerated.plan.methods)
     call = {"num_inference_steps": 6, "guidance_scale": 4.0, "generator": generator(Sample(0, "red apple", 3))}
     assert np.array_equal(np.asarray(again("red apple", **call).images[0]), numbers.picture(made.accelerated.image))
+
+
+def test_a_folder_without_a_structure_is_counted_with_its_weights(outputs):
+    folder = str(ZOO)
+    card = comparison(Engine(), model="emoji", guidance_scale=3.0, steps=4)
+    made = comparison(Engine(), model=folder, guidance_scale=3.0, steps=4, height=64, width=64)
+    assert made.accelerated.sizes == [] and card.accelerated.sizes
+    for one, other in ((made.full, card.full), (made.accelerated, card.accelerated)):
+        assert torch.equal(one.image, other.image) and one.macs == other.macs
+    assert made.shares["shares"] == card.shares["shares"]
+    assert f"cards.card({folder!r})" in written.as_python(made)
 
 
 def test_without_methods_the_runs_are_the_same(engine, outputs):
