@@ -5,7 +5,7 @@
 
 Reads the records, and the values of single images beside them, that `postdiff run` of these experiments has left in
 outputs/; rows that are missing are left out. Times are read where `postdiff bench` has left them, all rows in one
-session. A family is the first part of a row's label, and rows without methods are fewer steps. Where a family crosses
+session. A family is the first part of a row's label, and a label of one part is fewer steps. Where a family crosses
 fewer steps, and how far it is ahead at some budgets, has a 95 % interval over prompts, by 1,000 resamples, in each of
 which the best settings are chosen anew (`postdiff.lab.analysis.crossings`).
 
@@ -67,8 +67,8 @@ class Row:
     @property
     def family(self) -> str:
         """What it is compared as."""
-        plain = not self.record.config["methods"] and "," not in self.label
-        return FEWER if plain else self.label.partition(",")[0].strip()
+        family, comma, _ = self.label.partition(",")
+        return family if comma else FEWER
 
     @property
     def setting(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from postdiff.engine.errors import UsageError
 
-SHARED = ("all", "features", "measured", "style")
+SHARED = ("all", "features", "frontier_table", "measured", "style")
 
 
 def names() -> list[str]:

@@ -17,12 +17,14 @@ from postdiff.lab.files import folders
 from postdiff.lab.records.record import Value, fresh_path
 from tests.lab.test_results import record
 from tests.support import features
+from tests.support import frontier as support_frontier
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parents[1] / "paper_figures"
-SHARED = ("all", "features", "measured", "style")
+SHARED = ("all", "features", "frontier_table", "measured", "style")
 SCRIPTS = sorted(file.stem for file in FOLDER.glob("*.py") if file.stem not in SHARED)
+FRONTIER = ("frontier", "frontier_families", "frontier_families_score")
 FILES = {"demo": "demo_tradeoff", "tables": None}
 EXPERIMENTS = ("baselines", "calibration", "cross_attention_ablation", "frontier_full", "frontier_mixed", "main_table")
 EXPERIMENTS = tuple(f"postdiff/{name}" for name in (*EXPERIMENTS, "step_clip", "unknowns"))
@@ -111,7 +113,9 @@ def test_every_script_draws(script, every_record, tmp_path, name, monkeypatch, c
         names += [f"faster_diffusion_table_{number}" for number in (5, 6, 11, 14)]
         assert made == {f"tables/{each}.{ending}" for each in names for ending in ("md", "tex")}
     else:
-        assert made == {f"{FILES.get(name, name)}.{ending}" for ending in ("svg", "png")}
+        drawn = FRONTIER if name == "frontier" else (FILES.get(name, name),)
+        text = {"tables/frontier.md"} if name == "frontier" else set()
+        assert made == {f"{each}.{ending}" for each in drawn for ending in ("svg", "png")} | text
     printed = capsys.readouterr()
     assert printed.out.count("wrote figures/") == len(made) and not printed.err
 
@@ -242,6 +246,26 @@ def test_rows_of_the_whole_network_have_a_look_each(script):
     assert known <= set(module.RULES), "every rule has a marker"
     fills = {name.split("_")[1] for name in (row.name for row in LOADED("whole_network").rows) if "steps" not in name}
     assert fills <= set(module.FILLS), "every fill has a colour"
+
+
+def test_the_table_of_the_frontier(script):
+    """Where a family crosses fewer steps, in savings; settings that nothing beats, the dearest first."""
+    lines = script("frontier_table").table(support_frontier.found()).splitlines()
+    assert lines[0] == "13 settings, 32 prompts with 3 seeds each; costs are shares of 20 steps."
+    family = next(line for line in lines if line.startswith("| cache | 8 |"))
+    assert "| +0.05 [" in family and "| worse from 4.00x less [" in family
+    assert any(line.startswith("| other | 1 |") and line.endswith("| one cost only |") for line in lines)
+    assert any(line.startswith("| cache, soft | 4 |") and line.endswith("| worse throughout |") for line in lines)
+    best = [line.split(" | ")[0].strip("| ") for line in lines[lines.index("On the Pareto front of all:") + 4 :]]
+    assert best[:3] == ["20 steps", "cache, hard, 20 steps", "cache, hard, 10 steps"] and "cache, soft" not in best[:6]
+
+
+def test_every_family_of_the_frontier_has_a_look_of_its_own(script):
+    module = script("frontier")
+    for names in (("frontier", "frontier_adaptive"), ("frontier_transformer", "frontier_adaptive")):
+        rows = {row.name: {"family": row.label.partition(",")[0]} for name in names for row in LOADED(name).rows}
+        looks = module.looks({"rows": {name: own for name, own in rows.items() if "steps" not in own["family"]}})
+        assert len({tuple(look.values()) for look in looks.values()}) == len(looks) >= 14
 
 
 def test_steps_at_low_resolution(script):

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["CudaMoments", "Moments", "moments_of", "wait"]
+__all__ = ["CudaMoments", "Moments", "ProcessMoments", "moments_of", "wait"]
 
 
 class Moments:
@@ -27,6 +27,16 @@ class Moments:
     def seconds(self, first: Any, last: Any) -> float:
         """From one moment to another."""
         return float(last - first)
+
+
+class ProcessMoments(Moments):
+    """Of the process's own work: while another program has the processor, this clock stands.
+
+    With one thread and an idle machine it is the time that passes.
+    """
+
+    def now(self) -> Any:
+        return time.process_time()
 
 
 class CudaMoments(Moments):

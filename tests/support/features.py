@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from postdiff.lab.analysis.findings import Findings
+from tests.support import frontier
 
 PARTS = {"E1": "encoder", "E2": "encoder", "B": "middle", "D1": "decoder", "D2": "decoder"}
 EMPTY = Findings(
@@ -64,7 +65,12 @@ def differences() -> Findings:
     )
 
 
+def crossings() -> Findings:
+    """As `experiments/frontier.py` writes them."""
+    return dataclasses.replace(EMPTY, experiment="frontier", name="crossings", found=frontier.found())
+
+
 def write_all(root: Path) -> None:
     """Into an outputs folder."""
-    for made in (features(), spectrum(), images(), differences()):
+    for made in (features(), spectrum(), images(), differences(), crossings()):
         made.write(root / "records" / made.experiment / f"{made.name}.json")

@@ -2,6 +2,10 @@
 
 A kind of step has one latent size, number of branches, work and stack of methods. A setting takes what its steps take
 and what is around them, text encoder and decoder. Only a kind that was never seen is measured.
+
+A machine with other work to do is now faster and now slower. So every timed call follows a short plain run, the
+reference, and the table holds shares of it. Shares become seconds by the median of all reference runs. Where torch has
+one thread of a CPU, the clock is that of the process, which other programs do not move.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any
 
 import torch
 
-from postdiff.cost.moments import Moments, moments_of
+from postdiff.cost.moments import Moments, ProcessMoments, moments_of
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.lab.config.experiment import Experiment, Row
@@ -32,8 +36,9 @@ from postdiff.lab.planner.space import Setting
 
 __all__ = ["Times", "timed_call"]
 
-SCHEMA = 1
-CALLS = 3  # timed, after one that warms up
+SCHEMA = 2
+CALLS = 5  # timed, after one that warms up
+REFERENCE = Setting(4, {}, {}, [])  # the short run that goes before each of them
 AROUND = "around"  # what a call takes beside its steps
 
 
@@ -59,18 +64,22 @@ class Times:
             plan.config.dtype,
             plan.config.height,
         ]
-        known += [plan.config.width, plan.config.guidance_scale, torch.__version__]
+        known += [plan.config.width, plan.config.guidance_scale, torch.__version__, SCHEMA]
         self._file = folders.outputs() / "plans" / "times" / f"{digest(known)}.json"
-        self._seconds = _read(self._file)
+        self._shares, self._reference = _read(self._file)
 
     def of(self, setting: Setting) -> float | None:
-        """Seconds of one image; None if its methods do not fit the model or decide by the image."""
+        """Seconds of one image; None if its methods do not fit the model or decide by the image.
+
+        They change a little when other settings are measured, for the reference is then better known.
+        """
         if self._macs.of(setting) is None:
             return None
         steps = [self._key(setting)(kind) for kind in self._macs.steps(setting)]
-        if not {AROUND, *steps} <= self._seconds.keys():
+        if not {AROUND, *steps} <= self._shares.keys():
             self._measure(setting)
-        return self._seconds[AROUND] + sum(self._seconds[kind] for kind in steps)
+        shares = self._shares[AROUND] + sum(self._shares[kind] for kind in steps)
+        return statistics.median(self._reference) * shares
 
     @staticmethod
     def _key(setting: Setting) -> Callable[[str], str]:
@@ -83,38 +92,49 @@ class Times:
         row = Row(setting.name, setting.label, config, {}, {})
         return plan_rows(Experiment("times", "", row.name, (row,)))[0]
 
-    def _measure(self, setting: Setting) -> None:
-        """Time a setting step by step, and keep the median of each kind that is new."""
+    def _timer(self, setting: Setting) -> Callable[[], tuple[float, list[float]]]:
+        """What times one image of a setting, which has been made once."""
         plan = self._plan(setting)
-        sampler = self._pipelines.sampler(plan)
-        batch = plan.samples[:1]
+        sampler, batch = self._pipelines.sampler(plan), plan.samples[:1]
         sampler.call(batch)
-        calls = [timed_call(sampler.pipe, sampler.scheduler, partial(sampler.call, batch)) for _ in range(CALLS)]
+        return partial(timed_call, sampler.pipe, sampler.scheduler, partial(sampler.call, batch), _clock(sampler.pipe))
+
+    def _measure(self, setting: Setting) -> None:
+        """Time a setting step by step, and keep the median share of each kind that is new."""
+        reference, own = self._timer(REFERENCE), self._timer(setting)
         names = self._macs.steps(setting)
         found: defaultdict[str, list[float]] = defaultdict(list)
-        for around, steps in calls:
-            found[AROUND].append(around)
+        for _ in range(CALLS):
+            before, plain = reference()
+            pace = before + sum(plain)
+            around, steps = own()
+            self._reference.append(pace)
+            found[AROUND].append(around / pace)
             if len(steps) != len(names):
                 raise UsageError(
                     f"setting '{setting.name}' takes {len(steps)} solver calls, not {len(names)}; plan MACs"
                 )
             for name, seconds in zip(names, steps, strict=True):
-                found[self._key(setting)(name)].append(seconds)
-        self._seconds = {name: statistics.median(own) for name, own in found.items()} | self._seconds
+                found[self._key(setting)(name)].append(seconds / pace)
+        self._shares = {name: statistics.median(each) for name, each in found.items()} | self._shares
         self._say(f"{setting.label}: timed, {len(found) - 1} kinds of steps")
+        content = {"schema": SCHEMA, "reference": self._reference, "shares": self._shares}
         with folders.atomic_write(self._file) as temporary:
-            temporary.write_text(json.dumps({"schema": SCHEMA, "seconds": self._seconds}, indent=0))
+            temporary.write_text(json.dumps(content, indent=0))
 
 
-def timed_call(pipe: Any, scheduler: Any, call: Callable[[], object]) -> tuple[float, list[float]]:
+def timed_call(
+    pipe: Any, scheduler: Any, call: Callable[[], object], moments: Moments | None = None
+) -> tuple[float, list[float]]:
     """Seconds of a call beside its steps, and of each step: from the end of one solver call to that of the next.
 
     Args:
         pipe: whose progress bar opens just before the first step.
         scheduler: that it uses.
         call: runs it, or a driver over it.
+        moments: the clock; None for that of the pipeline's device.
     """
-    moments: Moments = moments_of(pipe)
+    moments = moments or moments_of(pipe)
     ends: list[Any] = []
 
     def begin(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -138,14 +158,22 @@ def timed_call(pipe: Any, scheduler: Any, call: Callable[[], object]) -> tuple[f
     return moments.seconds(first, last) - sum(steps), steps
 
 
-def _read(file: Path) -> dict[str, float]:
+def _clock(pipe: Any) -> Moments:
+    """The process's clock where one thread of a CPU does all the work."""
+    moments = moments_of(pipe)
+    return ProcessMoments() if type(moments) is Moments and torch.get_num_threads() == 1 else moments
+
+
+def _read(file: Path) -> tuple[dict[str, float], list[float]]:
+    """Shares of the reference by kind, and how long each reference run took."""
     if not file.is_file():
-        return {}
+        return {}, []
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        seconds: dict[str, float] = content["seconds"]
-        if content["schema"] == SCHEMA and all(own > 0 for own in seconds.values()):
-            return seconds
+        shares: dict[str, float] = content["shares"]
+        reference: list[float] = content["reference"]
+        if content["schema"] == SCHEMA and reference and all(own > 0 for own in (*shares.values(), *reference)):
+            return shares, reference
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UsageError(f"{file} does not hold times of steps; remove it, and they are measured again")
