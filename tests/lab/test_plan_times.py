@@ -82,7 +82,7 @@ class Slowing:
 
 def test_the_machines_pace_is_divided_out(outputs, monkeypatch):
     machine, setting = Slowing(), Setting(2, {}, {}, [])
-    monkeypatch.setattr(Times, "_timer", lambda _, own: machine.reference if own.steps == 4 else machine.setting)
+    monkeypatch.setattr(Times, "timer", lambda _, own: machine.reference if own.steps == 4 else machine.setting)
     macs = Macs(BASE, cards.card("emoji"))
     monkeypatch.setattr(macs, "steps", lambda own: ["full", "cached"])
     seconds = Times(BASE, macs, lambda _: None).of(setting)

@@ -79,7 +79,19 @@ class Times:
         if not {AROUND, *steps} <= self._shares.keys():
             self._measure(setting)
         shares = self._shares[AROUND] + sum(self._shares[kind] for kind in steps)
-        return statistics.median(self._reference) * shares
+        return self.reference * shares
+
+    def timer(self, setting: Setting) -> Callable[[], tuple[float, list[float]]]:
+        """What makes one image of a setting and times it, as `timed_call` does; one has been made to warm up."""
+        plan = self._plan(setting)
+        sampler, batch = self._pipelines.sampler(plan), plan.samples[:1]
+        sampler.call(batch)
+        return partial(timed_call, sampler.pipe, sampler.scheduler, partial(sampler.call, batch), _clock(sampler.pipe))
+
+    @property
+    def reference(self) -> float:
+        """Seconds of the reference, the median of all its runs."""
+        return statistics.median(self._reference)
 
     @staticmethod
     def _key(setting: Setting) -> Callable[[str], str]:
@@ -92,16 +104,9 @@ class Times:
         row = Row(setting.name, setting.label, config, {}, {})
         return plan_rows(Experiment("times", "", row.name, (row,)))[0]
 
-    def _timer(self, setting: Setting) -> Callable[[], tuple[float, list[float]]]:
-        """What times one image of a setting, which has been made once."""
-        plan = self._plan(setting)
-        sampler, batch = self._pipelines.sampler(plan), plan.samples[:1]
-        sampler.call(batch)
-        return partial(timed_call, sampler.pipe, sampler.scheduler, partial(sampler.call, batch), _clock(sampler.pipe))
-
     def _measure(self, setting: Setting) -> None:
         """Time a setting step by step, and keep the median share of each kind that is new."""
-        reference, own = self._timer(REFERENCE), self._timer(setting)
+        reference, own = self.timer(REFERENCE), self.timer(setting)
         names = self._macs.steps(setting)
         found: defaultdict[str, list[float]] = defaultdict(list)
         for _ in range(CALLS):
