@@ -181,15 +181,15 @@ def _kinds(
         groups.setdefault(getattr(row, kind), []).append(place)
     found: dict[str, Any] = {}
     for metric in metrics:
-        sign = 1 if facts(metric).higher_is_better else -1
-        table = sign * np.array([row.values[metric] for row in rows])
+        distance = not facts(metric).higher_is_better
+        table = np.array([row.values[metric] for row in rows])
         for cost, own in shares.items():
             fewer = Settings(own[groups[FEWER]], table[groups[FEWER]])
             at = [1 / saving for saving in SAVINGS]
             table_of = found.setdefault(metric, {}).setdefault(cost, {})
             for name, places in groups.items():
                 if name != FEWER:
-                    made = compare(fewer, Settings(own[places], table[places]), weights, at)
+                    made = compare(fewer, Settings(own[places], table[places]), weights, at, distance=distance)
                     table_of[name] = {"settings": len(places), **_plain(made)}
     return found
 

@@ -32,17 +32,18 @@ def table(found: Found) -> str:
 
 def _stand(families: Mapping[str, Any], kind: str, higher: bool) -> list[str]:
     savings = sorted({1 / gain["cost"] for own in families.values() for gain in own["gains"]})
-    heads = [kind, "settings", *(f"ahead at 1/{saving:g}" for saving in savings), "than fewer steps"]
+    ahead = "ahead" if higher else "times nearer"
+    heads = [kind, "settings", *(f"{ahead} at 1/{saving:g}" for saving in savings), "than fewer steps"]
     lines = []
     for name, own in families.items():
         gains = {1 / gain["cost"]: gain for gain in own["gains"]}
-        cells = (_gain(gains.get(saving)) for saving in savings)
+        cells = (_gain(gains.get(saving), "+.3g" if higher else ".3g") for saving in savings)
         lines.append([name, str(own["settings"]), *cells, _crossings(own)])
     return _markdown(heads, lines)
 
 
-def _gain(gain: Mapping[str, float] | None) -> str:
-    return "" if gain is None else "{mean:+.3g} [{low:+.3g}, {high:+.3g}]".format(**gain)
+def _gain(gain: Mapping[str, float] | None, style: str) -> str:
+    return "" if gain is None else "{} [{}, {}]".format(*(format(gain[key], style) for key in ("mean", "low", "high")))
 
 
 def _crossings(own: Mapping[str, Any]) -> str:

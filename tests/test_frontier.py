@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 
 import pytest
 
@@ -26,13 +27,13 @@ def test_families_and_settings_against_fewer_steps():
     made = json.loads(json.dumps(found()))
     assert made["rows"]["hard_10"]["macs"] == 0.25 and made["rows"]["hard_10"]["time"] == pytest.approx(0.3)
     mean, low, high = made["rows"]["steps_10"][LPIPS]
-    assert low < mean < high and mean == pytest.approx(0.2)
+    assert low < mean < high and mean == pytest.approx(0.02)
     cache = made["family"][LPIPS]["macs"]["cache"]
     [crossing] = cache["crossings"]
     assert crossing["cost"] == pytest.approx(0.25) and not crossing["below"] and crossing["found"] == 1
     assert crossing["low"] < 0.25 < crossing["high"] and cache["settings"] == 8
     gains = {1 / gain["cost"]: gain["mean"] for gain in cache["gains"]}
-    assert gains == {2: pytest.approx(0.05), 3: pytest.approx(0.02, abs=0.002), 4: pytest.approx(0, abs=1e-9)}
+    assert gains == {2: pytest.approx(1.5), 3: pytest.approx(1.5 ** (1 - math.log2(1.5))), 4: pytest.approx(1)}
     assert made["setting"][LPIPS]["macs"]["cache, hard"]["crossings"] == cache["crossings"]
     soft = made["setting"][LPIPS]["macs"]["cache, soft"]
     assert soft["ahead"] == 0 and not soft["crossings"]
@@ -45,8 +46,9 @@ def test_over_time_where_all_rows_were_timed():
     """A saving of work that is no saving of time moves the crossing to where time is equal."""
     made = found()
     [crossing] = made["family"][LPIPS]["time"]["cache"]["crossings"]
-    # 0.1 + 0.1 h(t) = 0.15 + 0.15 h(t / 0.6) with h(t) = -log2(t)
-    assert crossing["cost"] == pytest.approx(2 * 0.6**3)
+    # 2 ** h(t) = 2 / 1.5 * 3 ** h(t / 0.6) with h(t) = -log2(t)
+    halvings = (math.log(1.5 / 2) - math.log2(0.6) * math.log(3)) / math.log(1.5)
+    assert crossing["cost"] == pytest.approx(2**-halvings)
     assert set(found(timed=False)["family"][LPIPS]) == {"macs"}
 
 

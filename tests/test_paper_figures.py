@@ -253,7 +253,7 @@ def test_the_table_of_the_frontier(script):
     lines = script("frontier_table").table(support_frontier.found()).splitlines()
     assert lines[0] == "13 settings, 32 prompts with 3 seeds each; costs are shares of 20 steps."
     family = next(line for line in lines if line.startswith("| cache | 8 |"))
-    assert "| +0.05 [" in family and "| worse from 4.00x less [" in family
+    assert "| 1.5 [" in family and "| worse from 4.00x less [" in family
     assert any(line.startswith("| other | 1 |") and line.endswith("| one cost only |") for line in lines)
     assert any(line.startswith("| cache, soft | 4 |") and line.endswith("| worse throughout |") for line in lines)
     best = [line.split(" | ")[0].strip("| ") for line in lines[lines.index("On the Pareto front of all:") + 4 :]]

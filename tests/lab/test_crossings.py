@@ -69,6 +69,27 @@ def test_intervals_are_of_pairs():
     assert found.ahead == pytest.approx(np.log(3) / np.log(8), abs=0.05)
 
 
+def test_distances_are_compared_by_their_logarithms():
+    """Distances that fall by factors: fewer steps by 4 with every doubling of the cost, the other by 2."""
+    one, other = (Settings(COSTS, (0.3 / COSTS)[:, None] ** power * np.linspace(0.5, 1.5, 9)) for power in (2, 1))
+    found = compare(one, other, drawn(9, 50), [0.1, 0.2], distance=True)
+    [crossing] = found.crossings
+    assert crossing.below and [crossing.cost, crossing.low, crossing.high] == [pytest.approx(0.3)] * 3
+    assert [gain.mean for gain in found.gains] == [pytest.approx(3), pytest.approx(1.5)], "times smaller"
+
+
+def test_each_of_two_crossings_keeps_its_own_interval():
+    """The last one is in some resamples only; the first one, of the same direction, does not stand in for it."""
+    gaps = np.array([1.0, -1.0, 1.0, -0.05])[:, None] + np.zeros(40)
+    gaps[3] += np.linspace(-0.5, 0.5, 40)
+    steps = np.array([0.0, 10.0, 20.0, 30.0])[:, None] + np.zeros(40)
+    first, second, third = compare(Settings(COSTS, steps), Settings(COSTS, steps + gaps), drawn(40, 300)).crossings
+    assert [each.below for each in (first, second, third)] == [True, False, True]
+    assert first.found == second.found == 1
+    assert first.low == pytest.approx(first.high), "nothing there differs between prompts"
+    assert 0.5 < third.found < 1 and 0.7 < third.low < third.high <= 0.8
+
+
 def test_intervals_cover():
     generator, inside = np.random.default_rng(1), 0
     weights = drawn(48, 120)

@@ -1,8 +1,8 @@
 """Fewer steps or cheaper steps: where the curve of one crosses that of the other, over what an image costs.
 
 A family of settings is as good, at a budget, as the best of its settings that keep to it: its front. Between settings
-of a front quality is taken to be straight over the logarithm of the cost, and beyond the last one it stays. Two fronts
-are compared where both have settings.
+of a front quality is taken to be straight over the logarithm of the cost, and beyond the last one it stays. Quality is
+a score, or less the logarithm of a distance, which falls by factors. Two fronts are compared where both have settings.
 
 Intervals are from drawing the prompts anew, the same ones for all settings, each with all of its seeds. Everything is
 computed anew then, the fronts too.
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 __all__ = ["Comparison", "Crossing", "Gain", "Settings", "compare", "crossings", "drawn", "front", "spread"]
 
 BOUNDS = (2.5, 97.5)
+LEAST = 1e-9  # a distance, so that it has a logarithm
 Floats = NDArray[np.float64]
 
 
@@ -28,11 +29,16 @@ class Settings:
 
     Attributes:
         costs: (N,), of an image, above 0.
-        values: (N, P), quality of each prompt; more is better.
+        values: (N, P), a score or a distance for each prompt.
     """
 
     costs: Floats
     values: Floats
+
+    def quality(self, weights: Floats, distance: bool) -> Floats:
+        """Of means over prompts with the weights (P,) or (P, resamples): (N,) or (N, resamples); more is better."""
+        means = self.values @ weights
+        return -np.log(np.maximum(means, LEAST)) if distance else means
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,10 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Gain:
-    """How far the second front is ahead at a budget, with the bounds of the 95 % interval."""
+    """How far the second front is ahead at a budget, with the bounds of the 95 % interval.
+
+    Of scores it is the difference; of distances how many times smaller the second one is.
+    """
 
     cost: float
     mean: float
@@ -135,7 +144,9 @@ def spread(values: Floats, weights: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def compare(one: Settings, other: Settings, weights: Floats, costs: Sequence[float] = ()) -> Comparison:
+def compare(
+    one: Settings, other: Settings, weights: Floats, costs: Sequence[float] = (), *, distance: bool = False
+) -> Comparison:
     """How a family stands to another, on the same prompts.
 
     Args:
@@ -143,36 +154,48 @@ def compare(one: Settings, other: Settings, weights: Floats, costs: Sequence[flo
         other: another family.
         weights: of the prompts in the resamples, as `drawn` gives them.
         costs: budgets at which to say how far `other` is ahead.
+        distance: whether values are distances, above 0 and better the smaller they are; else they are scores.
     """
-    found, (knots, ahead) = crossings((one.costs, one.values.mean(1)), (other.costs, other.values.mean(1)))
+    alike = np.full(len(weights), 1 / len(weights))
+    found, (knots, ahead) = crossings(
+        (one.costs, one.quality(alike, distance)), (other.costs, other.quality(alike, distance))
+    )
     if not len(knots):
         return Comparison(float(other.costs.min()), float(other.costs.max()), 0.0, (), ())
-    asked = [cost for cost in costs if knots[0] <= np.log(cost) <= knots[-1]]
-    means = one.values @ weights, other.values @ weights
-    pairs = zip(means[0].T, means[1].T, strict=True)
+    pairs = zip(one.quality(weights, distance).T, other.quality(weights, distance).T, strict=True)
     again = [crossings((one.costs, first), (other.costs, second)) for first, second in pairs]
     gains = []
-    for cost in asked:
-        each = [np.interp(np.log(cost), *curve) for _, curve in again]
-        low, high = np.percentile(each, BOUNDS)
-        gains.append(Gain(cost, float(np.interp(np.log(cost), knots, ahead)), float(low), float(high)))
+    for cost in costs:
+        if knots[0] <= np.log(cost) <= knots[-1]:
+            here = [np.interp(np.log(cost), *curve) for curve in ((knots, ahead), *(curve for _, curve in again))]
+            low, high = np.percentile(here[1:], BOUNDS)
+            gains.append(Gain(cost, *(float(np.exp(each) if distance else each) for each in (here[0], low, high))))
     return Comparison(
         float(np.exp(knots[0])),
         float(np.exp(knots[-1])),
         _share_ahead(knots, ahead),
-        [_interval(cost, below, [own for own, _ in again]) for cost, below in found],
+        _intervals(found, [own for own, _ in again]),
         gains,
     )
 
 
-def _interval(cost: float, below: bool, again: Sequence[Sequence[tuple[float, bool]]]) -> Crossing:
-    """Of a crossing: the nearest one of its direction in every resample that has one."""
-    alike = [[at for at, own in each if own == below] for each in again]
-    nearest = [min(each, key=lambda at: abs(np.log(at / cost))) for each in alike if each]
-    if not nearest:
-        return Crossing(cost, cost, cost, below, 0.0)
-    low, high = np.percentile(nearest, BOUNDS)
-    return Crossing(cost, float(low), float(high), below, len(nearest) / len(again))
+def _intervals(found: Sequence[tuple[float, bool]], again: Sequence[Sequence[tuple[float, bool]]]) -> list[Crossing]:
+    """Of each crossing: what is nearest to it in every resample, of those of its direction that are nearest to it."""
+    made = []
+    for cost, below in found:
+        rivals = [at for at, own in found if own == below]
+        nearest = []
+        for each in again:
+            mine = [at for at, own in each if own == below and _nearest(at, rivals) == cost]
+            if mine:
+                nearest.append(_nearest(cost, mine))
+        low, high = np.percentile(nearest, BOUNDS) if nearest else (cost, cost)
+        made.append(Crossing(cost, float(low), float(high), below, len(nearest) / len(again)))
+    return made
+
+
+def _nearest(cost: float, costs: Sequence[float]) -> float:
+    return min(costs, key=lambda other: abs(np.log(other / cost)))
 
 
 def _share_ahead(knots: Floats, ahead: Floats) -> float:
