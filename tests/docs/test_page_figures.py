@@ -1,6 +1,7 @@
 """Tables on pages say what the committed records say."""
 
 import itertools
+import json
 
 import pytest
 
@@ -111,3 +112,18 @@ def test_what_pages_tell_of_the_demo_is_in_its_table(page):
         ours, theirs = (table[label][name].partition(" ")[0] for label in ("PostDiff", "8 steps"))
         assert f"{ours} against {theirs}" in text, f"{name}: {ours} against {theirs}"
     assert all(table[label][SAVING].removesuffix("x") in text for label in ("PostDiff", "8 steps"))
+
+
+def test_predicted_times_are_those_of_the_record():
+    page = (DOCS / "plan.md").read_text()
+    found = json.loads((ROOT / "experiments" / "records" / "plans" / "times" / "emoji.json").read_text())
+    shown, compared = rows(page), 0
+    for row in found["rows"]:
+        if "predicted" in (printed := shown.get(row["setting"], {})):
+            expected = [f"{row['predicted_s']:.3f} s", f"{row['measured_s']:.3f} s", f"{100 * row['error']:+.1f} %"]
+            assert [printed[key] for key in ("predicted", "measured", "off by")] == expected
+            compared += 1
+    assert compared == 10
+    own = found["summary"]["error"]
+    held, worst = round(own["within 10 %"] * len(found["rows"])), own["worst"]
+    assert f"{held} of 30; the median is off by {100 * own['median']:.1f} %, the worst by {100 * worst:+.1f} %" in page
