@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -191,6 +192,13 @@ def test_a_plan_is_run_and_read(outputs, monkeypatch):
     stop.set()
     with pytest.raises(Stopped):
         list(budget.plan(words, stop))
+    stop, begun, start = threading.Event(), [], subprocess.Popen
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda *words, **how: begun.append(start(*words, **how)) or begun[0])
+        left = budget.plan(words, stop)
+        next(left)
+    stop.set()
+    assert begun[0].wait(60) != 0, "it ends although nobody asks for more lines"
     with pytest.raises(UsageError, match="nothing"):
         list(budget.plan([*words, "nothing=1"], threading.Event()))
 

@@ -93,6 +93,8 @@ def plan(given: list[str], stop: threading.Event) -> Iterator[Line | None]:
         threading.Thread(target=_read, args=(stream, answer, lines), daemon=True)
         for stream, answer in ((process.stdout, True), (process.stderr, False))
     ]
+    # Also where nobody asks for lines any more, since the page's server has ended.
+    threading.Thread(target=_watch, args=(process, stop)).start()
     last = ""
     try:
         for reader in readers:
@@ -140,6 +142,12 @@ def _read(stream: IO[str] | None, answer: bool, lines: queue.SimpleQueue[Line]) 
     with stream:
         for line in stream:
             lines.put(Line(line.rstrip("\n"), answer))
+
+
+def _watch(process: subprocess.Popen[str], stop: threading.Event) -> None:
+    while process.poll() is None:
+        if stop.wait(LOOK):
+            _end(process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:
