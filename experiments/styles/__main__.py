@@ -35,7 +35,7 @@ PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "dua
 SIZES = {"cpu": 32, "cuda": 256}
 # Seconds of a sitting that are kept for saving and exporting after the last step.
 RESERVE = 15.0
-# Parts of the pipeline that are kept in the repository: so far the autoencoder and the tokenizer.
+# Parts of the pipeline that are kept in the repository, as far as they are trained.
 WEIGHTS = Path(__file__).parent / "weights"
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from experiments.styles import __main__ as training
@@ -239,14 +240,18 @@ def test_the_exported_pipeline_starts_at_pure_noise_and_can_start_a_run(drawings
     assert seen == [1] and (tmp_path / "two" / "model" / "training.json").read_text() == '{"steps": 3}\n'
 
 
-def test_a_run_starts_from_the_kept_autoencoder(drawings, split, tmp_path):
-    training.train_unet(
-        tmp_path, drawings, split, float("inf"), 2, "32-true", 1, training.WEIGHTS, times=1, channels=(16, 16, 16)
-    )
+def test_a_run_starts_from_what_is_kept(drawings, split, tmp_path):
+    # Of other concepts, and with a rate of zero: what comes out is what went in.
+    training.train_unet(tmp_path, drawings, split, float("inf"), 2, "32-true", 1, training.WEIGHTS, times=1, peak=0.0)
     for part in ("vae", "tokenizer"):
         for kept in (training.WEIGHTS / part).iterdir():
             assert (tmp_path / part / kept.name).read_bytes() == kept.read_bytes()
-    # Its latents are standardised: of other drawings they are still about that wide.
+    for part, file in {"unet": "diffusion_pytorch_model.safetensors", "text_encoder": "model.safetensors"}.items():
+        made, kept = (load_file(folder / part / file) for folder in (tmp_path / "model", training.WEIGHTS))
+        assert made.keys() == kept.keys() and all(torch.equal(made[name], kept[name]) for name in kept), part
+    before = json.loads((training.WEIGHTS / "training.json").read_text())["steps"]
+    assert json.loads((tmp_path / "model" / "training.json").read_text()) == {"steps": before + 1}
+    # The latents are standardised: of other drawings they are still about that wide.
     latents = torch.load(tmp_path / "latents.pt", weights_only=True)["full"].float()
     assert 0.5 < latents.std() < 1.5 and latents.mean().abs() < 0.5
 
