@@ -1,6 +1,7 @@
 """The words: four styles, eight background colours, and captions made of them."""
 
 import random
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 STYLES = ("cartoon", "stencil", "pixel", "outline")
@@ -46,6 +47,12 @@ class Subject:
         """'apple, pixel style, on a red background', without the parts that are None."""
         parts = [self.concept, self.style and f"{self.style} style", self.colour and f"on a {self.colour} background"]
         return ", ".join(part for part in parts if part)
+
+
+def named(numbers: Iterable[Sequence[int]], concepts: Sequence[str]) -> list[Subject]:
+    """Subjects of (concept, style, colour) as numbers."""
+    colours = list(COLOURS)
+    return [Subject(concepts[one], STYLES[two], colours[three]) for one, two, three in numbers]
 
 
 def parse(caption: str) -> Subject:

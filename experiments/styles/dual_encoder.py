@@ -3,6 +3,7 @@
 It sees what the judge sees: seen images, as they are and through the autoencoder.
 """
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from experiments.styles.captions import COLOURS, STYLES, Subject
+from experiments.styles.captions import COLOURS, STYLES, named
 from experiments.styles.judge_images import Bank, uniform
 from experiments.styles.latents import Captions
 from experiments.train_emoji.dual_encoder import MEAN, STD, clip_config
@@ -60,11 +61,7 @@ class PairBatches:
 
     def __init__(self, bank: Bank, captions: Captions) -> None:
         self.bank = bank
-        names = list(COLOURS)
-        subjects = [
-            Subject(captions.concepts[one], STYLES[two], names[three]) for one, two, three in bank.subjects.tolist()
-        ]
-        self.tokens = captions.tokens(subjects)
+        self.tokens = captions.tokens(named(bank.subjects.tolist(), captions.concepts))
         self.of_concept = [torch.nonzero(bank.subjects[:, 0] == one).flatten() for one in range(len(captions.concepts))]
 
     def __call__(self, step: int) -> dict[str, Tensor]:
@@ -111,21 +108,22 @@ def retrieved(folder: Path, bank: Bank, captions: Captions) -> dict[str, Tensor]
     parts as they are.
     """
     clip = CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
-    names = list(COLOURS)
     images = bank.floats().sub(MEAN).div(STD).split(128)
     seen = F.normalize(torch.cat([clip.get_image_features(pixel_values=one).pooler_output for one in images]), dim=1)
 
-    def read(subjects: list[Subject]) -> Tensor:
-        return F.normalize(clip.get_text_features(input_ids=captions.tokens(subjects)).pooler_output, dim=1)
-
-    parts = {"concept": captions.concepts, "style": STYLES, "colour": tuple(names)}
-    found: dict[str, list[bool]] = {name: [] for name in ("caption", *parts)}
-    own = [Subject(captions.concepts[one], STYLES[two], names[three]) for one, two, three in bank.subjects.tolist()]
+    shape = (len(captions.concepts), len(STYLES), len(COLOURS))
+    every = captions.tokens(named(list(itertools.product(*map(range, shape))), captions.concepts))
+    texts = F.normalize(
+        torch.cat([clip.get_text_features(input_ids=one).pooler_output for one in every.split(512)]), dim=1
+    )
+    table = texts.view(*shape, -1)
+    own = [tuple(row) for row in bank.subjects.tolist()]
     distinct = list(dict.fromkeys(own))
-    among = read(distinct)
-    for image, subject in zip(seen, own, strict=True):
-        found["caption"].append(distinct[int((among @ image).argmax())] == subject)
-        for name, values in parts.items():
-            options = [Subject(**{**vars(subject), name: value}) for value in values]
-            found[name].append(options[int((read(options) @ image).argmax())] == subject)
+    among = torch.stack([table[one] for one in distinct])
+    found: dict[str, list[bool]] = {name: [] for name in ("caption", "concept", "style", "colour")}
+    for image, (concept, style, colour) in zip(seen, own, strict=True):
+        found["caption"].append(distinct[int((among @ image).argmax())] == (concept, style, colour))
+        found["concept"].append(int((table[:, style, colour] @ image).argmax()) == concept)
+        found["style"].append(int((table[concept, :, colour] @ image).argmax()) == style)
+        found["colour"].append(int((table[concept, style] @ image).argmax()) == colour)
     return {name: torch.tensor(right).float() for name, right in found.items()}

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from experiments.styles.captions import COLOURS, STYLES, Subject, thin
+from experiments.styles.captions import COLOURS, STYLES, Subject, named, thin
 from experiments.styles.drawings import Drawings
 from experiments.styles.split import Split
 from experiments.styles.vae import encode
@@ -89,9 +89,7 @@ class LatentBatches:
 
     def subjects(self, chosen: list[int]) -> list[Subject]:
         """What the chosen latents show."""
-        colours = list(COLOURS)
-        rows = self.latents["subjects"][chosen].tolist()
-        return [Subject(self.captions.concepts[one], STYLES[two], colours[three]) for one, two, three in rows]
+        return named(self.latents["subjects"][chosen].tolist(), self.captions.concepts)
 
     def __call__(self, step: int) -> dict[str, Any]:
         step += self.before
