@@ -15,8 +15,6 @@ The record goes to outputs/records/<first experiment>/crossings.json, and is all
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +30,7 @@ from postdiff.lab.analysis.crossings import Settings, compare, drawn, spread
 from postdiff.lab.config.experiment import load
 from postdiff.lab.config.schema import digest
 from postdiff.lab.devices import provenance
-from postdiff.lab.records import record
+from postdiff.lab.records import image_values, record
 from postdiff.lab.records.record import Record
 from postdiff.lab.records.stored import now
 from postdiff.metrics import facts
@@ -115,19 +113,10 @@ def _speed(experiment: str, row: str) -> Record | None:
 
 def _values(made: Record) -> dict[str, Values]:
     """Metrics of single images, each prompt's mean over its seeds."""
-    file = record.fresh_path(made.experiment, made.row).with_suffix(".csv")
-    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != made.values:
+    found = image_values.by_prompt(made, list(made.metrics))
+    if found is None:
+        file = record.fresh_path(made.experiment, made.row).with_suffix(".csv")
         raise UsageError(f"{file} is not what its record was made with; run the row again with --fresh")
-    with file.open(newline="") as stream:
-        lines = list(csv.DictReader(stream))
-    places = sorted({int(line["index"]) for line in lines})
-    found = {}
-    for metric in made.metrics:
-        if metric in lines[0]:
-            by_place: dict[int, list[float]] = {place: [] for place in places}
-            for line in lines:
-                by_place[int(line["index"])].append(float(line[metric]))
-            found[metric] = np.array([np.mean(by_place[place]) for place in places])
     return found
 
 

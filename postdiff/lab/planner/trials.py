@@ -7,11 +7,8 @@ same ones. Records that are committed may be gathered in one file, a calibration
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
-import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +27,7 @@ from postdiff.lab.data import data_cards
 from postdiff.lab.files import folders
 from postdiff.lab.plan.plan import Plan, plan_rows
 from postdiff.lab.planner.space import Setting
+from postdiff.lab.records import image_values
 from postdiff.lab.records import record as records
 from postdiff.lab.records.record import Record
 
@@ -156,19 +154,9 @@ def _on(plan: Plan, count: int) -> Plan | None:
 
 def _outcome(record: Record, metrics: Sequence[str]) -> Outcome | None:
     """What a fresh record and the CSV file beside it hold; None if that is not whole."""
-    file = records.fresh_path(record.experiment, record.row).with_suffix(".csv")
-    content = file.read_bytes() if file.is_file() else b""
-    if hashlib.sha256(content).hexdigest() != record.values:
+    values = image_values.by_prompt(record, metrics)
+    if values is None:
         return None
-    lines = list(csv.DictReader(io.StringIO(content.decode(), newline="")))
-    places = sorted({int(line["index"]) for line in lines})
-    by_place: dict[int, list[dict[str, str]]] = {place: [] for place in places}
-    for line in lines:
-        by_place[int(line["index"])].append(line)
-    values = {
-        name: np.array([np.mean([float(line[name]) for line in by_place[place]]) for place in places])
-        for name in metrics
-    }
     return Outcome(values, record.denoiser_macs("dense") or 0)
 
 
