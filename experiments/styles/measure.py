@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from experiments.styles import dual_encoder
+from experiments.styles import dual_encoder, likeness
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.differences import measure_differences
 from experiments.styles.drawings import Drawings
@@ -28,7 +28,11 @@ from experiments.styles.split import Split, read_split
 from experiments.styles.vae import decode, encode, psnr
 
 Table = dict[str, dict[str, float]]
+WHAT = ("vae", "judge", "dual", "copies", "model", "likeness", "differences", "sheet")
 AMONG = 20
+COLOURS_OF_A_PAIR = 3
+# Noise of one seed never comes again at another.
+FIRST = 10_000
 
 
 def by_style(values: Tensor, styles: Tensor) -> dict[str, float]:
@@ -131,24 +135,57 @@ def measure_copies(drawings: Drawings, split: Split) -> Table:
     return table
 
 
-def measure_model(out: Path, split: Split, seeds: int, guidance: float, steps: int, side: int = 64) -> Table:
-    """Images of the held-out pairs, and of as many seen ones of the same concepts, on colours the style was seen on."""
+def asked(split: Split) -> dict[str, list[Subject]]:
+    """What is generated: every held-out pair on three colours that its style was seen on, and so many seen pairs.
+
+    The seen ones are the same concepts in another style.
+    """
+    randomness = random.Random(0)
+    subjects: dict[str, list[Subject]] = {"held": [], "seen": []}
+    for concept, held_style in split.held_pairs():
+        other = randomness.choice([one for one in STYLES if one != held_style])
+        for name, style in {"held": held_style, "seen": other}.items():
+            for colour in randomness.sample(split.seen_colours(style), COLOURS_OF_A_PAIR):
+                subjects[name].append(Subject(concept, style, colour))
+    return subjects
+
+
+def generated(pipeline: StableDiffusionPipeline, subjects: list[Subject], seeds: int, *words: float) -> Tensor:
+    """Images of every seed, (seeds, prompts, 3, 64, 64); smaller ones are enlarged."""
+    images = torch.stack([generate(pipeline, subjects, *words, first=FIRST * seed) for seed in range(seeds)])
+    if images.shape[-1] == 64:
+        return images
+    return F.interpolate(images.flatten(0, 1), size=(64, 64), mode="bilinear", antialias=True).unflatten(0, (seeds, -1))
+
+
+def measure_model(out: Path, split: Split, seeds: int, steps: int, guidance: float, side: int = 64) -> Table:
+    """What the judge says of images of held-out pairs, and of as many seen ones of the same concepts."""
     pipeline = StableDiffusionPipeline.from_pretrained(out / "model")
     style, concept = load_judge(out, "style"), load_judge(out, "concept")
-    randomness = random.Random(0)
     table: Table = {}
-    for name in ("held", "seen"):
-        subjects = []
-        for held_concept, held_style in split.held_pairs() * seeds:
-            other = randomness.choice([one for one in STYLES if one != held_style])
-            chosen = held_style if name == "held" else other
-            subjects.append(Subject(held_concept, chosen, randomness.choice(split.seen_colours(chosen))))
-        images = generate(pipeline, subjects, steps, guidance, side)
-        if side != 64:
-            images = F.interpolate(images, size=(64, 64), mode="bilinear", antialias=True)
-        for what, row in verdicts(style, concept, images, numbers(subjects, split)).items():
+    for name, subjects in asked(split).items():
+        images = generated(pipeline, subjects, seeds, steps, guidance, side).flatten(0, 1)
+        for what, row in verdicts(style, concept, images, numbers(subjects * seeds, split)).items():
             table[f"{what}, {name} pairs, generated, guidance {guidance}, {side} px"] = row
     return table
+
+
+def measure_likeness(out: Path, drawings: Drawings, split: Split, seeds: int, steps: int, guidance: float) -> Table:
+    """Medians of LPIPS: to the true drawing and to the nearest of training, of two seeds and of two prompts."""
+    pipeline = StableDiffusionPipeline.from_pretrained(out / "model")
+    subjects = asked(split)["held"]
+    images = generated(pipeline, subjects, seeds, steps, guidance)
+    true, nearest = likeness.to_true_and_nearest(images[0], subjects, drawings, split)
+    apart = {"two seeds": likeness.of_seeds(images), "two prompts": likeness.of_prompts(images, subjects)}
+    return {
+        f"LPIPS, held pairs, guidance {guidance}": {
+            "to the true drawing": true.median().item(),
+            "to the nearest of training": nearest.median().item(),
+            "nearer to the true one": (true < nearest).float().mean().item(),
+            **{name: values.median().item() for name, values in apart.items()},
+            "images": len(subjects) * seeds,
+        }
+    }
 
 
 def numbers(subjects: list[Subject], split: Split) -> Tensor:
@@ -162,12 +199,10 @@ def numbers(subjects: list[Subject], split: Split) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/styles"), help="folder that the training wrote")
-    parser.add_argument(
-        "--what", default="vae,judge,copies", help="which of vae,judge,dual,copies,model,differences,sheet"
-    )
+    parser.add_argument("--what", default="vae,judge,copies", help=f"which of {','.join(WHAT)}")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--seeds", type=int, default=3, help="images of a held-out pair")
+    parser.add_argument("--seeds", type=int, default=3, help="images of a prompt")
     parser.add_argument("--side", type=int, default=64, help="64, or 32 for half size")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -186,7 +221,9 @@ def main() -> None:
         elif what == "copies":
             table |= measure_copies(drawings, split)
         elif what == "model":
-            table |= measure_model(options.out, split, options.seeds, options.guidance, options.steps, options.side)
+            table |= measure_model(options.out, split, options.seeds, options.steps, options.guidance, options.side)
+        elif what == "likeness":
+            table |= measure_likeness(options.out, drawings, split, options.seeds, options.steps, options.guidance)
         elif what == "differences":
             pipeline = StableDiffusionPipeline.from_pretrained(options.out / "model")
             words = (options.seeds, options.guidance, options.steps)
@@ -195,7 +232,7 @@ def main() -> None:
             picture = sheet(options.out / "model", drawings, split, options.steps, options.guidance, options.side)
             picture.save(options.out / f"sheet_{options.side}.png")
         else:
-            parser.error(f"--what: {what!r} is not among vae, judge, dual, copies, model, differences, sheet")
+            parser.error(f"--what: {what!r} is not among {', '.join(WHAT)}")
     for name, row in table.items():
         print(f"{name}: " + ", ".join(f"{key} {round(value, 3):g}" for key, value in row.items()))
     file = options.out / "measurements.json"

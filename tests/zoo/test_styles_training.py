@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from experiments.styles import __main__ as training
-from experiments.styles import dual_encoder, sittings
+from experiments.styles import dual_encoder, likeness, sittings
 from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
 from experiments.styles.differences import named_right
 from experiments.styles.drawings import Drawings
@@ -25,7 +25,7 @@ from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
 from experiments.styles.latents import LEARNT, Captions, LatentBatches, encode_ahead
-from experiments.styles.measure import by_style, measure_copies, retrieved
+from experiments.styles.measure import asked, by_style, measure_copies, retrieved
 from experiments.styles.ship import ship
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
@@ -316,6 +316,34 @@ def test_scores_tell_right_from_wrong(drawings, split):
     # The discs of cartoon and outline differ; those of cartoon and pixel are near copies.
     copies = measure_copies(drawings, split)["nearest copy, seen"]
     assert 0 < copies["pixel"] < copies["outline"] and copies["least"] <= copies["pixel"]
+
+
+def test_the_true_drawing_is_told_from_the_nearest_of_training(drawings, split):
+    subjects = asked(split)["held"]
+    assert all(
+        (one.concept, one.style) in split.pairs and one.colour in split.seen_colours(one.style) for one in subjects
+    )
+    assert len({(one.concept, one.style, one.colour) for one in subjects}) == len(subjects) == 3 * len(split.pairs)
+    right = drawings.images([(split.concepts.index(one.concept), one.style, one.colour) for one in subjects])
+    true, nearest = likeness.to_true_and_nearest(right, subjects, drawings, split)
+    assert true.max() < 1e-4 and nearest.min() > 0.01
+    # What copies an image of training is at zero from that one.
+    concept, style = next(one for one in split.seen_pairs() if one[1] == subjects[0].style)
+    copy = drawings.image(split.concepts.index(concept), style, subjects[0].colour)[None]
+    true, nearest = likeness.to_true_and_nearest(copy, subjects[:1], drawings, split)
+    assert nearest.item() < 1e-4 < 0.01 < true.item()
+
+
+def test_seeds_and_prompts_are_compared_with_their_like():
+    subjects = [Subject("cat", "pixel", "red"), Subject("key", "pixel", "red"), Subject("key", "pixel", "blue")]
+    values = torch.tensor([[0.2, 0.4, 0.9], [0.2, 0.6, 0.9]]).view(2, 3, 1, 1, 1)
+    images = values * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
+    seeds = likeness.of_seeds(images)
+    assert seeds.shape == (3,) and seeds[[0, 2]].max() < 1e-4 < seeds[1]
+    prompts = likeness.of_prompts(images, subjects)
+    # The third differs in colour from the first, and in nothing but that from the second.
+    assert prompts.shape == (2,)
+    torch.testing.assert_close(prompts, likeness.lpips(images[:, 0], images[:, 1]))
 
 
 def test_a_style_is_known_by_its_difference():
