@@ -30,7 +30,7 @@ from experiments.styles.vae import Crops, StylesVAE
 from experiments.train_emoji.tokenizer import train_tokenizer
 
 PARTS = ("vae", "style", "style-tried", "concept", "dual", "unet")
-PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "dual": 1e-3, "unet": 8e-4}
+PEAK = {"vae": 1.5e-3, "style": 2e-3, "style-tried": 2e-3, "concept": 2e-3, "dual": 1e-3, "unet": 1e-3}
 # Images of a step of the U-Net at full size; a GPU wants more at once.
 SIZES = {"cpu": 32, "cuda": 256}
 # Seconds of a sitting that are kept for saving and exporting after the last step.

@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from experiments.styles.muon import Muon, groups
 from experiments.styles.vae import CHANNELS
 
 # Stable Diffusion's schedule with its last step made pure noise: a background's colour is then the model's to choose.
@@ -110,4 +111,4 @@ class StylesUNet(L.LightningModule):
         return loss.detach()
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+        return Muon(groups(self, apart=("embed", "conv_in", "conv_out")), threads=self.hparams["shares"])
