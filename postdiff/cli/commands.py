@@ -144,6 +144,7 @@ def plan(given: argparse.Namespace) -> int:
 
     quiet.quiet()
     names = ("model", "budget", "data", "objective", "space", "prompts", "device")
+    given.data = given.data or asked.usual_data(given.model)
     options = asked.PlanOptions(**{name: getattr(given, name) for name in names})
     file = asked.out_file(options, given.out)
     ours = planning.Planning(options, from_words(given.overrides), _say)

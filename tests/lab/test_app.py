@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -20,10 +21,11 @@ from postdiff.lab.app import asked as asking
 from postdiff.lab.app import budget, fields, numbers, reading, server, written
 from postdiff.lab.app.asked import Asked
 from postdiff.lab.app.generation import Engine, Stopped
+from postdiff.lab.app.page import lay_out
 from postdiff.lab.app.sessions import Sessions
 from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.pipelines import cards, models
-from postdiff.lab.planner.asked import PlanOptions
+from postdiff.lab.planner.asked import PlanOptions, usual_data
 
 ZOO = Path(postdiff.__file__).parent / "zoo" / "emoji"
 FORMS = {form.name: form for form in fields.forms()}
@@ -115,6 +117,31 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(outputs, changed, messa
         found = reading.asked({**VALUES, **changed}, {"deepcache": shows("deepcache")}, list(FORMS.values()))
         asking.plans(found)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_list_offers_what_the_page_runs():
+    with gr.Blocks():
+        page = lay_out("emoji", list(FORMS.values()))
+    offered = [name for name, _ in page["model"].choices]
+    assert {"emoji", "sd15_512", "sdxl", "pixart_alpha"} <= {*offered} < {*catalog.names("models")}
+    for name in catalog.names("models"):
+        if name in offered:
+            asking.refuse_other_models(name)
+        else:
+            with pytest.raises(UsageError):
+                asking.refuse_other_models(name)
+    assert page["data"].value == "emoji"
+    # The folder that the page was started with is there too.
+    with gr.Blocks():
+        assert str(ZOO) in [name for name, _ in lay_out(str(ZOO), list(FORMS.values()))["model"].choices]
+
+
+def test_a_plan_calibrates_on_the_models_own_prompts(monkeypatch, tmp_path):
+    (tmp_path / "configs" / "data").mkdir(parents=True)
+    (tmp_path / "configs" / "data" / "sdxl.yaml").write_text("prompts: zoo/emoji/prompts.jsonl\n")
+    assert usual_data("sdxl") == usual_data("emoji") == "emoji"
+    monkeypatch.setenv("POSTDIFF_PATH", str(tmp_path))
+    assert usual_data("sdxl") == "sdxl" and usual_data("sd15_512") == "emoji"
 
 
 def test_only_methods_that_stand_once_have_a_place():

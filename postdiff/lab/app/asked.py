@@ -95,7 +95,7 @@ def plans(asked: Asked, fewer: int | None = None) -> dict[str, Plan]:
     Raises:
         UsageError: a mistake in what is asked for, or a model that makes no image of a prompt alone.
     """
-    _refuse_other_models(asked.model)
+    refuse_other_models(asked.model)
     written = content(asked, fewer, [])
     rows = []
     for name, values in written["rows"].items():
@@ -120,7 +120,12 @@ def _data(asked: Asked) -> Path:
     return file
 
 
-def _refuse_other_models(name: str) -> None:
+def refuse_other_models(name: str) -> None:
+    """Refuse what the page cannot run, before anything of it is loaded.
+
+    Raises:
+        UsageError: no model, an unknown one, or one that makes no image of a prompt alone.
+    """
     if not name.strip():
         raise UsageError("no model is chosen; take one of the list, or write the folder of a pipeline")
     card, model = cards.card(name), f"model '{shown(name)}'"

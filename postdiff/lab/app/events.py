@@ -17,7 +17,7 @@ from postdiff.lab.app.generation import Comparison, Engine, Progress, Stopped
 from postdiff.lab.app.page import FOLDER, OWN, Page
 from postdiff.lab.app.sessions import Sessions
 from postdiff.lab.pipelines import cards
-from postdiff.lab.planner.asked import PlanOptions
+from postdiff.lab.planner.asked import PlanOptions, usual_data
 
 __all__ = ["connect"]
 
@@ -52,10 +52,10 @@ def connect(blocks: Any, page: Page, engine: Engine, sessions: Sessions, explain
     page["methods"].change(events.show_panels, page["methods"], [page["order"], *page.panels.values()], **quick)
     fill = [page["methods"], *page.all_fields]
     page["preset"].input(events.load_preset, page["preset"], [page["status"], *fill], **quick)
-    page["model"].change(events.about_model, page["model"], page["model"], **quick)
+    page["model"].change(events.about_model, page["model"], [page["model"], page["data"]], **quick)
     planned = page["make_plan"].click(
         events.plan,
-        [page[name] for name in ("model", "budget", "prompts", "steps", "guidance", "height", "width")],
+        [page[name] for name in ("model", "budget", "data", "prompts", "steps", "guidance", "height", "width")],
         [page["plan_status"], page["answer"], page["load_plan"], page["chosen"]],
         show_progress_on=page["plan_status"],
         **alone,
@@ -120,22 +120,23 @@ class _Events:
         except UsageError as error:
             return [_wrong(str(error)), *self._left()[1:]]
 
-    def about_model(self, name: str | None) -> Any:
-        """What the card says of the model."""
+    def about_model(self, name: str | None) -> list[Any]:
+        """What the card says of the model, and the prompts that a plan takes for it."""
         try:
-            return gr.Dropdown(info=cards.card(str(name)).summary or FOLDER)
+            return [gr.Dropdown(info=cards.card(str(name)).summary or FOLDER), usual_data(str(name))]
         except UsageError as error:
-            return gr.Dropdown(info=str(error))
+            return [gr.Dropdown(info=str(error)), gr.skip()]
 
     def plan(self, request: gr.Request, *given: Any) -> Iterator[list[Any]]:
         """Run `postdiff plan`; its lines as they come, then table and sentence."""
         same = [gr.skip() for _ in range(3)]
-        model, amount, prompts, steps, guidance, height, width = given
+        model, amount, data, prompts, steps, guidance, height, width = given
         with self._sessions.working(request.session_hash, "plan") as stop:
             try:
                 count = reading.whole("prompts", prompts)
                 count = PlanOptions.prompts if count is None else count
-                options = PlanOptions(str(model or ""), str(amount or ""), prompts=count)
+                data = str(data or usual_data(str(model)))
+                options = PlanOptions(str(model or ""), str(amount or ""), data, prompts=count)
                 settings = {
                     "steps": reading.whole("steps", steps),
                     "guidance_scale": reading.number("guidance", guidance),

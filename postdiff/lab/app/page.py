@@ -11,9 +11,12 @@ from typing import Any
 import gradio as gr
 
 from postdiff import catalog, presets
+from postdiff.engine.errors import UsageError
+from postdiff.lab.app.asked import refuse_other_models
 from postdiff.lab.app.fields import Form, OptionField
 from postdiff.lab.config.schedulers import SCHEDULERS
 from postdiff.lab.pipelines import cards
+from postdiff.lab.planner.asked import usual_data
 
 __all__ = ["FOLDER", "OWN", "Page", "css", "lay_out", "theme"]
 
@@ -80,8 +83,8 @@ def lay_out(model: str, forms: Sequence[Form]) -> Page:
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=340, elem_id="form"):
             _what(parts, model)
+            _plan(parts, model)
             _methods(page)
-            _plan(parts)
         with gr.Column(scale=6, min_width=540, elem_id="results"):
             _results(parts)
     parts["order"] = gr.HTML(elem_id="order")
@@ -90,7 +93,7 @@ def lay_out(model: str, forms: Sequence[Form]) -> Page:
 
 
 def _what(parts: dict[str, Any], model: str) -> None:
-    models = list(dict.fromkeys([*catalog.names("models"), model]))
+    models = list(dict.fromkeys([*filter(_runs_here, catalog.names("models")), model]))
     parts["model"] = gr.Dropdown(
         models,
         value=model,
@@ -107,6 +110,14 @@ def _what(parts: dict[str, Any], model: str) -> None:
     with gr.Accordion("Size", open=False), gr.Row():
         parts["height"] = gr.Textbox(label="Height", placeholder="usual", min_width=120, elem_id="height")
         parts["width"] = gr.Textbox(label="Width", placeholder="usual", min_width=120, elem_id="width")
+
+
+def _runs_here(model: str) -> bool:
+    try:
+        refuse_other_models(model)
+    except UsageError:
+        return False
+    return True
 
 
 def _methods(page: Page) -> None:
@@ -155,17 +166,25 @@ def _field(method: str, one: OptionField) -> Any:
     return gr.Textbox(max_lines=4, **given)
 
 
-def _plan(parts: dict[str, Any]) -> None:
+def _plan(parts: dict[str, Any], model: str) -> None:
     with gr.Accordion("Plan for my budget", open=False, elem_id="plan"):
         gr.HTML(
-            "<p class='hint'>Looks for the setting nearest to the full run within a budget, on prompts of the set "
-            "'emoji'. This takes minutes, unless the settings were tried before.</p>"
+            "<p class='hint'>Looks for the setting nearest to the full run within a budget, and fills it in below. "
+            "This takes minutes, unless the settings were tried before.</p>"
         )
         with gr.Row():
             parts["budget"] = gr.Textbox(
                 "0.4x", label="Budget of an image", info='0.4x, "12 TMACs" or "1.5 s"', min_width=140, elem_id="budget"
             )
             parts["prompts"] = gr.Number(48, label="Prompts", info="the most to try on", min_width=100)
+        parts["data"] = gr.Dropdown(
+            catalog.names("data"),
+            value=usual_data(model),
+            allow_custom_value=True,
+            label="Prompts of",
+            info="a data set, or a file with a prompt in each line",
+            elem_id="data",
+        )
         with gr.Row():
             parts["make_plan"] = gr.Button("Plan", elem_id="make_plan")
             parts["stop_plan"] = gr.Button("Stop", elem_id="stop_plan")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from postdiff import metrics
+from postdiff import catalog, metrics
 from postdiff.engine.errors import UsageError, shown, unknown
 from postdiff.engine.values import expanded
 from postdiff.lab.files import folders
@@ -16,7 +16,7 @@ from postdiff.lab.planner import kinds, space
 from postdiff.lab.planner.space import Space
 from postdiff.metrics.base import PerImageMetric
 
-__all__ = ["PlanOptions", "full_steps", "metrics_of", "out_file", "refuse_searched", "space_of"]
+__all__ = ["PlanOptions", "full_steps", "metrics_of", "out_file", "refuse_searched", "space_of", "usual_data"]
 
 OBJECTIVE, SCORE = "paired_lpips", "emoji_text_score"
 # What a plan decides itself, and so nobody sets for all settings.
@@ -48,6 +48,11 @@ class PlanOptions:
     space: str | None = None
     prompts: int = 48
     device: str = "auto"
+
+
+def usual_data(model: str) -> str:
+    """The data card to calibrate on where none is asked for: that of the model's name, else the emoji's."""
+    return model if model in catalog.names("data") else PlanOptions.data
 
 
 def refuse_searched(overrides: Mapping[str, Any]) -> None:
