@@ -12,11 +12,14 @@ import random
 import shutil
 from pathlib import Path
 
+from torch import Tensor
+
 from experiments.emoji_features import written
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.drawings import Drawings
 from experiments.styles.icons import SETS
 from experiments.styles.split import Split, read_split
+from postdiff.zoo import EMOJI
 
 PARTS = ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
 HERE = Path(__file__).parent
@@ -41,6 +44,12 @@ def line(subject: Subject, split: Split) -> str:
     return json.dumps({"prompt": subject.caption(), **vars(subject), "held_out": "pair" if pair else "colour"})
 
 
+def references(subjects: list[Subject], drawings: Drawings, split: Split) -> Tensor:
+    """The true drawings of the prompts, each with its jitter, (N, 3, 64, 64), uint8."""
+    triples = [(split.concepts.index(str(one.concept)), str(one.style), str(one.colour)) for one in subjects]
+    return drawings.images(triples, random.Random("references")).mul(255).round().byte()
+
+
 def ship(out: Path, to: Path, drawings: Drawings, split: Split) -> None:
     """Write the folder; what it held of earlier weights is replaced."""
     for part in PARTS:
@@ -51,12 +60,14 @@ def ship(out: Path, to: Path, drawings: Drawings, split: Split) -> None:
     shutil.rmtree(to / "dual_encoder", ignore_errors=True)
     shutil.copytree(out / "dual_encoder", to / "dual_encoder")
     shutil.copyfile(HERE / "NOTICE", to / "NOTICE")
+    (to / "LICENSES").mkdir(exist_ok=True)
+    shutil.copyfile(EMOJI / "LICENSES" / "Apache-2.0.txt", to / "LICENSES" / "Apache-2.0.txt")
     subjects = held_out(split)
     (to / "prompts.jsonl").write_text("".join(line(one, split) + "\n" for one in subjects))
-    triples = [(split.concepts.index(str(one.concept)), str(one.style), str(one.colour)) for one in subjects]
-    images = drawings.images(triples, random.Random("references")).mul(255).round().byte()
     source = " and ".join(SETS.values()) + " on npm, in four styles on eight colours"
-    (to / "efficientnet_features.safetensors").write_bytes(written(images, "styles", source))
+    (to / "efficientnet_features.safetensors").write_bytes(
+        written(references(subjects, drawings, split), "styles", source)
+    )
 
 
 def main() -> None:
