@@ -95,9 +95,14 @@ class Muon(torch.optim.Optimizer):
             parameter.mul_(1 - lr * group["decay"]).sub_(change(parameter.grad, state, group), alpha=lr)
 
 
+def _kept(state: dict[str, Any], name: str, like: Tensor) -> Tensor:
+    if name not in state:
+        state[name] = torch.zeros_like(like)
+    return state[name]
+
+
 def _muon(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    mean = state.setdefault("mean", torch.zeros_like(gradient))
-    mean.lerp_(gradient, 1 - group["momentum"])
+    mean = _kept(state, "mean", gradient).lerp_(gradient, 1 - group["momentum"])
     # Kernels of convolutions too: what comes out by what goes in.
     flat = gradient.lerp(mean, group["momentum"]).flatten(1)
     # An orthogonal matrix has entries of 1 / sqrt(its longer side).
@@ -107,7 +112,7 @@ def _muon(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Ten
 def _adam(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     first, second = group["betas"]
     state["step"] = state.get("step", 0) + 1
-    mean = state.setdefault("mean", torch.zeros_like(gradient)).lerp_(gradient, 1 - first)
-    square = state.setdefault("square", torch.zeros_like(gradient)).lerp_(gradient.square(), 1 - second)
+    mean = _kept(state, "mean", gradient).lerp_(gradient, 1 - first)
+    square = _kept(state, "square", gradient).lerp_(gradient.square(), 1 - second)
     spread = (square / (1 - second ** state["step"])).sqrt_() + 1e-8
     return mean / (1 - first ** state["step"]) / spread

@@ -113,10 +113,7 @@ LIST: Options = {
 PLAN: Options = {
     "--model": {"required": True, "metavar": "MODEL", "help": "a model card or a pipeline folder"},
     "--budget": {"required": True, "metavar": "B", "help": 'the most an image may cost: 0.4x, "12 TMACs" or "1.5 s"'},
-    "--data": {
-        "metavar": "PROMPTS",
-        "help": "prompts to calibrate on; default: those of the model, or emoji",
-    },
+    "--data": {"metavar": "PROMPTS", "help": "prompts to calibrate on; default: those of the model, or emoji"},
     "--objective": {"default": "paired_lpips", "metavar": "METRIC", "help": "what decides; default: paired_lpips"},
     "--space": {"metavar": "SPACE", "help": "a file of configs/plans, or your own; default: the one for the model"},
     "--prompts": {"type": int, "default": 48, "metavar": "N", "help": "the most to calibrate on; default: 48"},
