@@ -43,6 +43,10 @@ class Subject:
         if self.colour is not None and self.colour not in COLOURS:
             raise ValueError(f"colour: {self.colour!r} is not among {', '.join(COLOURS)}")
 
+    def whole(self) -> tuple[str, str, str]:
+        """Concept, style and colour of a subject that has all three."""
+        return str(self.concept), str(self.style), str(self.colour)
+
     def caption(self) -> str:
         """'apple, pixel style, on a red background', without the parts that are None."""
         parts = [self.concept, self.style and f"{self.style} style", self.colour and f"on a {self.colour} background"]

@@ -22,8 +22,7 @@ def export_vae(checkpoint: Path, drawings: Drawings, split: Split, to: Path) -> 
     vae = StylesVAE.load_from_checkpoint(
         checkpoint, map_location="cpu", from_emoji=False, weights_only=False
     ).vae.eval()
-    number = {concept: index for index, concept in enumerate(split.concepts)}
-    triples = [(number[concept], style, colour) for concept, style, colour in split.seen()]
+    triples = split.numbered(split.seen())
     standardise(vae, drawings.images(triples[:: max(1, len(triples) // 600)]))
     vae.half().save_pretrained(to)
 

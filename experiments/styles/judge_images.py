@@ -57,16 +57,13 @@ class Bank:
 
 def seen_bank(drawings: Drawings, split: Split, times: int = 2) -> Bank:
     """Images of everything that training may see."""
-    number = {concept: index for index, concept in enumerate(split.concepts)}
-    triples = [(number[concept], style, colour) for concept, style, colour in split.seen()]
-    return Bank.of(drawings, triples, "judge", times)
+    return Bank.of(drawings, split.numbered(split.seen()), "judge", times)
 
 
 def held_bank(drawings: Drawings, split: Split, times: int = 2) -> Bank:
     """Images of the held-out (concept, style) pairs in every colour."""
-    number = {concept: index for index, concept in enumerate(split.concepts)}
-    triples = [(number[concept], style, colour) for concept, style in split.held_pairs() for colour in COLOURS]
-    return Bank.of(drawings, triples, "held", times)
+    held = [(concept, style, colour) for concept, style in split.held_pairs() for colour in COLOURS]
+    return Bank.of(drawings, split.numbered(held), "held", times)
 
 
 class Batches:

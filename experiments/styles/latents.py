@@ -34,17 +34,15 @@ def encode_ahead(vae: Path, drawings: Drawings, split: Split, file: Path, times:
     if file.is_file() and (stored := torch.load(file, weights_only=True))["key"] == key:
         return stored
     network = AutoencoderKL.from_pretrained(vae).to("cuda" if torch.cuda.is_available() else "cpu")
-    number = {concept: index for index, concept in enumerate(split.concepts)}
     colours = list(COLOURS)
     randomness = random.Random("latents")
     parts: dict[str, list[Tensor]] = {"full": [], "half": []}
-    triples = list(split.seen()) * times
+    triples = split.numbered(split.seen()) * times
     for start in range(0, len(triples), 256):
-        chunk = [(number[concept], style, colour) for concept, style, colour in triples[start : start + 256]]
-        images = drawings.images(chunk, randomness)
+        images = drawings.images(triples[start : start + 256], randomness)
         parts["full"].append(encode(network, images).half())
         parts["half"].append(encode(network, F.avg_pool2d(images, 2)).half())
-    subjects = [(number[concept], STYLES.index(style), colours.index(colour)) for concept, style, colour in triples]
+    subjects = [(concept, STYLES.index(style), colours.index(colour)) for concept, style, colour in triples]
     stored = {"full": torch.cat(parts["full"]), "half": torch.cat(parts["half"]), "subjects": torch.tensor(subjects)}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({**stored, "key": key}, file)

@@ -35,14 +35,13 @@ def to_true_and_nearest(
     images: Tensor, subjects: list[Subject], drawings: Drawings, split: Split
 ) -> tuple[Tensor, Tensor]:
     """LPIPS to the prompt's own drawing, and to the nearest image of training on the same background; both (N,)."""
-    true = drawings.images([(split.concepts.index(str(one.concept)), one.style, one.colour) for one in subjects])
+    true = drawings.images(split.numbered(subject.whole() for subject in subjects))
     seen: dict[str, Tensor] = {}
     nearest = []
     for image, subject in zip(images, subjects, strict=True):
         colour = str(subject.colour)
         if colour not in seen:
-            shown = [(split.concepts.index(one), style, behind) for one, style, behind in split.seen()]
-            seen[colour] = drawings.images([one for one in shown if one[2] == colour])
+            seen[colour] = drawings.images(split.numbered(one for one in split.seen() if one[2] == colour))
         others = seen[colour]
         nearest.append(lpips(image.expand_as(others), others).min())
     return lpips(images, true), torch.stack(nearest)

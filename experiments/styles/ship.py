@@ -46,7 +46,7 @@ def line(subject: Subject, split: Split) -> str:
 
 def references(subjects: list[Subject], drawings: Drawings, split: Split) -> Tensor:
     """The true drawings of the prompts, each with its jitter, (N, 3, 64, 64), uint8."""
-    triples = [(split.concepts.index(str(one.concept)), str(one.style), str(one.colour)) for one in subjects]
+    triples = split.numbered(subject.whole() for subject in subjects)
     return drawings.images(triples, random.Random("references")).mul(255).round().byte()
 
 

@@ -7,7 +7,7 @@ concept, and one colour of every style; so every concept, style and colour is se
 import itertools
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +45,11 @@ class Split:
             for colour in COLOURS:
                 if not self.held(concept, style, colour):
                     yield concept, style, colour
+
+    def numbered(self, combinations: Iterable[tuple[str, str, str]]) -> list[tuple[int, str, str]]:
+        """(concept, style, colour) each, with the concept's number for its name, as `Drawings` has them."""
+        number = {concept: index for index, concept in enumerate(self.concepts)}
+        return [(number[concept], style, colour) for concept, style, colour in combinations]
 
     def seen_colours(self, style: str) -> list[str]:
         """The background colours that a style is trained on."""
