@@ -20,9 +20,9 @@ from postdiff.engine.errors import UsageError
 from postdiff.lab.app import asked as asking
 from postdiff.lab.app import budget, fields, numbers, reading, server, written
 from postdiff.lab.app.asked import Asked
-from postdiff.lab.app.generation import Engine, Stopped
+from postdiff.lab.app.generation import Engine
 from postdiff.lab.app.page import lay_out
-from postdiff.lab.app.sessions import Sessions
+from postdiff.lab.app.sessions import Sessions, Stopped
 from postdiff.lab.data.samples import Sample, generator
 from postdiff.lab.pipelines import cards, models
 from postdiff.lab.planner.asked import PlanOptions, usual_data
@@ -170,6 +170,42 @@ def test_each_session_stops_its_own_work_alone():
         sessions.leave(None)
         assert other.is_set()
     assert not sessions.stop("one", "comparison"), "it is over"
+
+
+def test_the_line():
+    sessions = Sessions()
+    with sessions.working("one", "comparison") as first, sessions.working("two", "plan") as second:
+        assert list(sessions.before(first)) == []
+        with sessions.working("three", "comparison") as third:
+            waiting = sessions.before(third)
+            assert next(waiting) == 2
+            third.set()
+            with pytest.raises(Stopped):
+                next(waiting)
+        with sessions.working("four", "comparison") as last:
+            second.set()
+            assert next(sessions.before(last)) == 2, "who is stopped has a turn until it is over"
+    with sessions.working("five", "comparison") as alone:
+        assert list(sessions.before(alone)) == []
+
+
+def test_a_second_press_replaces_the_first():
+    sessions, order = Sessions(), []
+
+    def work(name):
+        with sessions.working("one", "comparison") as stop:
+            order.append(f"{name} begins")
+            began.set()
+            stop.wait(30 if name == "first" else 0)
+            order.append(f"{name} ends")
+
+    began = threading.Event()
+    first = threading.Thread(target=work, args=("first",))
+    first.start()
+    assert began.wait(30)
+    work("second")
+    first.join()
+    assert order == ["first begins", "first ends", "second begins", "second ends"]
 
 
 def test_ports(outputs):

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from postdiff import catalog
 from postdiff.engine.errors import UsageError
-from postdiff.lab.app.generation import Stopped
+from postdiff.lab.app.sessions import Stopped
 from postdiff.lab.planner.asked import PlanOptions, out_file
 from postdiff.lab.planner.budget import Budget
 

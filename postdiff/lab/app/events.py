@@ -13,9 +13,9 @@ import gradio as gr
 from postdiff.engine.errors import UsageError
 from postdiff.lab.app import budget, fields, numbers, reading, written
 from postdiff.lab.app.asked import Asked
-from postdiff.lab.app.generation import Comparison, Engine, Progress, Stopped
+from postdiff.lab.app.generation import Comparison, Engine, Progress
 from postdiff.lab.app.page import FOLDER, OWN, Page
-from postdiff.lab.app.sessions import Sessions
+from postdiff.lab.app.sessions import Sessions, Stopped
 from postdiff.lab.pipelines import cards
 from postdiff.lab.planner.asked import PlanOptions, usual_data
 
@@ -27,7 +27,6 @@ RESULTS = (
     *("made", "slider", "full", "accelerated", "fewer", "difference", "fewer_difference"),
     *("numbers", "timeline", "python", "yaml"),
 )
-LOOK = 0.15  # seconds between two looks for news
 SMALL = 256  # pixels a side, below which pixels are shown as squares
 Explain = Callable[[Exception], str]
 
@@ -45,22 +44,23 @@ def connect(blocks: Any, page: Page, engine: Engine, sessions: Sessions, explain
     events = _Events(page, engine, sessions, explain)
     inputs = [page[name] for name in VALUES] + page.all_fields
     results = [page["status"], *(page[name] for name in RESULTS)]
-    alone: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "computing", "api_visibility": "private"}
+    # `Sessions` keeps the line, and a second press replaces the first.
+    long: dict[str, Any] = {"concurrency_limit": None, "trigger_mode": "multiple", "api_visibility": "private"}
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    made = page["generate"].click(events.generate, inputs, results, show_progress_on=page["status"], **alone)
-    page["cancel"].click(events.cancel, None, page["status"], cancels=[made], **quick)
+    page["generate"].click(events.generate, inputs, results, show_progress_on=page["status"], **long)
+    page["cancel"].click(events.cancel, None, page["status"], **quick)
     page["methods"].change(events.show_panels, page["methods"], [page["order"], *page.panels.values()], **quick)
     fill = [page["methods"], *page.all_fields]
     page["preset"].input(events.load_preset, page["preset"], [page["status"], *fill], **quick)
     page["model"].change(events.about_model, page["model"], [page["model"], page["data"]], **quick)
-    planned = page["make_plan"].click(
+    page["make_plan"].click(
         events.plan,
         [page[name] for name in ("model", "budget", "data", "prompts", "steps", "guidance", "height", "width")],
         [page["plan_status"], page["answer"], page["load_plan"], page["chosen"]],
         show_progress_on=page["plan_status"],
-        **alone,
+        **long,
     )
-    page["stop_plan"].click(events.stop_plan, None, page["plan_status"], cancels=[planned], **quick)
+    page["stop_plan"].click(events.stop_plan, None, page["plan_status"], **quick)
     blocks.unload(events.leave)
     page["load_plan"].click(
         events.load_plan,
@@ -80,6 +80,8 @@ class _Events:
         with self._sessions.working(request.session_hash, "comparison") as stop:
             try:
                 asked = self._asked(given)
+                for place in self._sessions.before(stop):
+                    yield [_waiting(place), *same]
                 for news in _compared(self._engine, asked, stop):
                     if isinstance(news, Progress):
                         yield [numbers.said(news), *same]
@@ -143,6 +145,8 @@ class _Events:
                 }
                 settings |= {"height": reading.whole("height", height), "width": reading.whole("width", width)}
                 words, file = budget.words(options, settings)
+                for place in self._sessions.before(stop):
+                    yield [_waiting(place), *same]
                 yield [numbers.said(Progress("planning")), gr.skip(), gr.Button(visible=False), None]
                 answer: list[str] = []
                 for line in budget.plan(words, stop):
@@ -241,6 +245,10 @@ def _results(made: Comparison) -> list[Any]:
         written.as_python(made),
         written.as_yaml(made),
     ]
+
+
+def _waiting(place: int) -> str:
+    return numbers.said(Progress(f"Waiting, {place} before this one"))
 
 
 def _notes(made: Comparison) -> str:

@@ -24,6 +24,7 @@ from postdiff.cost.tally import Tally
 from postdiff.engine.errors import UsageError
 from postdiff.engine.intercept import intercept
 from postdiff.lab.app.asked import ACCELERATED, FEWER, FULL, Asked, plans
+from postdiff.lab.app.sessions import Stopped
 from postdiff.lab.generate.pipelines import Pipelines
 from postdiff.lab.generate.sampler import Sampler
 from postdiff.lab.macs import row_macs
@@ -33,16 +34,12 @@ from postdiff.lab.planner.space import Setting
 from postdiff.lab.report import timeline
 from postdiff.metrics.base import PerImageMetric
 
-__all__ = ["METRICS", "Comparison", "Engine", "Progress", "Run", "Stopped"]
+__all__ = ["METRICS", "Comparison", "Engine", "Progress", "Run"]
 
 METRICS = ("paired_lpips", "paired_psnr")
 SMALLEST = 31  # pixels a side, below which LPIPS means nothing
 WARM_UP = 2  # steps
 QUICK = 5.0  # seconds of a call, below which it is timed twice
-
-
-class Stopped(BaseException):
-    """Somebody has asked for an end; no `Exception`, since no pipeline may take it for an error of its own."""
 
 
 @dataclass(frozen=True)
