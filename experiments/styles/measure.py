@@ -3,6 +3,7 @@
     python -m experiments.styles.measure --out outputs/styles --what vae,judge,copies,model
 
 writes what it prints to `measurements.json` in `--out`. Every score is over images of fixed seeds, and says how many.
+With `--model` the U-Net and the text tower of another folder are measured, such as weights of fewer steps.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from experiments.styles import dual_encoder, likeness
 from experiments.styles.captions import COLOURS, STYLES, Subject
 from experiments.styles.differences import measure_differences
 from experiments.styles.drawings import Drawings
+from experiments.styles.held_loss import losses_of
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import Bank, held_bank, seen_bank
 from experiments.styles.latents import Captions
@@ -28,7 +30,7 @@ from experiments.styles.split import Split, read_split
 from experiments.styles.vae import decode, encode, psnr
 
 Table = dict[str, dict[str, float]]
-WHAT = ("vae", "judge", "dual", "copies", "model", "likeness", "differences", "sheet")
+WHAT = ("vae", "judge", "dual", "copies", "loss", "model", "likeness", "differences", "sheet")
 AMONG = 20
 COLOURS_OF_A_PAIR = 3
 # Noise of one seed never comes again at another.
@@ -158,9 +160,23 @@ def generated(pipeline: StableDiffusionPipeline, subjects: list[Subject], seeds:
     return F.interpolate(images.flatten(0, 1), size=(64, 64), mode="bilinear", antialias=True).unflatten(0, (seeds, -1))
 
 
-def measure_model(out: Path, split: Split, seeds: int, steps: int, guidance: float, side: int = 64) -> Table:
+def measure_loss(model: Path, vae: AutoencoderKL, drawings: Drawings, split: Split) -> Table:
+    """v-loss of true drawings, held-out pairs and seen ones, by style and by quarters of the schedule."""
+    table: Table = {}
+    for name, subjects in asked(split).items():
+        losses, t = losses_of(model, subjects, vae, drawings, split)
+        row = by_style(losses, numbers(subjects, split)[:, 1])
+        for quarter in range(4):
+            row[f"t from {250 * quarter}"] = losses[t // 250 == quarter].mean().item()
+        table[f"v-loss, {name} pairs"] = row
+    return table
+
+
+def measure_model(
+    out: Path, model: Path, split: Split, seeds: int, steps: int, guidance: float, side: int = 64
+) -> Table:
     """What the judge says of images of held-out pairs, and of as many seen ones of the same concepts."""
-    pipeline = StableDiffusionPipeline.from_pretrained(out / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
     style, concept = load_judge(out, "style"), load_judge(out, "concept")
     table: Table = {}
     for name, subjects in asked(split).items():
@@ -170,9 +186,9 @@ def measure_model(out: Path, split: Split, seeds: int, steps: int, guidance: flo
     return table
 
 
-def measure_likeness(out: Path, drawings: Drawings, split: Split, seeds: int, steps: int, guidance: float) -> Table:
+def measure_likeness(model: Path, drawings: Drawings, split: Split, seeds: int, steps: int, guidance: float) -> Table:
     """Medians of LPIPS: to the true drawing and to the nearest of training, of two seeds and of two prompts."""
-    pipeline = StableDiffusionPipeline.from_pretrained(out / "model")
+    pipeline = StableDiffusionPipeline.from_pretrained(model)
     subjects = asked(split)["held"]
     images = generated(pipeline, subjects, seeds, steps, guidance)
     true, nearest = likeness.to_true_and_nearest(images[0], subjects, drawings, split)
@@ -199,6 +215,7 @@ def numbers(subjects: list[Subject], split: Split) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("outputs/styles"), help="folder that the training wrote")
+    parser.add_argument("--model", type=Path, help="folder of a pipeline; `model` in --out if not given")
     parser.add_argument("--what", default="vae,judge,copies", help=f"which of {','.join(WHAT)}")
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=20)
@@ -207,11 +224,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    model = options.model or options.out / "model"
     split = read_split()
     drawings = Drawings(options.out / "data", list(split.concepts))
     table: Table = {}
     for what in options.what.split(","):
-        vae = AutoencoderKL.from_pretrained(options.out / "vae") if what in ("vae", "judge") else None
+        vae = AutoencoderKL.from_pretrained(options.out / "vae") if what in ("vae", "judge", "loss") else None
         if what == "vae":
             table |= measure_vae(vae, drawings, split)
         elif what == "judge":
@@ -220,16 +238,19 @@ def main() -> None:
             table |= measure_dual(options.out, drawings, split)
         elif what == "copies":
             table |= measure_copies(drawings, split)
+        elif what == "loss":
+            table |= measure_loss(model, vae, drawings, split)
         elif what == "model":
-            table |= measure_model(options.out, split, options.seeds, options.steps, options.guidance, options.side)
+            words = (options.seeds, options.steps, options.guidance, options.side)
+            table |= measure_model(options.out, model, split, *words)
         elif what == "likeness":
-            table |= measure_likeness(options.out, drawings, split, options.seeds, options.steps, options.guidance)
+            table |= measure_likeness(model, drawings, split, options.seeds, options.steps, options.guidance)
         elif what == "differences":
-            pipeline = StableDiffusionPipeline.from_pretrained(options.out / "model")
+            pipeline = StableDiffusionPipeline.from_pretrained(model)
             words = (options.seeds, options.guidance, options.steps)
             table |= measure_differences(pipeline, drawings, split, *words)
         elif what == "sheet":
-            picture = sheet(options.out / "model", drawings, split, options.steps, options.guidance, options.side)
+            picture = sheet(model, drawings, split, options.steps, options.guidance, options.side)
             picture.save(options.out / f"sheet_{options.side}.png")
         else:
             parser.error(f"--what: {what!r} is not among {', '.join(WHAT)}")

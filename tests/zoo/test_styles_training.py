@@ -4,7 +4,6 @@ import itertools
 import json
 import random
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +14,8 @@ from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from experiments.styles import __main__ as training
-from experiments.styles import dual_encoder, likeness, sittings
+from experiments.styles import dual_encoder, sittings
 from experiments.styles.captions import COLOURS, PARTS, STYLES, Subject, parse, thin
-from experiments.styles.differences import named_right
 from experiments.styles.drawings import Drawings
 from experiments.styles.dual_encoder import PairBatches
 from experiments.styles.export import steps_before
@@ -25,57 +23,13 @@ from experiments.styles.icons import read_concepts
 from experiments.styles.judge import Judge, nearest_colour
 from experiments.styles.judge_images import held_bank, seen_bank
 from experiments.styles.latents import LEARNT, Captions, LatentBatches, encode_ahead
-from experiments.styles.measure import asked, by_style, measure_copies, retrieved
 from experiments.styles.ship import ship
 from experiments.styles.split import Split, choose, read_split
 from experiments.styles.treatments import ink, outline, pixelate, premultiply
-from experiments.styles.vae import Crops, StylesVAE
+from experiments.styles.vae import Crops
 from postdiff.lab.pipelines import cards
 from postdiff.metrics import clip
-
-CONCEPTS = ("apple", "bone", "cat", "key", "star")
-
-
-@pytest.fixture(scope="module")
-def split() -> Split:
-    return choose(list(CONCEPTS))
-
-
-@pytest.fixture(scope="module")
-def drawings(tmp_path_factory: pytest.TempPathFactory) -> Drawings:
-    """A disc of another size and colour for every concept, where the rendered icons would be."""
-    folder = tmp_path_factory.mktemp("data")
-    across = torch.linspace(-1, 1, 256)
-    discs = []
-    for place in range(len(CONCEPTS)):
-        inside = across[:, None] ** 2 + across[None] ** 2 < (0.5 + 0.1 * place) ** 2
-        colour = torch.tensor([40 * place, 120, 250 - 40 * place, 255]).view(4, 1, 1)
-        discs.append((inside * colour).byte())
-    sets = {"noto": torch.stack(discs), "high-contrast": torch.stack(discs).flip(0)}
-    torch.save({"concepts": list(CONCEPTS), "drawings": sets}, folder / "drawings.pt")
-    return Drawings(folder, list(CONCEPTS))
-
-
-@pytest.fixture(scope="module")
-def state(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an autoencoder that knows nothing."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("state")
-    StylesVAE(channels=(8, 8, 8), from_emoji=False).vae.save_pretrained(folder / "vae")
-    return folder
-
-
-def train(
-    out: Path, vae: Path, drawings: Drawings, split: Split, steps: int, precision="32-true", accelerator="cpu", **more
-) -> dict:
-    """The checkpoint after so many steps of a tiny U-Net."""
-    if not (out / "vae").exists():
-        out.mkdir(exist_ok=True)
-        (out / "vae").symlink_to(vae)
-    until = more.pop("until", float("inf"))
-    tiny = {"times": 1, "channels": (16, 16, 16), "accelerator": accelerator}
-    training.train_unet(out, drawings, split, until, 2, precision, steps, **tiny, **more)
-    return torch.load(out / "checkpoints" / "unet.ckpt", weights_only=False)
+from tests.support.styles import CONCEPTS, train
 
 
 def test_captions_are_read_back():
@@ -304,54 +258,3 @@ def test_the_dual_encoder_learns_and_ships_with_the_pipeline(drawings, split, st
     assert all(split.held(*one) for one in combinations) and all(parse(line["prompt"]) for line in lines)
     with safe_open(to / "efficientnet_features.safetensors", "pt") as file:
         assert file.get_tensor("features").shape == (len(lines), 1280)
-
-
-def test_scores_tell_right_from_wrong(drawings, split):
-    labels = torch.tensor([0, 3, 59])
-    scores = torch.nn.functional.one_hot(labels, 60).float()
-    assert retrieved(scores, labels).tolist() == [1, 1, 1]
-    assert retrieved(-scores, labels).tolist() == [0, 0, 0]
-    row = by_style(torch.tensor([1.0, 0.0, 1.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 2, 3]))
-    assert row == {"cartoon": 0.5, "stencil": 1, "pixel": 1, "outline": 0, "mean": 0.625, "images": 5}
-    # The discs of cartoon and outline differ; those of cartoon and pixel are near copies.
-    copies = measure_copies(drawings, split)["nearest copy, seen"]
-    assert 0 < copies["pixel"] < copies["outline"] and copies["least"] <= copies["pixel"]
-
-
-def test_the_true_drawing_is_told_from_the_nearest_of_training(drawings, split):
-    subjects = asked(split)["held"]
-    assert all(
-        (one.concept, one.style) in split.pairs and one.colour in split.seen_colours(one.style) for one in subjects
-    )
-    assert len({(one.concept, one.style, one.colour) for one in subjects}) == len(subjects) == 3 * len(split.pairs)
-    right = drawings.images([(split.concepts.index(one.concept), one.style, one.colour) for one in subjects])
-    true, nearest = likeness.to_true_and_nearest(right, subjects, drawings, split)
-    assert true.max() < 1e-4 and nearest.min() > 0.01
-    # What copies an image of training is at zero from that one.
-    concept, style = next(one for one in split.seen_pairs() if one[1] == subjects[0].style)
-    copy = drawings.image(split.concepts.index(concept), style, subjects[0].colour)[None]
-    true, nearest = likeness.to_true_and_nearest(copy, subjects[:1], drawings, split)
-    assert nearest.item() < 1e-4 < 0.01 < true.item()
-
-
-def test_seeds_and_prompts_are_compared_with_their_like():
-    subjects = [Subject("cat", "pixel", "red"), Subject("key", "pixel", "red"), Subject("key", "pixel", "blue")]
-    values = torch.tensor([[0.2, 0.4, 0.9], [0.2, 0.6, 0.9]]).view(2, 3, 1, 1, 1)
-    images = values * torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
-    seeds = likeness.of_seeds(images)
-    assert seeds.shape == (3,) and seeds[[0, 2]].max() < 1e-4 < seeds[1]
-    prompts = likeness.of_prompts(images, subjects)
-    # The third differs in colour from the first, and in nothing but that from the second.
-    assert prompts.shape == (2,)
-    torch.testing.assert_close(prompts, likeness.lpips(images[:, 0], images[:, 1]))
-
-
-def test_a_style_is_known_by_its_difference():
-    generator = torch.Generator().manual_seed(0)
-    concept = torch.rand(6, 1, 3, 8, 8, generator=generator)
-    styles = torch.rand(1, 4, 3, 8, 8, generator=generator)
-    right, cosine = named_right(concept + 0.5 * styles, concept.flip(0) + styles)
-    # Whatever the concept looks like, and however weakly it is applied.
-    assert right.min() == 1 and cosine.min() > 0.999
-    right, cosine = named_right(concept + styles.flip(1), concept + styles)
-    assert right.max() == 0 and cosine.mean() < 0
