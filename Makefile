@@ -5,17 +5,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint docs install second-device clean
+.PHONY: demo test test-slow test-thorough lint docs install second-device clean
 
 demo: install
 	$(BIN)/postdiff run
 
-# What answers soon; what takes long is marked `slow`. Without -m pytest runs both.
+# What answers soon; what takes long is marked `slow`, and of the largest grids two thirds are left to `thorough`.
 test: install lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not thorough"
 
 test-slow: install
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-thorough: install
+	$(BIN)/python -m pytest -n 2 -m thorough
 
 lint: install
 	$(BIN)/ruff check .

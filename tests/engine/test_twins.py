@@ -220,12 +220,19 @@ def test_a_small_phase_calls_the_network_as_a_small_run_does(name):
                     torch.testing.assert_close(one, other)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", TWINS)
-def test_every_preset_runs_or_is_refused_in_words(name):
+PRESETS = catalog.names("methods")
+THIRDS = [
+    pytest.param(name, PRESETS[third::3], marks=pytest.mark.thorough if (place + third) % 3 else pytest.mark.slow)
+    for place, name in enumerate(TWINS)
+    for third in range(3)
+]
+
+
+@pytest.mark.parametrize(("name", "presets"), THIRDS)
+def test_every_preset_runs_or_is_refused_in_words(name, presets):
     twin, expected = bare(name)
     before, ran = attributes(twin), 0
-    for preset in catalog.names("methods"):
+    for preset in presets:
         one = tiny_presets.preset(preset)
         for specs in (one.identity, one.methods):
             try:
@@ -237,7 +244,7 @@ def test_every_preset_runs_or_is_refused_in_words(name):
                 assert torch.isfinite(found).all(), preset
                 assert specs is not one.identity or torch.equal(found, expected), preset
             assert hasattr(twin.pipe, "pag_applied_layers") or attributes(twin) == before, preset
-    assert ran > 7  # a network of which no cache finds the blocks has these
+    assert ran > 1  # a network of which no cache finds the blocks has some
     assert torch.equal(twin.call(twin.pipe), expected)
 
 
