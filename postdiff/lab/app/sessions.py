@@ -34,19 +34,25 @@ class Sessions:
 
         What the session has of this kind already is stopped first.
         """
-        self.stop(session, kind)
         key, stop, over = (session or "", kind), threading.Event(), threading.Event()
-        with self._lock:
-            self._running[key] = stop, over
-            self._line.append(stop)
+        while not self._entered(key, stop, over):
+            self.stop(session, kind)
         try:
             yield stop
         finally:
             with self._lock:
                 self._line.remove(stop)
-                if self._running.get(key) == (stop, over):
-                    del self._running[key]
+                del self._running[key]
             over.set()
+
+    def _entered(self, key: tuple[str, str], stop: threading.Event, over: threading.Event) -> bool:
+        """Put work in the line, unless the session has some of this kind there."""
+        with self._lock:
+            if key in self._running:
+                return False
+            self._running[key] = stop, over
+            self._line.append(stop)
+            return True
 
     def before(self, stop: threading.Event) -> Iterator[int]:
         """How many are before this one in the line, whenever that changes, until it is its turn.
