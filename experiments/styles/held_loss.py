@@ -10,6 +10,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from experiments.styles.captions import Subject
 from experiments.styles.drawings import Drawings
+from experiments.styles.latents import Captions
 from experiments.styles.split import Split
 from experiments.styles.unet import NOISE
 from experiments.styles.vae import encode
@@ -39,6 +40,7 @@ def v_losses(unet: UNet2DConditionModel, context: Tensor, latents: Tensor) -> tu
     return (v - target).square().mean((1, 2, 3)), t
 
 
+@torch.no_grad()
 def losses_of(
     folder: Path, subjects: list[Subject], vae: AutoencoderKL, drawings: Drawings, split: Split
 ) -> tuple[Tensor, Tensor]:
@@ -54,9 +56,6 @@ def losses_of(
     unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    captions = [subject.caption() for subject in subjects]
-    with torch.no_grad():
-        ids = tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        context = text_encoder(ids).last_hidden_state
+    context = text_encoder(Captions(tokenizer, split.concepts).tokens(subjects)).last_hidden_state
     images = drawings.images(split.numbered(subject.whole() for subject in subjects), random.Random(0))
     return v_losses(unet, context, encode(vae, images))

@@ -3,7 +3,7 @@
     python -m experiments.styles.measure --out outputs/styles --what vae,judge,copies,model
 
 writes what it prints to `measurements.json` in `--out`. Every score is over images of fixed seeds, and says how many.
-With `--model` the U-Net and the text tower of another folder are measured, such as weights of fewer steps.
+With `--model` it is another folder's U-Net and text tower, such as weights of fewer steps; the file then goes there.
 """
 
 import argparse
@@ -256,7 +256,7 @@ def main() -> None:
             parser.error(f"--what: {what!r} is not among {', '.join(WHAT)}")
     for name, row in table.items():
         print(f"{name}: " + ", ".join(f"{key} {round(value, 3):g}" for key, value in row.items()))
-    file = options.out / "measurements.json"
+    file = (options.model or options.out) / "measurements.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps(before | table, indent=2) + "\n")
 
